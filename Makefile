@@ -1,0 +1,46 @@
+# make compare: compare the concurrency models.   make test: run the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install compare test test-all lint format lock clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## Create .venv with everything pinned in requirements.lock
+
+# Two steps, because --require-hashes has no hash for a working directory: first everything that
+# is pinned (the build backend included), then this project, with nothing left to resolve.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "echoserver needs Python 3.11 or later; try: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+compare: install ## Compare every backend under 400 clients; ARGS="..." is passed on
+	@$(BIN)/echoload compare $(ARGS)
+
+test: install ## Run the default tests; ARGS="..." is passed on to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: install ## Run every test, the slow ones too
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: install ## ruff, formatting and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## Pin the newest versions in requirements.lock (needs uv)
+	uv pip compile --universal --upgrade --generate-hashes --no-emit-find-links --python-version 3.11 \
+	  --group dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,70 @@
+"""The command `echoclient`."""
+
+import sys
+
+import click
+
+from echoserver import __version__
+from echoserver.command import Duration
+
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@click.command(name="echoclient", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("address", metavar="[HOST:PORT]", required=False)
+@click.option("--ping", is_flag=True, help="Send a nonce, verify the reply, print the time taken.")
+@click.option(
+    "--timeout",
+    type=Duration(),
+    default="5s",
+    metavar="DURATION",
+    help="For connecting, and for the reply to --ping.  [default: 5s]",
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def command(*, address: str | None, ping: bool, timeout: float) -> int:
+    """Talk to an echo server.
+
+    At a terminal, type lines and see the replies. In a pipe, standard input is sent, and
+    everything that comes back is written. Without HOST:PORT, the address is that of a server
+    with the same ECHOSERVER_ settings: 127.0.0.1:9999 unless they say otherwise.
+
+    Exit codes: 0 fine; 1 no answer, a wrong one, or a broken connection; 2 usage.
+    """
+    from clients import interactive
+    from clients.client import EchoClient
+
+    host, port = _resolve(address)
+    if ping:
+        return interactive.ping(host, port, timeout)
+    try:
+        client = EchoClient(host, port, timeout)
+    except OSError as error:
+        from clients.address import format_address
+
+        where = format_address(host, port)
+        raise click.ClickException(
+            f"cannot connect to {where}: {error.strerror or error}; is the server running?"
+        ) from None
+    with client:
+        if sys.stdin is not None and sys.stdin.isatty():
+            return interactive.converse(client)
+        return interactive.pipe(client)
+
+
+def _resolve(address: str | None) -> tuple[str, int]:
+    if address is not None:
+        from clients.address import parse_address
+
+        try:
+            return parse_address(address)
+        except ValueError as error:
+            raise click.UsageError(str(error), click.get_current_context()) from None
+    from echoserver import load_config
+
+    config = load_config()
+    if not config.port:
+        raise click.UsageError(
+            f"{config.source('port')} is 0, so the server's port is not known; give HOST:PORT",
+            click.get_current_context(),
+        )
+    return _EVERY_ADDRESS.get(config.host, config.host), config.port

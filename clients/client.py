@@ -1,0 +1,112 @@
+"""The blocking client of an echo server, as a library.
+
+::
+
+    with EchoClient("127.0.0.1", 9999) as client:
+        assert client.echo(b"hello") == b"hello"
+"""
+
+import select
+import socket
+import time
+from types import TracebackType
+from typing import Self
+
+CHUNK = 64 * 1024
+
+# A request of this size always fits the socket's buffers, so it can be sent whole before the
+# reply is read. Beyond it, client and server could each wait for the other to read first.
+SENT_AT_ONCE = 16 * 1024
+
+
+class ShortReplyError(ConnectionError):
+    """The server ended the stream before it had sent back all that it owed."""
+
+    def __init__(self, reply: bytes, owed: int) -> None:
+        super().__init__(f"the server closed the connection after {len(reply)} of {owed} bytes")
+        self.reply = reply
+        """What did come."""
+        self.owed = owed
+        """How many bytes should have come."""
+
+
+class EchoClient:
+    """A connection to an echo server.
+
+    Args:
+        host: Name or address; IPv6 works.
+        port: TCP port.
+        timeout: Seconds that connecting, or one `echo`, may take; None waits for ever.
+
+    Raises:
+        OSError: The connection could not be made (`ConnectionRefusedError`, `TimeoutError`, ...).
+    """
+
+    def __init__(self, host: str, port: int, timeout: float | None = 10.0) -> None:
+        self.timeout = timeout
+        self.sock = socket.create_connection((host, port), timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def echo(self, data: bytes) -> bytes:
+        """Send `data` and return as many bytes of reply, however many pieces they come in.
+
+        Raises:
+            ShortReplyError: The server closed the connection before.
+            TimeoutError: The reply was not complete within the timeout.
+            ConnectionResetError: The connection was broken.
+        """
+        return exchange(self.sock, data, self.timeout)
+
+    def finish(self) -> bytes:
+        """Half-close: say that no more will be sent, and return everything that still comes.
+
+        Raises:
+            TimeoutError: The server fell silent without closing its side.
+        """
+        self.sock.shutdown(socket.SHUT_WR)
+        self.sock.settimeout(self.timeout)
+        pieces = []
+        while data := self.sock.recv(CHUNK):
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def exchange(sock: socket.socket, data: bytes, timeout: float | None) -> bytes:
+    """Send `data` over `sock` while reading as many bytes back; see `EchoClient.echo`."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    poll = select.poll()
+    unsent = memoryview(data)
+    reply = bytearray()
+    while len(reply) < len(data):
+        poll.register(sock, select.POLLIN | (select.POLLOUT if unsent else 0))
+        left = None if deadline is None else deadline - time.monotonic()
+        ready = poll.poll(None if left is None else max(0.0, left) * 1000)
+        if not ready:
+            raise TimeoutError(f"{len(reply)} of {len(data)} bytes came back in {timeout} seconds")
+        events = ready[0][1]
+        if unsent and events & select.POLLOUT:
+            unsent = unsent[sock.send(unsent[:CHUNK], socket.MSG_DONTWAIT) :]
+        if events & ~select.POLLOUT:
+            try:
+                piece = sock.recv(len(data) - len(reply), socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            if not piece:
+                raise ShortReplyError(bytes(reply), len(data))
+            reply += piece
+    return bytes(reply)

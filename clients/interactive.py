@@ -1,0 +1,132 @@
+"""Type a line, see the reply; or pipe a stream through the server; or ping it."""
+
+import contextlib
+import os
+import secrets
+import select
+import socket
+import sys
+import threading
+import time
+
+from clients.address import format_address
+from clients.client import CHUNK, EchoClient
+
+_FIRST_PATIENCE = 5.0  # seconds until a reply begins
+_NEXT_PATIENCE = 1.0  # seconds of silence after which a reply that is too short is taken as all
+_NONCE_BYTES = 16
+
+
+def converse(client: EchoClient) -> int:
+    """Ask at a prompt until ``q``, Ctrl-D or the server's end; return the exit code."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - importing it gives input() line editing and history
+    host, port = client.sock.getpeername()[:2]
+    print(f"Connected to {format_address(host, port)}. A line is sent as typed; q or Ctrl-D quits.")
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return 0
+        if line == "q":
+            return 0
+        message = (line + "\n").encode("utf-8", "surrogateescape")
+        try:
+            client.sock.sendall(message)
+            reply, ended = _reply(client.sock, len(message))
+        except OSError as error:
+            print(f"The connection was broken: {error.strerror or error}.")
+            return 1
+        if reply or not ended:
+            print(printable(reply.removesuffix(b"\n")))
+        if ended:
+            print("The server closed the connection.")
+            return 1
+        if len(reply) < len(message):
+            print(f"(The server still owes {len(message) - len(reply)} bytes of this reply.)")
+
+
+def _reply(sock: socket.socket, size: int) -> tuple[bytes, bool]:
+    """Return a reply of `size` bytes, or what there is of it, and whether the server closed."""
+    reply = bytearray()
+    sock.settimeout(_FIRST_PATIENCE)
+    while len(reply) < size:
+        try:
+            piece = sock.recv(size - len(reply))
+        except TimeoutError:
+            return bytes(reply), False
+        if not piece:
+            return bytes(reply), True
+        reply += piece
+        sock.settimeout(_NEXT_PATIENCE)
+    return bytes(reply), False
+
+
+def printable(data: bytes) -> str:
+    """Decode UTF-8 for the terminal; what is not text, or would command it, is escaped."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(
+        c if c.isprintable() or c in "\t\n" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
+def pipe(client: EchoClient) -> int:
+    """Send standard input, half-close, write everything that comes back; return the exit code."""
+    sock = client.sock
+    sock.settimeout(None)
+    broken: list[OSError] = []
+
+    def send() -> None:
+        try:
+            while data := os.read(sys.stdin.fileno(), CHUNK):
+                sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            broken.append(error)
+
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        while data := sock.recv(CHUNK):
+            _write_all(data)
+    except ConnectionResetError as error:
+        broken.append(error)
+    if broken:
+        reason = broken[0].strerror or broken[0]
+        print(f"echoclient: the connection was broken: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _write_all(data: bytes) -> None:
+    unwritten = memoryview(data)
+    while unwritten:
+        try:
+            unwritten = unwritten[os.write(sys.stdout.fileno(), unwritten) :]
+        except BlockingIOError:
+            select.select([], [sys.stdout.fileno()], [])
+
+
+def ping(host: str, port: int, timeout: float) -> int:
+    """Send a nonce, verify what comes back, print the round-trip time; return 0 or 1."""
+    where = format_address(host, port)
+    # Digits and capitals: the handler `upper` leaves them as they are.
+    nonce = secrets.token_hex(_NONCE_BYTES).upper().encode("ascii")
+    try:
+        with EchoClient(host, port, timeout) as client:
+            begun = time.perf_counter()
+            reply = client.echo(nonce)
+            milliseconds = (time.perf_counter() - begun) * 1000
+    except OSError as error:
+        print(f"echoclient: {where} did not answer: {error.strerror or error}", file=sys.stderr)
+        return 1
+    if reply != nonce:
+        print(
+            f"echoclient: {where} is not an echo server: it answered {printable(reply)!r} "
+            f"to {nonce.decode()!r}",
+            file=sys.stderr,
+        )
+        return 1
+    print(f"{where} answered in {milliseconds:.3f} ms")
+    return 0

@@ -1,0 +1,57 @@
+"""A fixed pool of threads (UNP 30.11: prethreaded, the main thread accepts).
+
+All threads are started before the first client comes. The main thread accepts and hands each
+connection to a thread that is free; the connection keeps it until it ends. Nothing is started or
+queued under load: with every thread taken, accept waits, and clients wait in the kernel's queue.
+
+So a pool of 64 under 400 clients that stay serves 64 and starves 336: right for short
+conversations, wrong for long ones.
+"""
+
+import threading
+from queue import SimpleQueue
+
+from echoserver.backends import Backend
+from echoserver.backends.thread import STACK_SIZE
+from echoserver.config import Config
+from echoserver.connection import Connection
+from echoserver.errors import BootError
+from echoserver.listener import Listener
+from echoserver.service import Service
+
+
+class PoolBackend(Backend):
+    """Serves as many clients at a time as it has threads."""
+
+    summary = "a fixed pool of threads; a connection keeps its thread until it ends"
+    reads = frozenset({"pool_size"})
+
+    @classmethod
+    def concurrency(cls, config: Config) -> int:
+        """Return the pool's size: the listener accepts no more than that at a time."""
+        return config.pool_size
+
+    def serve(self, listener: Listener, service: Service) -> None:
+        """Accept in this thread, serve in the pool's."""
+        # Never longer than the pool: a connection that was accepted has a thread that is free.
+        waiting: SimpleQueue[Connection | None] = SimpleQueue()
+
+        def work() -> None:
+            while (connection := waiting.get()) is not None:
+                connection.serve()
+
+        threading.stack_size(STACK_SIZE)
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(service.limit)]
+        for started, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError:
+                source = service.config.source("pool_size")
+                raise BootError(
+                    f"{source}: the system gave {started} threads of {len(threads)}"
+                ) from None
+        for connection in listener:
+            waiting.put(connection)
+        service.drain()
+        for _ in threads:
+            waiting.put(None)

@@ -1,0 +1,35 @@
+"""A thread per client (UNP 30.9, the thread-per-connection server).
+
+The main thread accepts; each client gets a thread of its own, which blocks in recv and send and
+leaves the scheduling to the kernel. Code reads top to bottom and one slow client delays nobody.
+Under the GIL only one thread runs Python at a time, so computing does not scale, and on several
+cores the threads fight for it after every system call.
+
+A connection costs a thread: a stack of which a few pages are ever touched, and a context switch
+per message.
+"""
+
+import threading
+
+from echoserver.backends import Backend
+from echoserver.listener import Listener
+from echoserver.service import Service
+
+# Address space, not memory: the default of 8 MiB times thousands of threads would be refused.
+STACK_SIZE = 512 * 1024
+
+
+class ThreadBackend(Backend):
+    """Starts a thread for every client."""
+
+    summary = "a thread per client"
+
+    def serve(self, listener: Listener, service: Service) -> None:
+        """Accept in this thread, serve each client in one of its own."""
+        threading.stack_size(STACK_SIZE)
+        for connection in listener:
+            try:
+                threading.Thread(target=connection.serve, daemon=True).start()
+            except RuntimeError as error:  # the system has no thread left
+                connection.refuse(error)
+        service.drain()

@@ -1,0 +1,67 @@
+"""The command `echoserver`."""
+
+from typing import Any
+
+import click
+
+from echoserver import __version__
+from echoserver.config import ENVIRONMENT_PREFIX, default_of, load_config, option_name, settings
+
+
+def _options(command: Any) -> Any:
+    """Add an option for every setting; the values stay text until `load_config` checks them."""
+    for setting in reversed(settings()):
+        extra = setting.metadata
+        default = extra.get("shown_default", default_of(setting))
+        if isinstance(default, float):
+            default = f"{default:g}"
+        names = [name for name in (extra["short"], option_name(setting.name)) if name]
+        command = click.option(
+            *names,
+            setting.name,
+            metavar=extra["metavar"],
+            help=f"{extra['help']}  [default: {default}]",
+            hidden=extra.get("hidden", False),
+        )(command)
+    return command
+
+
+@click.command(name="echoserver", context_settings={"help_option_names": ["-h", "--help"]})
+@_options
+@click.option(
+    "--config",
+    "config_file",
+    metavar="FILE.toml",
+    help="Read settings from a TOML file, named as the options are.",
+)
+@click.option("--list-backends", is_flag=True, help="Show the concurrency models and exit.")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def command(*, config_file: str | None, list_backends: bool, **options: str | None) -> int:
+    """Echo TCP, in the concurrency model of your choice, until a signal.
+
+    Every option is also read from the environment, as ECHOSERVER_<OPTION>, and from the file
+    that --config names: option before environment before file before default. Timeouts are in
+    seconds (500ms, 2m work too); 0 turns one off.
+
+    Exit codes: 0 stopped clean; 2 bad configuration; 3 could not listen; 4 peers were still owed
+    output when the drain's time was over; 128+n a second signal.
+    """
+    if list_backends:
+        return _list_backends()
+    from echoserver.server import serve
+
+    return serve(load_config(options, file=config_file))
+
+
+def _list_backends() -> int:
+    from echoserver.registry import available_backends
+
+    backends = available_backends()
+    width = max(len(backend.name) for backend in backends)
+    for backend in backends:
+        state = backend.summary if backend.available else f"not available: {backend.hint}"
+        click.echo(f"{backend.name:<{width}}  {state}")
+    return 0
+
+
+assert ENVIRONMENT_PREFIX == "ECHOSERVER_"  # noqa: S101 - the help text above spells it out

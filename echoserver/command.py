@@ -1,0 +1,80 @@
+"""How the three commands speak at the prompt: one sentence, the right exit code, no traceback."""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import click
+
+from echoserver.errors import EchoServerError
+from echoserver.units import parse_duration
+
+EXIT_USAGE = 2
+_STANDARD_DESCRIPTORS = (0, 1, 2)
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """Seconds as a number, or with a unit: 500ms, 5s, 2m."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
+def run(command: click.Command) -> NoReturn:
+    """Run `command` on the arguments of this process, and exit.
+
+    Usage errors exit 2; an `EchoServerError` with its own code; Ctrl-C 130, silently. Whatever
+    else a command returns is its exit code.
+    """
+    _occupy_standard_descriptors()
+    name = command.name or "echoserver"
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        _fail(name, f"{error.format_message().rstrip('.')}{hint}", EXIT_USAGE)
+    except click.ClickException as error:
+        _fail(name, error.format_message(), error.exit_code)
+    except EchoServerError as error:
+        _fail(name, str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _leave(128 + signal.SIGINT)
+    except BrokenPipeError:  # `echoload ... | head`: the reader has seen enough
+        _leave(128 + signal.SIGPIPE)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _fail(name: str, sentence: str, code: int) -> NoReturn:
+    with suppress(OSError, ValueError):  # there may be nobody to tell
+        print(f"{name}: {' '.join(sentence.split())}", file=sys.stderr)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, with output that cannot be written any more being no reason for a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def _occupy_standard_descriptors() -> None:
+    """Fill closed standard descriptors, lest a socket become number 2 and be sent log lines."""
+    for fd in _STANDARD_DESCRIPTORS:
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one

@@ -1,0 +1,285 @@
+"""Every setting of the server: named, explained and checked once, whatever it is read from.
+
+A value comes from, in this order: the option on the command line, the environment's
+``ECHOSERVER_<OPTION>``, the file named by ``--config``, the default.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from echoserver.errors import ConfigError
+from echoserver.units import parse_duration
+
+ENVIRONMENT_PREFIX = "ECHOSERVER_"
+
+Overload = Literal["queue", "reject"]
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+LogFormat = Literal["auto", "console", "json"]
+
+# A parser turns what was typed (text), or what a TOML file holds (text, numbers), into the
+# setting's value; its ValueError completes the sentence "--port must be ...".
+Parser = Callable[[Any], Any]
+
+
+def _integer(low: int, high: int) -> Parser:
+    def parse(value: Any) -> int:
+        if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value, re.ASCII):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    return parse
+
+
+def _choice(values: tuple[str, ...]) -> Parser:
+    def parse(value: Any) -> str:
+        if value not in values:
+            raise ValueError(f"one of {', '.join(values)}")
+        return str(value)
+
+    return parse
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("a text without control characters, and not empty")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("a number of seconds, or a duration such as 500ms, 5s or 2m")  # noqa: TRY004 - one kind of error for whatever was typed
+    return parse_duration(value)
+
+
+def _setting(  # what a field of Config carries besides its type
+    default: Any, explanation: str, parse: Parser, *, metavar: str, short: str = "", **extra: Any
+) -> Any:
+    metadata = {"help": explanation, "parse": parse, "metavar": metavar, "short": short, **extra}
+    return field(default=default, metadata=MappingProxyType(metadata))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How one server serves. Immutable; `load_config` makes one from all its sources.
+
+    Timeouts are in seconds, and 0 turns one off.
+    """
+
+    backend: str = _setting(
+        "thread",
+        "Concurrency model: process, thread, pool, gevent, or a class of your own as "
+        "package.module:Class or path/to/file.py:Class.",
+        _text,
+        metavar="NAME",
+        short="-b",
+    )
+    handler: str = _setting(
+        "echo",
+        "What is answered: echo (RFC 862), upper (ASCII letters in upper case), or a class of "
+        "your own as package.module:Class or path/to/file.py:Class.",
+        _text,
+        metavar="NAME",
+    )
+    host: str = _setting(
+        "127.0.0.1", "Address or name to listen on; IPv6 works (::1).", _text, metavar="HOST"
+    )
+    port: int = _setting(
+        9999, "Port to listen on; 0 takes a free one.", _integer(0, 65535), metavar="PORT"
+    )
+    backlog: int = _setting(
+        4096,
+        "Connections that the kernel may hold until they are accepted (listen(2)); "
+        "net.core.somaxconn caps it.",
+        _integer(1, 2**31 - 1),
+        metavar="N",
+    )
+    pool_size: int = _setting(
+        64,
+        "Threads of the backend `pool`.",
+        _integer(1, 100_000),
+        metavar="N",
+        only_where_backend_reads=True,
+    )
+    max_connections: int | None = _setting(
+        None,
+        "Connections open at a time.",
+        _integer(1, 10_000_000),
+        metavar="N",
+        shown_default="10000, or 64 below the descriptor limit, or what the backend can hold",
+    )
+    overload: Overload = _setting(
+        "queue",
+        "At that limit: queue (stop accepting; the kernel queues) or reject (accept, and close "
+        "without a byte).",
+        _choice(get_args(Overload)),
+        metavar="queue|reject",
+    )
+    idle_timeout: float = _setting(
+        300.0,
+        "Seconds without a byte from the peer after which a connection is ended.",
+        _seconds,
+        metavar="SECONDS",
+    )
+    write_timeout: float = _setting(
+        30.0,
+        "Seconds in which the peer takes none of what it is owed, after which it is cut off.",
+        _seconds,
+        metavar="SECONDS",
+    )
+    drain_timeout: float = _setting(
+        8.0,
+        "Seconds that a shutdown waits for what is still owed to peers.",
+        _seconds,
+        metavar="SECONDS",
+    )
+    log_level: LogLevel = _setting(
+        "info",
+        "Least severe event to log.",
+        _choice(get_args(LogLevel)),
+        metavar="LEVEL",
+    )
+    log_format: LogFormat = _setting(
+        "auto",
+        "auto is console on a terminal, JSON elsewhere.",
+        _choice(get_args(LogFormat)),
+        metavar="auto|console|json",
+    )
+    lifeline: int | None = _setting(
+        None,
+        "Drain when this inherited file descriptor reaches its end: whoever holds the other end "
+        "of the pipe takes the server along, however it dies.",
+        _integer(3, 2**31 - 1),
+        metavar="FD",
+        hidden=True,
+    )
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Setting → what it was read from, as a person would call it: ``--port``."""
+
+    warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What the server logs once it can log."""
+
+    def source(self, name: str) -> str:
+        """Return what setting `name` was read from, to stand in a sentence."""
+        return self.sources.get(name, f"the default {option_name(name)}")
+
+
+def settings() -> list["Field[Any]"]:
+    """Return the fields of `Config` that a user sets, in the order of ``--help``."""
+    return [setting for setting in fields(Config) if "parse" in setting.metadata]
+
+
+def option_name(setting: str) -> str:
+    """Return a setting's spelling on the command line: ``port`` → ``--port``."""
+    return "--" + setting.replace("_", "-")
+
+
+def load_config(
+    options: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    file: str | os.PathLike[str] | None = None,
+) -> Config:
+    """Merge command-line `options`, the `environment` and a TOML `file` over the defaults.
+
+    Args:
+        options: Setting → text or value; a None counts as not given.
+        environment: Variables to read ``ECHOSERVER_*`` from; default: this process's own.
+        file: TOML file; default: what ``ECHOSERVER_CONFIG`` names.
+
+    Raises:
+        ConfigError: A value is not what its setting takes, or the file cannot be read.
+            The message names the source: ``--port``, ``ECHOSERVER_PORT``, ``server.toml: port``.
+    """
+    environment = os.environ if environment is None else environment
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    warnings: list[str] = []
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    layers = [
+        _from_file(file or environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None),
+        _from_environment(environment, warnings),
+        {name: (option_name(name), value) for name, value in given.items()},
+    ]
+    by_name = {setting.name: setting for setting in settings()}
+    for layer in layers:
+        for name, (source, value) in layer.items():
+            try:
+                values[name] = by_name[name].metadata["parse"](value)
+            except ValueError as error:
+                raise ConfigError(f"{source} must be {error}, not {_shown(value)}") from None
+            sources[name] = source
+    return replace(Config(**values), sources=sources, warnings=tuple(warnings))
+
+
+def default_of(setting: "Field[Any]") -> Any:
+    """Return the default of one of `settings()`."""
+    assert setting.default is not MISSING  # noqa: S101 - every setting has one, by _setting's signature
+    return setting.default
+
+
+def _from_environment(
+    environment: Mapping[str, str], warnings: list[str]
+) -> dict[str, tuple[str, Any]]:
+    found: dict[str, tuple[str, Any]] = {}
+    for setting in settings():
+        variable = ENVIRONMENT_PREFIX + setting.name.upper()
+        value = environment.get(variable, "")
+        if not value:  # compose files pass ${VARIABLE:-} along as an empty text
+            continue
+        if setting.name == "port" and value.startswith(("tcp://", "udp://")):
+            # Kubernetes describes a service called "echoserver" to every pod in this very name.
+            warnings.append(
+                f"{variable}={_shown(value)} looks like a service description that Kubernetes "
+                "injected, not like a port; it is ignored"
+            )
+            continue
+        found[setting.name] = (variable, value)
+    return found
+
+
+def _from_file(file: str | os.PathLike[str] | None) -> dict[str, tuple[str, Any]]:
+    if file is None:
+        return {}
+    import tomllib
+
+    try:
+        table = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot read the configuration file {file}: {reason}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the configuration file {file} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from None
+    known = {setting.name: setting for setting in settings() if not setting.metadata.get("hidden")}
+    found: dict[str, tuple[str, Any]] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{file}: unknown setting {key!r}{did_you_mean(name, known)}")
+        if name in found:
+            raise ConfigError(f"{file}: {key!r} is set twice, with a dash and with an underscore")
+        # TOML has numbers of its own: port = "80" is a mistake, not a way to write 80.
+        if isinstance(value, str) and isinstance(default_of(known[name]), int | None):
+            raise ConfigError(f"{file}: {key} must be a whole number, not the text {value!r}")
+        found[name] = (f"{file}: {key}", value)
+    return found
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0].replace('_', '-')!r}?" if close else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a sentence stays a sentence

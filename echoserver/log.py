@@ -1,0 +1,144 @@
+"""Events as structured lines on stderr, which may be closed, full, or a pipe that nobody reads.
+
+Logging never harms service: a line is written without blocking, or dropped and counted.
+"""
+
+import os
+import select
+import stat
+import sys
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import structlog
+
+from echoserver.config import Config
+
+# A pipe takes up to PIPE_BUF bytes at once or not at all: no line is ever torn.
+_LONGEST_LINE = select.PIPE_BUF
+_LONGEST_VALUE = 300
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_STDERR = 2
+
+
+class Log:
+    """What the server says about itself; a structlog logger, and two manners it needs besides."""
+
+    def __init__(self, config: Config, writer: "StderrWriter | None" = None) -> None:
+        self._writer = writer or StderrWriter()
+        renderer = _renderer(config.log_format)
+        chain = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _printable,
+            renderer,
+        ]
+
+        def logger(level: int) -> Any:
+            return structlog.wrap_logger(
+                self._writer,
+                processors=chain,
+                wrapper_class=structlog.make_filtering_bound_logger(level),
+                cache_logger_on_first_use=True,
+            )
+
+        self._logger = logger(_LEVELS[config.log_level])
+        self._announcer = logger(0)
+        self.debugging = config.log_level == "debug"
+        """Ask this before composing a line per connection."""
+        self._last: dict[str, float] = {}
+        self._held_back: dict[str, int] = {}
+        self.debug = self._logger.debug
+        self.info = self._logger.info
+        self.warning = self._logger.warning
+        self.error = self._logger.error
+
+    def announce(self, event: str, **values: Any) -> None:
+        """Log at any level: the two lines that programs wait for."""
+        self._announcer.info(event, **values)
+
+    def warning_each_second(self, event: str, **values: Any) -> None:
+        """Log a warning that may repeat without end, at most once a second per `event`."""
+        now = time.monotonic()
+        if now - self._last.get(event, -1.0) < 1.0:
+            self._held_back[event] = self._held_back.get(event, 0) + 1
+            return
+        self._last[event] = now
+        if repeated := self._held_back.pop(event, 0):
+            values["repeated"] = repeated
+        self.warning(event, **values)
+
+    @property
+    def dropped(self) -> int:
+        """Lines that stderr did not take."""
+        return self._writer.dropped
+
+
+class StderrWriter:
+    """Writes lines to stderr and never waits for it.
+
+    O_NONBLOCK belongs to the open file description, which stderr shares with other programs; so
+    the file behind it is opened anew where that is allowed (not where a container's pipe belongs
+    to another user, nor for a socket), and asked for room before each write where it is not.
+    """
+
+    def __init__(self, fd: int = _STDERR) -> None:
+        self.dropped = 0
+        self._ask_first = False
+        try:
+            kind = os.fstat(fd).st_mode
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            if stat.S_ISREG(kind):
+                flags |= os.O_APPEND  # an offset of its own would overwrite what others wrote
+            self._fd = os.open(f"/proc/self/fd/{fd}", flags)
+        except OSError:
+            self._fd = fd
+            self._ask_first = True
+
+    def msg(self, line: str) -> None:
+        """Write one line, or drop and count it."""
+        data = line.encode("utf-8", "backslashreplace")[: _LONGEST_LINE - 1] + b"\n"
+        try:
+            if self._ask_first and not self._has_room():
+                raise BlockingIOError
+            if os.write(self._fd, data) != len(data):
+                self.dropped += 1
+        except OSError:
+            self.dropped += 1
+
+    # structlog calls the method that is named after the level.
+    debug = info = warning = error = critical = msg
+
+    def _has_room(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return any(events & select.POLLOUT for _, events in poll.poll(0))
+
+
+def _renderer(log_format: str) -> Any:
+    if log_format == "auto":
+        terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+        log_format = "console" if terminal else "json"
+    if log_format == "json":
+        return structlog.processors.JSONRenderer(default=str)
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr is not None and sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
+
+
+def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Put the event first, and escape control characters.
+
+    Nothing that a peer or a plugin chose can start a line of its own.
+    """
+    clean = {"event": event.pop("event", ""), **event}
+    for key, value in clean.items():
+        if isinstance(value, str):
+            text = value
+            if not text.isprintable():
+                text = text.encode("unicode_escape").decode("ascii")
+            clean[key] = text[:_LONGEST_VALUE]
+    return clean

@@ -1,0 +1,155 @@
+"""Names of backends and handlers, resolved on use: ``--backend thread`` never imports gevent."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from echoserver.config import did_you_mean
+from echoserver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from echoserver.backends import Backend
+    from echoserver.handlers import Handler
+
+BACKENDS = {
+    "process": "echoserver.backends.process:ProcessBackend",
+    "thread": "echoserver.backends.thread:ThreadBackend",
+    "pool": "echoserver.backends.pool:PoolBackend",
+    "gevent": "echoserver.backends.greenlet:GeventBackend",
+}
+HANDLERS = {
+    "echo": "echoserver.handlers.echo:EchoHandler",
+    "upper": "echoserver.handlers.upper:UpperHandler",
+}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """One line of ``--list-backends``."""
+
+    name: str
+    summary: str
+    """What the model is, in one line."""
+    available: bool
+    hint: str
+    """Where it is not available: why, and what to install."""
+
+
+def available_backends() -> list[BackendInfo]:
+    """Describe the backends that have a name: the built-in ones, then installed plugins'."""
+    found = []
+    for name in [*BACKENDS, *_entry_points("backends")]:
+        try:
+            backend = load_backend(name)
+        except ConfigError as error:
+            found.append(BackendInfo(name, "", available=False, hint=str(error)))
+        else:
+            found.append(BackendInfo(name, backend.summary, available=True, hint=""))
+    return found
+
+
+def load_backend(spec: str, source: str = "--backend") -> "type[Backend]":
+    """Return the backend class that `spec` names.
+
+    Args:
+        spec: A name, ``package.module:Class`` or ``path/to/file.py:Class``.
+        source: What `spec` was read from, for the error message.
+
+    Raises:
+        ConfigError: There is none, it cannot be imported, or it is no `Backend`.
+    """
+    from echoserver.backends import Backend
+
+    return _load(spec, source, "backend", BACKENDS, Backend)  # type: ignore[type-abstract] # a subclass is returned
+
+
+def load_handler(spec: str, source: str = "--handler") -> "type[Handler]":
+    """Return the handler class that `spec` names; see `load_backend`."""
+    from echoserver.handlers import Handler
+
+    return _load(spec, source, "handler", HANDLERS, Handler)  # type: ignore[type-abstract] # likewise
+
+
+def _load(spec: str, source: str, kind: str, builtin: dict[str, str], base: type[_T]) -> type[_T]:
+    target = builtin.get(spec, spec)
+    if ":" not in target:
+        plugins = _entry_points(f"{kind}s")
+        if spec not in plugins:
+            names = [*builtin, *plugins]
+            raise ConfigError(
+                f"{source}: no {kind} named {spec!r}{did_you_mean(spec, names)}; choose one of "
+                f"{', '.join(names)}, or a class as package.module:Class or path/to/file.py:Class"
+            )
+        target = plugins[spec]
+    location, _, class_name = target.rpartition(":")
+    found = _import(location, source, kind, spec)
+    for attribute in class_name.split("."):
+        found = getattr(found, attribute, None)
+    if not isinstance(found, type):
+        raise ConfigError(f"{source}: {location} has no class {class_name}")
+    if not issubclass(found, base):
+        wanted = f"echoserver.{base.__name__}"
+        raise ConfigError(f"{source}: {class_name} in {location} is not a subclass of {wanted}")
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise ConfigError(f"{source}: {spec} cannot be used: it does not define {missing}")
+    return found
+
+
+def _import(location: str, source: str, kind: str, spec: str) -> Any:
+    try:
+        if location.endswith(".py") or "/" in location:
+            return _import_file(Path(location), source)
+        if location and not all(part.isidentifier() for part in location.split(".")):
+            raise ConfigError(f"{source}: {location!r} is neither a module's name nor a .py file")
+        # Last on the path: a plugin beside you is found, yet hides nothing that is installed.
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        return importlib.import_module(location)
+    except ConfigError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and not location.startswith(error.name):
+            raise ConfigError(
+                f"{source}: {kind} {spec!r} needs the package {error.name!r}, which is not "
+                f"installed; try: pip install {error.name.partition('.')[0]}"
+            ) from None
+        raise ConfigError(f"{source}: there is no module {location!r}") from None
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{source}: cannot import {location}: {error.msg} (line {error.lineno})"
+        ) from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may fail in any way
+        raise ConfigError(
+            f"{source}: cannot import {location}: {type(error).__name__}: {_one_line(error)}"
+        ) from None
+
+
+def _import_file(path: Path, source: str) -> Any:
+    if not path.is_file():
+        raise ConfigError(f"{source}: there is no file {path}")
+    name = f"echoserver_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{source}: {path} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    sys.path.append(str(path.resolve().parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _entry_points(group: str) -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=f"echoserver.{group}")}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no message"

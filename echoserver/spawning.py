@@ -1,0 +1,202 @@
+"""A server beside your program: started, ready, and gone when you are."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from echoserver.config import ENVIRONMENT_PREFIX, option_name
+from echoserver.errors import BootError, ConfigError, EchoServerError
+
+_START_TIMEOUT = 20.0  # seconds; a loaded machine imports slowly
+_STOP_TIMEOUT = 15.0  # seconds; the default drain takes at most 8
+_KEPT_LINES = 1000
+
+
+def spawn(*, arguments: Sequence[str] = (), **settings: Any) -> "SpawnedServer":
+    """Start a server in a process of its own and wait until it listens.
+
+    The server listens on a free port of 127.0.0.1 unless told otherwise, takes nothing from the
+    environment's ``ECHOSERVER_*``, and drains when this process ends, however it ends.
+
+    Args:
+        settings: The fields of `Config`, for example ``backend="gevent"``, ``pool_size=8``.
+        arguments: Further command-line arguments, as typed.
+
+    Raises:
+        ConfigError: The server refused its configuration; the message is its own sentence.
+        BootError: It could not listen, or ended or kept silent before it did.
+    """
+    return SpawnedServer(settings, arguments)
+
+
+class SpawnedServer:
+    """A running server; as a context manager, one that stops at the end of the block."""
+
+    def __init__(self, settings: dict[str, Any], arguments: Sequence[str] = ()) -> None:
+        settings = {"port": 0, **settings, "log_format": "json"}
+        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        lifeline, self._lifeline = os.pipe()
+        options = [
+            word
+            for name, value in {**settings, "lifeline": lifeline}.items()
+            if value is not None
+            for word in (option_name(name), str(value))
+        ]
+        try:
+            self.process = subprocess.Popen(
+                # -P: a file of the same name in the working directory hides nothing.
+                [sys.executable, "-P", "-m", "echoserver", *options, *arguments],
+                env={k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(lifeline,),
+                start_new_session=True,  # Ctrl-C is for the program that spawned it
+                text=True,
+                errors="replace",
+            )
+        except BaseException:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(lifeline)
+        self._listening = threading.Event()
+        self._announcement: dict[str, Any] = {}
+        self._reader = threading.Thread(target=self._read, name="echoserver-log", daemon=True)
+        self._reader.start()
+        try:
+            self._await_listening()
+        except BaseException:
+            self.kill()
+            raise
+
+    # -- what it is ----------------------------------------------------------------------------
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, as ``socket.create_connection`` takes them."""
+        return self._announcement["host"], self._announcement["port"]
+
+    @property
+    def host(self) -> str:
+        """The address that it listens on."""
+        return self.address[0]
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self.address[1]
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server (of its master, where there are several)."""
+        return self.process.pid
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """What it has logged so far (the last thousand lines), parsed."""
+        return [event for line in list(self._lines) if (event := _parsed(line)) is not None]
+
+    @property
+    def stderr(self) -> str:
+        """The same, as text, with whatever else it wrote."""
+        return "".join(self._lines)
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """Its ``stopped`` line: the totals; None while it runs, or where it was killed."""
+        return next((event for event in self.log if event.get("event") == "stopped"), None)
+
+    # -- its end -------------------------------------------------------------------------------
+
+    def stop(self, timeout: float = _STOP_TIMEOUT) -> int:
+        """Let it drain, wait for its end, return its exit code.
+
+        Args:
+            timeout: Seconds after which it is killed.
+
+        Raises:
+            subprocess.TimeoutExpired: It had to be killed.
+        """
+        with suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = _STOP_TIMEOUT) -> int:
+        """Wait for its end and return its exit code; kill it after `timeout` seconds.
+
+        Raises:
+            subprocess.TimeoutExpired: It had to be killed.
+        """
+        try:
+            code = self.process.wait(timeout)
+        except BaseException:
+            self.kill()
+            raise
+        self._close()
+        return code
+
+    def kill(self) -> None:
+        """End it at once, by SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._reader.join()  # it ends with the pipe: every line is in
+        if self._lifeline != -1:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self.process.returncode is None:
+            self.stop()
+
+    # -- its log -------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None  # noqa: S101 - it was opened as a pipe
+        with self.process.stderr as lines:
+            for line in lines:
+                self._lines.append(line)
+                if not self._listening.is_set():
+                    event = _parsed(line)
+                    if event is not None and event.get("event") == "listening":
+                        self._announcement = event
+                        self._listening.set()
+        self._listening.set()  # or it never will be
+
+    def _await_listening(self) -> None:
+        in_time = self._listening.wait(_START_TIMEOUT)
+        if self._announcement:
+            return
+        if not in_time:
+            raise BootError(f"the server did not listen within {_START_TIMEOUT:.0f} seconds")
+        code = self.process.wait()
+        last = self.stderr.strip().splitlines()[-1:] or [f"it ended with exit code {code}"]
+        kind: type[EchoServerError] = ConfigError if code == ConfigError.exit_code else BootError
+        raise kind(last[0].removeprefix("echoserver: "))
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None

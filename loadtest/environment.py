@@ -1,0 +1,66 @@
+"""Where and with what a measurement was made: a number without it cannot be compared."""
+
+import os
+import platform
+import resource
+import shlex
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("echoserver", "gevent", "greenlet", "click", "structlog", "rich", "psutil")
+
+
+def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
+    """Return the environment as it goes into a result file.
+
+    Args:
+        pinning: The CPUs of server and client.
+    """
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["echoload", *sys.argv[1:]]),
+        "interpreter": {
+            "implementation": platform.python_implementation(),
+            "version": platform.python_version(),
+            "compiler": platform.python_compiler(),
+            "gil": gil,
+        },
+        "kernel": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "pinning": {"server": pinning[0], "client": pinning[1]},
+        "load_average": round(os.getloadavg()[0], 2),
+        "limits": {
+            "open_files": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
+            "processes": list(resource.getrlimit(resource.RLIMIT_NPROC)),
+            "somaxconn": _number("/proc/sys/net/core/somaxconn"),
+        },
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu_model() -> str | None:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _number(path: str) -> int | None:
+    with suppress(OSError, ValueError):
+        return int(Path(path).read_text(encoding="ascii"))
+    return None
+
+
+def _version(package: str) -> str | None:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return None

@@ -1,0 +1,90 @@
+"""How far we are and how long it will take: a bar on a terminal, lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+
+class RoundProgress:
+    """Counts rounds of about the same length on stderr.
+
+    Args:
+        rounds: How many there will be.
+        seconds: How long each one's workload takes; None where that is not known.
+        overhead: Seconds that a round takes besides; a first guess, mended as we go.
+    """
+
+    def __init__(self, rounds: int, seconds: float | None, overhead: float = 1.0) -> None:
+        self._rounds = rounds
+        self._seconds = seconds
+        self._per_round = (seconds or 1.0) + overhead
+        self._number = 0
+        self._target = ""
+        self._begun = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("round {task.fields[number]}/{task.total:.0f}"),
+                BarColumn(),
+                TextColumn("{task.fields[target]}"),
+                TextColumn("{task.fields[left]} left"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(
+                "rounds", total=rounds, number=1, target="", left=self._left(0.0)
+            )
+
+    def begin(self, number: int, target: str) -> None:
+        """Round `number` (from 0), of `target`, begins."""
+        self._number, self._target = number, target
+        self._show(0.0)
+
+    def during(self, seconds: float) -> None:
+        """The workload has run for so long."""
+        self._show(min(0.95, seconds / self._per_round))
+
+    def end(self, text: str) -> None:
+        """That round is over; `text` says what it gave."""
+        self._per_round = (time.monotonic() - self._begun) / (self._number + 1)
+        self._show(1.0)
+        if self._bar is None:
+            print(
+                f"round {self._number + 1}/{self._rounds}  {self._target}: {text}, "
+                f"{self._left(1.0)} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _show(self, share: float) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=self._number + share,
+                number=self._number + 1,
+                target=self._target,
+                left=self._left(share),
+            )
+
+    def _left(self, share: float) -> str:
+        seconds = round(max(0.0, self._rounds - self._number - share) * self._per_round)
+        return f"{seconds // 60}:{seconds % 60:02d}"
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

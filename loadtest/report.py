@@ -1,0 +1,199 @@
+"""Results: one value per target, saved as versioned JSON, shown as a table."""
+
+import json
+import os
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtest.measure import Round
+from loadtest.statistics import median, percentiles
+
+SCHEMA = "echoload/1"
+
+_WIDTH_WITHOUT_TERMINAL = 140
+
+
+@dataclass(slots=True)
+class Result:
+    """All rounds of one target."""
+
+    target: str
+    backend: str | None
+    handler: str
+    connections: int
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def errors(self) -> Counter[str]:
+        """Failed connections by kind, over all rounds."""
+        return sum((one.load.errors for one in self.rounds), Counter[str]())
+
+    @property
+    def verified(self) -> int:
+        """Verified messages, over all rounds."""
+        return sum(one.load.verified for one in self.rounds)
+
+    @property
+    def client_limited(self) -> bool:
+        """In most rounds, the client was the limit."""
+        return sum(one.client_limited for one in self.rounds) * 2 > len(self.rounds)
+
+    @property
+    def wrong(self) -> bool:
+        """Some reply was not what was owed."""
+        return bool(self.errors["mismatch"] or self.errors["foreign"])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the value that stands in ``results[]``."""
+        rounds = [one.throughput for one in self.rounds]
+        latencies = sum((one.load.latencies_us for one in self.rounds), Counter[int]())
+        peaks = [one.peaks for one in self.rounds if one.peaks is not None]
+        cpu = [one.cpu_us_per_message for one in self.rounds if one.cpu_us_per_message is not None]
+        pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
+        first_errors: dict[str, str] = {}
+        for one in self.rounds:
+            first_errors = one.load.first_errors | first_errors
+        return {
+            "target": self.target,
+            "backend": self.backend,
+            "handler": self.handler,
+            "connections": self.connections,
+            "connections_served": min((one.load.served for one in self.rounds), default=0),
+            "throughput": {
+                "median": round(median(rounds), 1) if rounds else None,
+                "min": round(min(rounds), 1) if rounds else None,
+                "max": round(max(rounds), 1) if rounds else None,
+                "rounds": [round(value, 1) for value in rounds],
+            },
+            "latency_us": percentiles(latencies),
+            "errors": {kind: count for kind, count in sorted(self.errors.items()) if count},
+            "first_errors": first_errors,
+            "verified": self.verified,
+            "starved": max((one.load.starved for one in self.rounds), default=0),
+            "unanswered": sum(one.load.unanswered for one in self.rounds),
+            "server": {
+                "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
+                "peak_rss_bytes": max((peak.rss_bytes for peak in peaks), default=None),
+                "pss_bytes": max(pss, default=None),
+                "threads": max((peak.threads for peak in peaks), default=None),
+                "processes": max((peak.processes for peak in peaks), default=None),
+            },
+            "client": {
+                "cpu_percent": round(median(one.client_cpu_percent for one in self.rounds), 1)
+                if self.rounds
+                else None
+            },
+            "client_limited": self.client_limited,
+        }
+
+
+def save(path: str | Path, environment: dict[str, Any], results: list[Result]) -> None:
+    """Write all results to `path`, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    document = {
+        "schema": SCHEMA,
+        "environment": environment,
+        "results": [result.as_json() for result in results],
+    }
+    final = Path(path)
+    draft = final.with_name(f".{final.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        draft.replace(final)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def show(results: list[Result], notes: list[str]) -> None:
+    """Print the table, and under it what a reader must know to read it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+    table = Table(header_style="bold")
+    table.add_column("target", overflow="fold")
+    columns = (
+        "messages/s\nmedian",
+        "\nmin - max",
+        "latency ms\np50",
+        "\np99",
+        "\nmax",
+        "connections\nserved",
+        "\nerrors",
+        "server CPU\nµs/message",
+        "server\npeak RSS",
+        "client\nCPU",
+    )
+    for column in columns:
+        table.add_column(column, justify="right")
+    rows = [result.as_json() for result in results]
+    for row in rows:
+        table.add_row(*_cells(row))
+    console.print(table)
+    for row in rows:
+        for kind, first in row["first_errors"].items():
+            console.print(f"{row['target']}: first {kind}: {first}", markup=False, highlight=False)
+    for note in [*_explain(rows), *notes]:
+        console.print(note, markup=False, highlight=False)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    rate, latency, server = row["throughput"], row["latency_us"], row["server"]
+    limited = "≥ " if row["client_limited"] else ""
+    starved = row["connections_served"] < row["connections"]
+    served = f"{row['connections_served']} of {row['connections']}"
+    return [
+        row["target"],
+        _or_dash(rate["median"], lambda value: f"{limited}{_rate(value)}"),
+        _or_dash(rate["min"], lambda value: f"{_rate(value)} - {_rate(rate['max'])}"),
+        *(_or_dash(latency[key], _milliseconds) for key in ("p50", "p99", "max")),
+        f"[bold red]{served}[/]" if starved else served,
+        ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
+        _or_dash(server["cpu_us_per_message"], lambda value: f"{value:.1f}"),
+        _or_dash(server["peak_rss_bytes"], _bytes),
+        _or_dash(row["client"]["cpu_percent"], lambda value: f"{value:.0f} %"),
+    ]
+
+
+def _explain(rows: list[dict[str, Any]]) -> list[str]:
+    notes = []
+    if any(row["client_limited"] for row in rows):
+        notes.append(
+            "≥: the client was at its limit and the server was not; the server can do more than "
+            "this. Compare such servers by CPU per message."
+        )
+    for row in rows:
+        starved = row["connections"] - row["connections_served"]
+        if row["verified"] and starved > row["connections"] // 100 and not row["errors"]:
+            notes.append(
+                f"{row['target']}: {starved} of {row['connections']} connections never got a "
+                "reply; its rate and latency are those of the connections that did."
+            )
+        if not row["verified"]:
+            notes.append(f"{row['target']}: nothing was verified; this is a failure, not a result.")
+    return notes
+
+
+def _or_dash(value: Any, form: Any) -> str:
+    return "-" if value is None else str(form(value))
+
+
+def _rate(value: float) -> str:
+    thousand = 1000
+    return f"{value / thousand:.1f}k" if value >= thousand else f"{value:.0f}"
+
+
+def _milliseconds(microseconds: int) -> str:
+    value = microseconds / 1000
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - three digits
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,105 @@
+"""What a server's whole process tree uses: CPU time, memory, threads, processes."""
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+_PERIOD = 0.5  # seconds between two looks at memory; each costs the client's core some time
+
+
+@dataclass(slots=True)
+class Peaks:
+    """The highest values seen."""
+
+    rss_bytes: int = 0
+    """Resident memory summed over the processes; pages that forks share count for each."""
+    threads: int = 0
+    processes: int = 0
+
+
+class Sampler:
+    """Watches the process `pid` and its descendants."""
+
+    def __init__(self, pid: int) -> None:
+        self.peaks = Peaks()
+        self._root = psutil.Process(pid)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the tree's living threads have used so far.
+
+        From schedstat, in nanoseconds: utime counts ticks of 10 ms and truncates, so hundreds of
+        children that each did a little would read as nothing (proc(5)).
+        """
+        nanoseconds = 0
+        for process in self._tree():
+            with suppress(OSError):
+                for task in Path(f"/proc/{process.pid}/task").iterdir():
+                    with suppress(OSError):
+                        nanoseconds += int((task / "schedstat").read_bytes().split()[0])
+        return nanoseconds / 1e9
+
+    def pss_bytes(self) -> int | None:
+        """Return the memory in use, each shared page counted once; None where it cannot be told."""
+        total = 0
+        for process in self._tree():
+            with suppress(OSError, IndexError):
+                for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+                    if line.startswith("Pss:"):
+                        total += int(line.split()[1]) * 1024
+        return total or None
+
+    def look(self) -> None:
+        """Take the present values into the peaks."""
+        rss = threads = processes = 0
+        for process in self._tree():
+            with suppress(psutil.Error), process.oneshot():
+                rss += process.memory_info().rss
+                threads += process.num_threads()
+                processes += 1
+        peaks = self.peaks
+        peaks.rss_bytes = max(peaks.rss_bytes, rss)
+        peaks.threads = max(peaks.threads, threads)
+        peaks.processes = max(peaks.processes, processes)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_PERIOD):
+            self.look()
+
+    def _tree(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+
+_LISTENING = "0A"  # TCP_LISTEN, as proc(5) writes it
+
+
+def accept_queue(port: int) -> int | None:
+    """Return how many connections wait to be accepted on a TCP port of this machine.
+
+    None: nothing listens there that this network namespace can see. (proc(5): of a listening
+    socket, rx_queue is the length of its accept queue.)
+    """
+    found = None
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                _, local, _, state, queues, *_ = line.split()
+                if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
+                    found = (found or 0) + int(queues.rpartition(":")[2], 16)
+    return found
