@@ -7,6 +7,7 @@ is always an exact prefix of what it is owed, then the end of the stream.
 import fcntl
 import socket
 import struct
+import sys
 import termios
 import threading
 import time
@@ -29,6 +30,9 @@ CHUNK = 64 * 1024
 # the kernel send RST, and that destroys output still on its way (RFC 1122, 4.2.2.13).
 LINGER = 1.0
 
+# A send gives up after this part of the write timeout, to look whether the peer reads at all.
+WRITE_TIMEOUT_PARTS = 2
+
 _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deliver
 _SOON = 0.001
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -47,7 +51,7 @@ class Transport(Protocol):
         """Wait for input, at most the idle timeout, and return up to `size` bytes of it."""
 
     def send(self, data: bytes | memoryview, /) -> int:
-        """Wait for room, at most the write timeout, and return how many bytes were taken."""
+        """Wait for room, at most a part of the write timeout; return how many bytes were taken."""
 
     def sleep(self, seconds: float, /) -> None:
         """Let so many seconds pass for this connection alone."""
@@ -148,6 +152,7 @@ class Connection:
                 service.report_handler(failed.error)
                 self._end_stream(carrier)
             finally:
+                self._wake = self._cut = None  # nothing waits any more, and soon nothing is open
                 carrier.close()
             self.outcome = self.outcome or outcome  # being cut shows as a reset, but is none
         finally:
@@ -264,15 +269,24 @@ class Connection:
                 raise _HandlerFailed(TypeError(f"a step is bytes or Sleep, not {type(step)}"))
 
     def _send(self, transport: Transport, data: bytes) -> None:
-        try:
-            sent = transport.send(data) if data else 0
-            self.bytes_out += sent
-            while sent < len(data):
-                taken = transport.send(memoryview(data)[sent:])
-                sent += taken
-                self.bytes_out += taken
-        except BlockingIOError:
-            raise _WriteTimeout from None
+        rest: bytes | memoryview = data
+        unread, standstills = 0, 0
+        while rest:
+            try:
+                taken = transport.send(rest)
+            except BlockingIOError:
+                # The kernel makes room in large steps. Whether the peer reads at all shows in
+                # what it has acknowledged.
+                before, unread = unread, undelivered(self.sock)
+                standstills = standstills + 1 if unread == before else 0
+                if standstills == WRITE_TIMEOUT_PARTS:
+                    raise _WriteTimeout from None
+                continue
+            self.bytes_out += taken
+            if taken == len(rest):
+                return
+            rest = memoryview(data)[len(data) - len(rest) + taken :]
+            unread = standstills = 0
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -317,9 +331,9 @@ class Connection:
         if now < begun + politeness:
             return True
         if not lifecycle.running:
-            return now < lifecycle.deadline + LINGER and undelivered(self.sock)
+            return now < lifecycle.deadline + LINGER and undelivered(self.sock) > 0
         patience = self._service.config.write_timeout
-        return (not patience or now < begun + patience) and undelivered(self.sock)
+        return (not patience or now < begun + patience) and undelivered(self.sock) > 0
 
 
 class _WriteTimeout(Exception):  # noqa: N818 - a signal between two functions here
@@ -347,14 +361,14 @@ def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
     )
 
 
-def undelivered(sock: socket.socket) -> bool:
-    """Tell whether the kernel holds output that the peer's has not acknowledged.
+def undelivered(sock: socket.socket) -> int:
+    """Return how many bytes of output the peer's kernel has not acknowledged (our FIN is one).
 
     (tcp(7), SIOCOUTQ. After a reset that figure stays where it was, so the state is asked first.)
     """
     if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-        return False
-    return fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)) != bytes(4)
+        return 0
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def abort(sock: socket.socket) -> None:

@@ -83,6 +83,11 @@ class Lifecycle:
         self.wake()
 
     @property
+    def signal_name(self) -> str:
+        """What that signal is called; ``none`` where something else began the drain."""
+        return signal.Signals(self.signal).name if self.signal else "none"
+
+    @property
     def draining(self) -> bool:
         """A signal came: no connection is to wait for input any more."""
         return not self.running

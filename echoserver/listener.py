@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from echoserver.config import Config
-from echoserver.connection import CHUNK, LINGER, Connection, abort, set_timeout
+from echoserver.connection import (
+    CHUNK,
+    LINGER,
+    WRITE_TIMEOUT_PARTS,
+    Connection,
+    abort,
+    set_timeout,
+)
 from echoserver.errors import BootError
 from echoserver.service import Service
 
@@ -50,7 +57,7 @@ def bind(config: Config) -> socket.socket:
             # "::" means every address, of both families, whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         set_timeout(sock, socket.SO_RCVTIMEO, config.idle_timeout)
-        set_timeout(sock, socket.SO_SNDTIMEO, config.write_timeout)
+        set_timeout(sock, socket.SO_SNDTIMEO, config.write_timeout / WRITE_TIMEOUT_PARTS)
         sock.bind(address)
         sock.listen(config.backlog)
         sock.setblocking(False)

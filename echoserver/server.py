@@ -66,17 +66,19 @@ class EchoServer:
         descriptors = _raise_descriptor_limit()
         log = Log(config)
         backend = self._backend_class()
-        sock = bind(config)
         lifecycle = Lifecycle(config, self._backend_class.poll)
+        sock = None
         try:
-            lifecycle.install_signals()
+            lifecycle.install_signals()  # before the first client can connect, and someone stop us
+            sock = bind(config)
             limit = self._limit(descriptors)
             service = Service(config, self._handler_class, lifecycle, log, limit)
             self._warn(log, descriptors)
             backend.serve(Listener(sock, service), service)
         finally:
             lifecycle.close()
-            sock.close()
+            if sock is not None:
+                sock.close()
         code = 0
         if lifecycle.killed:
             code = 128 + lifecycle.signal

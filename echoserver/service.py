@@ -99,12 +99,13 @@ class Service:
         totals = self.totals
         with self._lock:
             connection.sock.close()
-            self._open.discard(connection)
             totals.bytes_in += connection.bytes_in
             totals.bytes_out += connection.bytes_out
             totals.bytes_discarded += connection.bytes_discarded
             if counter := _COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
+            # Last: `drain` looks without the lock, and takes an empty set for complete totals.
+            self._open.discard(connection)
         if self.log.debugging:
             self.log.debug(
                 "connection_closed",
@@ -126,6 +127,7 @@ class Service:
         """
         lifecycle = self.lifecycle
         self.wake_on_release = True
+        self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
         while self._open and not lifecycle.killed and not lifecycle.overdue:
             self._tell_all(Connection.wake)
             lifecycle.wait(min(_TICK, max(0.0, lifecycle.deadline - time.monotonic())))

@@ -286,7 +286,10 @@ def _describe(connections: int, size: int, duration: float, rounds: int, cpus: "
         "server and client on a core each" if cpus.split else "server and client share all cores"
     )
     count = f"{rounds} interleaved rounds" if rounds > 1 else "one round"
-    return f"{connections} connections, {size}-byte messages, {count} of {duration:g} s; {where}. RSS counts pages that forked processes share once for each."
+    return (
+        f"{connections} connections, {size}-byte messages, {count} of {duration:g} s; {where}. "
+        "RSS counts pages that forked processes share once for each."
+    )
 
 
 def _positive(value: float, option: str) -> float:

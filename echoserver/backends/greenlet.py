@@ -18,6 +18,7 @@ import gevent.socket
 from greenlet import getcurrent
 
 from echoserver.backends import Backend
+from echoserver.connection import WRITE_TIMEOUT_PARTS
 from echoserver.listener import Listener
 from echoserver.service import Service
 
@@ -60,7 +61,7 @@ class GreenTransport:
         self._quiet_sweeps = 0
         self._sock = sock
         self._siblings = siblings
-        self._write_timeout = write_timeout or None
+        self._send_timeout = write_timeout / WRITE_TIMEOUT_PARTS or None
         self._hub = gevent.hub.get_hub()
         self._waiter: Any = None
         self._interrupted = False
@@ -96,9 +97,7 @@ class GreenTransport:
             try:
                 return self._sock.send(data)
             except BlockingIOError:
-                gevent.socket.wait_write(
-                    self._sock.fileno(), self._write_timeout, BlockingIOError()
-                )
+                gevent.socket.wait_write(self._sock.fileno(), self._send_timeout, BlockingIOError())
 
     def recv_within(self, size: int, seconds: float) -> bytes:
         """Wait for input for at most `seconds`, and read it."""

@@ -1,0 +1,122 @@
+"""How connections end, well and badly; and what is left of them."""
+
+import gc
+import os
+import signal
+import time
+
+from echoserver import SpawnedServer
+from tests import inspection, wire
+from tests.conftest import StartServer
+
+MIB = 1 << 20
+
+
+def test_empty_connection(server: SpawnedServer) -> None:
+    with wire.connect(server.address) as sock:
+        assert wire.finish(sock) == b""
+    assert wire.served(server.address)
+
+
+def test_the_end_needs_no_other_client(server: SpawnedServer) -> None:
+    """A parent that kept the accepted socket would only let go of it at the next accept."""
+    with wire.connect(server.address) as sock:
+        assert wire.ask(sock, b"hello") == b"hello"
+        assert wire.finish(sock) == b""
+
+
+def test_rst_mid_transfer(server: SpawnedServer) -> None:
+    for _ in range(10):
+        sock = wire.connect(server.address)
+        sock.sendall(wire.content(MIB // 4))
+        assert sock.recv(1)
+        wire.reset(sock)
+    assert wire.served(server.address)
+
+
+def test_rst_before_accept(server: SpawnedServer) -> None:
+    assert wire.served(server.address)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        for _ in range(20):
+            wire.reset(wire.connect(server.address))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert wire.served(server.address)
+
+
+def test_peer_vanishes_mid_write(server: SpawnedServer) -> None:
+    for _ in range(5):
+        sock = wire.connect(server.address)
+        wire.push_until_blocked(sock, wire.content(8 * MIB))
+        sock.close()  # with megabytes unread: the kernel resets the connection
+    assert wire.served(server.address)
+
+
+def test_64_mib_at_a_peer_that_does_not_read(server: SpawnedServer) -> None:
+    data = wire.content(64 * MIB)
+    with wire.connect(server.address) as greedy, wire.connect(server.address) as other:
+        assert wire.ask(greedy, b"1") == b"1"
+        assert wire.ask(other, b"2") == b"2"
+        before = inspection.rss_bytes(server.pid)
+        with wire.sending(greedy, data):
+            for turn in range(20):
+                assert wire.ask(other, b"turn %d" % turn) == b"turn %d" % turn
+            # The kernel's buffers are full by now, and the server holds at most its own 64 KiB.
+            assert inspection.rss_bytes(server.pid) - before < 8 * MIB
+            assert wire.read_exactly(greedy, len(data)) == data
+        assert wire.finish(greedy) == b""
+
+
+def test_no_cpu_for_idle_and_dead_peers(server: SpawnedServer) -> None:
+    idle = [wire.connect(server.address) for _ in range(10)]
+    deaf = [wire.connect(server.address) for _ in range(3)]
+    for sock in idle:
+        assert wire.ask(sock, b"x") == b"x"
+    for sock in deaf:
+        wire.push_until_blocked(sock, wire.content(8 * MIB))
+    for number in range(20):
+        gone = wire.connect(server.address)
+        gone.sendall(b"x")
+        assert gone.recv(1)
+        (wire.reset if number % 2 else wire.finish)(gone)
+        gone.close()
+    assert wire.served(server.address)
+    assert cpu_share(server.pid) < 0.05
+    for sock in (*idle, *deaf):
+        sock.close()
+
+
+def cpu_share(pid: int, seconds: float = 0.6) -> float:
+    """Return the share of a core that a server uses; the better of two looks."""
+    shares = []
+    for _ in range(2):
+        begun, used = time.monotonic(), inspection.cpu_seconds(pid)
+        time.sleep(seconds)  # the measurement itself: nothing is waited for
+        shares.append((inspection.cpu_seconds(pid) - used) / (time.monotonic() - begun))
+    return min(shares)
+
+
+def test_churn_leaves_nothing_behind(start: StartServer) -> None:
+    server = start()
+
+    def cycle() -> None:
+        for number in range(1000):
+            with wire.connect(server.address) as sock:
+                message = b"client %d" % number
+                assert wire.ask(sock, message) == message
+
+    def back_to(quiet: inspection.State) -> bool:
+        return wire.eventually(lambda: inspection.state(server.pid) == quiet)
+
+    assert wire.served(server.address)
+    assert wire.eventually(lambda: not inspection.state(server.pid).children)
+    quiet = inspection.state(server.pid)
+    cycle()
+    assert back_to(quiet), f"{inspection.state(server.pid)}, was {quiet}"
+    memory = inspection.rss_bytes(server.pid)
+    cycle()
+    assert back_to(quiet), f"{inspection.state(server.pid)}, was {quiet}"
+    gc.collect()
+    assert inspection.rss_bytes(server.pid) < 1.05 * memory
+    assert quiet.zombies == 0

@@ -1,0 +1,228 @@
+"""What happens when something runs out: slots, descriptors, tasks, patience."""
+
+import errno
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests import inspection, wire
+from tests.conformance.test_connection import cpu_share
+from tests.conftest import StartServer
+from tests.launching import task_limit
+
+
+def answered(sock: socket.socket, message: bytes = b"x") -> bool:
+    """Tell whether a client gets a reply; False where the server ended the connection instead."""
+    try:
+        return wire.ask(sock, message) == message
+    except ConnectionError:
+        return False
+
+
+def silent(sock: socket.socket, seconds: float = 0.3) -> bool:
+    """Tell whether a client that has asked gets nothing, not even an end."""
+    sock.settimeout(seconds)
+    try:
+        return sock.recv(1) != b"" and False
+    except TimeoutError:
+        return True
+    finally:
+        sock.settimeout(wire.patience)
+
+
+def test_connection_limit_queues(start: StartServer) -> None:
+    server = start(max_connections=2)
+    first, second = wire.connect(server.address), wire.connect(server.address)
+    assert answered(first)
+    assert answered(second)
+    third = wire.connect(server.address)  # by the kernel, which queues it
+    third.sendall(b"x")
+    assert silent(third)
+    assert answered(first)
+    assert wire.finish(first) == b""
+    assert wire.read_exactly(third, 1) == b"x"
+    assert server.stop() == 0
+    assert server.stopped is not None
+    assert server.stopped["rejected"] == 0
+    assert server.stopped["connections"] == 3
+
+
+def test_connection_limit_rejects(start: StartServer) -> None:
+    server = start(max_connections=2, overload="reject")
+    first, second = wire.connect(server.address), wire.connect(server.address)
+    assert answered(first)
+    assert answered(second)
+    third = wire.connect(server.address)
+    third.sendall(b"x")
+    begun = time.monotonic()
+    assert wire.read_to_end(third) == b"", "an echo server sends nothing that it was not sent"
+    assert time.monotonic() - begun < 1
+    third.close()
+    assert answered(first)
+    assert wire.finish(first) == b""
+    assert wire.eventually(lambda: wire.served(server.address))
+    assert server.stop() == 0
+    assert server.stopped is not None
+    assert server.stopped["rejected"] >= 1
+    assert server.stopped["bytes_in"] == server.stopped["bytes_out"]
+
+
+def test_rejecting_many_leaves_nothing_behind(start: StartServer) -> None:
+    server = start(max_connections=1, overload="reject")
+    first = wire.connect(server.address)
+    assert answered(first)
+    before = inspection.state(server.pid)
+    for _ in range(200):
+        # Beyond the number that is seen off gently, they are reset.
+        with suppress(ConnectionResetError):
+            wire.connect(server.address)
+    crowd = [sock for sock in wire.opened if sock is not first]
+    for sock in crowd:
+        with suppress(OSError):
+            assert wire.read_to_end(sock) == b""
+    assert wire.eventually(lambda: inspection.state(server.pid) == before)
+    for sock in crowd:
+        sock.close()
+    assert answered(first)
+
+
+def test_idle_timeout(start: StartServer) -> None:
+    server = start(idle_timeout=0.6)
+    idle, lively = wire.connect(server.address), wire.connect(server.address)
+    assert answered(idle)
+    begun = time.monotonic()
+    idle.settimeout(0.05)
+    while time.monotonic() - begun < wire.patience:
+        assert answered(lively), "a connection that talks is not idle"
+        try:
+            assert idle.recv(1) == b""
+            break
+        except TimeoutError:
+            continue
+    assert 0.4 < time.monotonic() - begun < 3
+    assert answered(lively)
+    assert server.stop() == 0
+    assert server.stopped is not None
+    assert server.stopped["idle_timeouts"] == 1
+
+
+def test_write_timeout(start: StartServer) -> None:
+    server = start(write_timeout=0.5)
+    deaf = wire.connect(server.address)
+    wire.push_until_blocked(deaf, wire.content(16 << 20))
+    assert wire.eventually(lambda: _was_reset(deaf)), "nothing was read from it, and it still lives"
+    assert wire.served(server.address)
+    assert server.stop() == 0
+    assert server.stopped is not None
+    assert server.stopped["write_timeouts"] == 1
+
+
+def _was_reset(sock: socket.socket) -> bool:
+    """Ask the kernel, reading nothing: reading would make room."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in {errno.ECONNRESET, errno.EPIPE}
+
+
+def test_a_slow_reader_is_not_timed_out(start: StartServer) -> None:
+    """The write timeout is for peers that take nothing, not for those that take little."""
+    server = start(write_timeout=0.5)
+    data = wire.content(12 << 20)
+    with wire.connect(server.address, receive_buffer=65536) as slow, wire.sending(slow, data):
+        received = bytearray()
+        began = time.monotonic()
+        while len(received) < len(data):
+            piece = slow.recv(256 * 1024)
+            assert piece, "cut off"
+            received += piece
+            if time.monotonic() - began < 2:
+                time.sleep(0.05)  # being slow is what is tested
+        assert received == data
+
+
+def test_descriptors_run_out(start: StartServer) -> None:
+    server = start(max_connections=1000)
+    assert wire.served(server.address)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (64, 64))
+    clients = [wire.connect(server.address) for _ in range(100)]
+    for sock in clients:
+        sock.sendall(b"x")
+    lucky = [sock for sock in clients[:20] if wire.read_exactly(sock, 1) == b"x"]
+    assert len(lucky) == 20
+    assert cpu_share(server.pid) < 0.10, "it spins"
+    warnings = [event for event in server.log if event["event"] == "accept_paused"]
+    assert len(warnings) <= 4, "at most one line a second"
+    for sock in clients:  # those in front leave; those behind them are served, from the queue
+        assert sock in lucky or wire.read_exactly(sock, 1) == b"x"
+        assert wire.finish(sock) == b""
+        sock.close()
+    assert wire.served(server.address)
+    assert server.stop() == 0
+
+
+def test_no_thread_or_process_can_be_started(start: StartServer) -> None:
+    """Only the client that nothing could be started for is closed."""
+    server = start()
+    assert wire.served(server.address)
+    assert wire.eventually(lambda: inspection.state(server.pid).children == 0)
+    with task_limit(server.pid, spare=3):
+        clients = [wire.connect(server.address) for _ in range(8)]
+        served = [sock for sock in clients if answered(sock)]
+        assert len(served) >= 3
+        for sock in served:
+            assert answered(sock, b"still here")
+        if len(served) < len(clients):  # this backend starts something for each client
+            assert len(served) == 3
+            assert any(event["event"] == "client_refused" for event in server.log)
+            assert wire.finish(served[0]) == b""
+            served[0].close()
+            assert wire.eventually(lambda: wire.served(server.address))
+        assert server.process.poll() is None
+    for sock in clients:
+        sock.close()
+    assert wire.served(server.address)
+    assert server.stop() == 0
+    assert server.stopped is not None
+    assert (server.stopped["refused"] > 0) == (len(served) < len(clients))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to raise the limit again")
+def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer) -> None:
+    server = start(max_connections=1000)
+    assert wire.served(server.address)
+    assert wire.eventually(lambda: inspection.state(server.pid).children == 0)
+    used = {int(fd.name) for fd in Path(f"/proc/{server.pid}/fd").iterdir()}
+    lowest_free = next(fd for fd in range(1000) if fd not in used)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (lowest_free, 20000))
+    client = wire.connect(server.address)
+    client.sendall(b"x")
+    paused = wire.eventually(lambda: any(event["event"] == "accept_paused" for event in server.log))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (1000, 20000))
+    begun = time.monotonic()
+    assert wire.read_exactly(client, 1) == b"x"
+    assert paused
+    assert time.monotonic() - begun < 1.5
+
+
+def test_concurrency_is_what_the_backend_says(
+    start: StartServer, concurrency: Callable[..., int | None]
+) -> None:
+    bound = concurrency(pool_size=2)
+    if bound is None:
+        pytest.skip("holds as many as are allowed")
+    server = start(pool_size=2)
+    inside = [wire.connect(server.address) for _ in range(bound)]
+    assert all(answered(sock) for sock in inside)
+    waiting = wire.connect(server.address)
+    waiting.sendall(b"x")
+    assert silent(waiting)
+    assert server.stop() == 0
+    try:  # it was queued when the drain began, and there was no slot for it
+        assert wire.read_to_end(waiting) in {b"", b"x"}
+    except ConnectionResetError:
+        assert server.stopped is not None
+        assert server.stopped["unserved"] == 1

@@ -1,0 +1,234 @@
+"""The end of a server: nothing that was read stays unanswered, and nothing stays behind."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+
+from tests import inspection, wire
+from tests.conftest import StartServer
+
+CLIENTS = 40
+
+
+@dataclass
+class ClosedLoop:
+    """A client that asks as soon as it is answered, until the server ends the stream."""
+
+    number: int
+    address: wire.Address
+    sent: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
+    started: threading.Event = field(default_factory=threading.Event)
+    ending: str = "did not end"
+
+    def run(self) -> None:
+        turn = 0
+        with wire.connect(self.address) as sock:
+            try:
+                while True:
+                    message = b"client %d, turn %d\n" % (self.number, turn)
+                    try:
+                        sock.sendall(message)
+                    except BrokenPipeError:
+                        self.ending = "reset"
+                        return
+                    self.sent += message
+                    reply = wire.read_exactly(sock, len(message))
+                    self.received += reply
+                    if len(reply) < len(message):
+                        self.ending = "end of stream"
+                        return
+                    turn += 1
+                    self.started.set()
+            except ConnectionResetError:
+                self.ending = "reset"
+
+
+def test_sigterm_under_load(start: StartServer) -> None:
+    server = start()
+    clients = [ClosedLoop(number, server.address) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=client.run, daemon=True) for client in clients]
+    for thread in threads:
+        thread.start()
+    for client in clients:
+        assert client.started.wait(wire.patience)
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 4, "the default deadline is 8 seconds"
+    for thread in threads:
+        thread.join(wire.patience)
+    for client in clients:
+        assert client.ending == "end of stream", f"client {client.number}: {client.ending}"
+        assert client.sent.startswith(client.received), "a reply is an exact prefix"
+    assert server.stopped is not None
+    assert server.stopped["bytes_in"] == server.stopped["bytes_out"]
+    assert server.stopped["bytes_out"] == sum(len(client.received) for client in clients)
+    assert server.stopped["cut"] == server.stopped["resets"] == 0
+
+
+def test_sigterm_serves_who_was_queued(start: StartServer) -> None:
+    """A request that was in the kernel's queue when the drain began is answered."""
+    server = start()
+    assert wire.served(server.address)
+    os.kill(server.pid, signal.SIGSTOP)
+    socks = [wire.connect(server.address) for _ in range(10)]
+    for sock in socks:
+        sock.sendall(b"queued")
+    os.kill(server.pid, signal.SIGTERM)
+    os.kill(server.pid, signal.SIGCONT)
+    for sock in socks:
+        assert wire.read_to_end(sock) == b"queued"
+        sock.close()
+    assert server.wait() == 0
+
+
+def test_stream_that_never_pauses_is_ended(start: StartServer) -> None:
+    """Its sender never reaches an end of its own; what comes back is a prefix all the same."""
+    server = start()
+    data = wire.content(1 << 20)
+    sock = wire.connect(server.address)
+    sock.settimeout(wire.patience)
+    stop = threading.Event()
+
+    def flood() -> None:
+        try:
+            while not stop.is_set():
+                sock.sendall(data)
+        except OSError:
+            pass  # ended
+
+    thread = threading.Thread(target=flood, daemon=True)
+    thread.start()
+    received = 0
+    assert sock.recv(1) == data[:1]
+    received = 1
+    server.process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    try:
+        while piece := sock.recv(65536):
+            at = received % len(data)
+            expected = (data + data)[at : at + len(piece)]
+            assert piece == expected
+            received += len(piece)
+    except ConnectionResetError:
+        pass  # it kept sending for longer than a server listens after its FIN
+    stop.set()
+    assert server.wait() == 0
+    assert time.monotonic() - begun < 6
+    sock.close()
+    thread.join()
+
+
+def test_idle_peer_is_no_cut(start: StartServer) -> None:
+    server = start()
+    socks = [wire.connect(server.address) for _ in range(5)]
+    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    begun = time.monotonic()
+    assert server.stop() == 0  # although they keep their sockets open
+    assert time.monotonic() - begun < 3
+    assert all(wire.read_to_end(sock) == b"" for sock in socks)
+
+
+def test_output_owed_at_the_deadline_is_exit_4(start: StartServer) -> None:
+    server = start(drain_timeout=1)
+    deaf = wire.connect(server.address)
+    wire.push_until_blocked(deaf, wire.content(16 << 20))
+    begun = time.monotonic()
+    assert server.stop() == 4
+    assert 0.8 < time.monotonic() - begun < 5
+    assert server.stopped is not None
+    assert server.stopped["cut"] == 1
+
+
+def test_output_still_in_the_kernel_is_waited_for(start: StartServer) -> None:
+    """All was taken by the kernel, nothing by the peer: leaving now could lose it."""
+    server = start(drain_timeout=8)
+    data = wire.content(400_000)
+    with wire.connect(server.address, receive_buffer=4096) as sock:
+        sock.sendall(data)
+        assert wire.eventually(lambda: _unread(sock) > 0)
+        server.process.send_signal(signal.SIGTERM)
+        assert _listener_is_gone(server.address)
+        assert wire.read_to_end(sock) == data
+    assert server.wait() == 0
+
+
+def _unread(sock: socket.socket) -> int:
+    return len(sock.recv(1, socket.MSG_PEEK))
+
+
+def _listener_is_gone(address: wire.Address) -> bool:
+    def refused() -> bool:
+        try:
+            wire.connect(address).close()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:
+            pass
+        return False
+
+    return wire.eventually(refused)
+
+
+def test_second_signal_leaves_at_once(start: StartServer) -> None:
+    server = start(drain_timeout=30)
+    deaf = wire.connect(server.address)
+    wire.push_until_blocked(deaf, wire.content(16 << 20))
+    server.process.send_signal(signal.SIGTERM)
+    assert _listener_is_gone(server.address)
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGTERM
+    assert time.monotonic() - begun < 2
+    assert server.stopped is not None
+    assert wire.eventually(lambda: not inspection.session(server.pid))
+
+
+def test_ctrl_c_to_the_whole_group(start: StartServer) -> None:
+    server = start()
+    socks = [wire.connect(server.address) for _ in range(5)]
+    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    os.killpg(server.pid, signal.SIGINT)
+    assert all(wire.read_to_end(sock) == b"" for sock in socks)
+    for sock in socks:
+        sock.close()
+    assert server.wait() == 0
+    assert "Traceback" not in server.stderr
+    assert "KeyboardInterrupt" not in server.stderr
+
+
+def test_parent_killed_leaves_no_orphan(start: StartServer) -> None:
+    server = start()
+    socks = [wire.connect(server.address) for _ in range(5)]
+    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    server.kill()
+    assert wire.eventually(lambda: not inspection.session(server.pid))
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(server.address)
+        sock.listen()
+    for sock in socks:
+        sock.close()
+
+
+def test_restart_on_the_same_port_at_once(start: StartServer) -> None:
+    first = start()
+    socks = [wire.connect(first.address) for _ in range(5)]
+    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    assert first.stop() == 0  # it closed first: its side is in TIME_WAIT
+    second = start(port=first.port)
+    assert wire.served(second.address)
+    for sock in socks:
+        sock.close()
+
+
+def test_lifeline_ends_the_server(start: StartServer) -> None:
+    """Whoever spawned it is gone, however it went."""
+    server = start()
+    assert wire.served(server.address)
+    os.close(server._lifeline)
+    server._lifeline = -1
+    assert server.wait() == 0

@@ -1,0 +1,108 @@
+"""Servers started the hard way: with stderr broken, or with fewer rights."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import wire
+
+BIN = Path(sys.executable).parent
+
+
+def command(name: str) -> str:
+    """Return the path of an installed command."""
+    return str(BIN / name)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run an installed command to its end; the environment's ECHOSERVER_* stay out."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ECHOSERVER_")}
+    environment.update(options.pop("env", {}))
+    options = {"capture_output": True, "text": True, "timeout": 60, **options}
+    return subprocess.run([command(words[0]), *words[1:]], env=environment, check=False, **options)
+
+
+@contextmanager
+def shell(script: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a shell script whose ``"$@"`` is the installed command and its arguments; then end it."""
+    words = [command(arguments[0]), *arguments[1:]]
+    process = subprocess.Popen(["sh", "-c", script, "sh", *words], **options)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def await_listening(port: int, process: subprocess.Popen[bytes]) -> wire.Address:
+    """Wait until something accepts on `port`."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the server ended with {process.returncode}"
+        with suppress(OSError), wire.connect(("127.0.0.1", port)):
+            return ("127.0.0.1", port)
+        time.sleep(0.02)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+def terminate(process: subprocess.Popen[bytes]) -> int:
+    """SIGTERM, and the exit code."""
+    process.send_signal(signal.SIGTERM)
+    return process.wait(20)
+
+
+@contextmanager
+def task_limit(pid: int, spare: int) -> Iterator[None]:
+    """Let process `pid` have `spare` tasks (threads and processes) more than it has now.
+
+    By the pids controller of cgroup v1 or v2; the test is skipped where neither can be written.
+    """
+    group = _make_group()
+    try:
+        (group / "cgroup.procs").write_text(str(pid))
+        current = int((group / "pids.current").read_text())
+        (group / "pids.max").write_text(str(current + spare))
+        yield
+    finally:
+        (group / "pids.max").write_text("max")
+        parent = group.parent / "cgroup.procs"
+        for member in (group / "cgroup.procs").read_text().split():
+            with suppress(OSError):
+                parent.write_text(member)
+        deadline = time.monotonic() + 5
+        while group.exists() and time.monotonic() < deadline:
+            with suppress(OSError):
+                group.rmdir()
+
+
+def _make_group() -> Path:
+    name = f"echoserver-test-{os.getpid()}"
+    root = Path("/sys/fs/cgroup")
+    candidates: Sequence[Path] = [root / "pids" / name, root / name]
+    for group in candidates:
+        try:
+            if group.parent == root:
+                (root / "cgroup.subtree_control").write_text("+pids")
+            group.mkdir(exist_ok=True)
+        except OSError:
+            continue
+        if (group / "pids.max").exists():
+            return group
+    pytest.skip("the pids controller cannot be written here (needs root and cgroup v1 or v2)")

@@ -1,0 +1,125 @@
+"""A client's side of the wire, at the level at which things go wrong."""
+
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Address = tuple[str, int]
+
+# Seconds after which a reply that has not come will not come. `--patience` sets it.
+patience = 10.0
+
+# What a test opened, closed at its end whatever became of it.
+opened: list[socket.socket] = []
+
+ALL_BYTES = bytes(range(256))
+
+
+def connect(address: Address, *, receive_buffer: int | None = None) -> socket.socket:
+    """Return a connection whose waits are bounded by `patience`; the test's end closes it."""
+    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    opened.append(sock)
+    sock.settimeout(patience)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.connect(address)
+    return sock
+
+
+def read_exactly(sock: socket.socket, size: int) -> bytes:
+    """Return `size` bytes, or fewer where the stream ended before."""
+    pieces = bytearray()
+    while len(pieces) < size and (piece := sock.recv(min(size - len(pieces), 1 << 20))):
+        pieces += piece
+    return bytes(pieces)
+
+
+def read_to_end(sock: socket.socket) -> bytes:
+    """Return everything up to the peer's FIN."""
+    pieces = bytearray()
+    while piece := sock.recv(1 << 20):
+        pieces += piece
+    return bytes(pieces)
+
+
+def ask(sock: socket.socket, data: bytes) -> bytes:
+    """Send `data` and return as many bytes."""
+    sock.sendall(data)
+    return read_exactly(sock, len(data))
+
+
+def finish(sock: socket.socket) -> bytes:
+    """Half-close, and return everything up to the peer's FIN."""
+    sock.shutdown(socket.SHUT_WR)
+    return read_to_end(sock)
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with RST instead of FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def served(address: Address) -> bool:
+    """Tell whether a fresh client gets an answer, all of it, and the end."""
+    try:
+        with connect(address) as sock:
+            return ask(sock, b"SERVED?") == b"SERVED?" and finish(sock) == b""
+    except ConnectionResetError:
+        return False
+
+
+def eventually(condition: Callable[[], object], seconds: float | None = None) -> bool:
+    """Ask until `condition` holds; tell whether it ever did."""
+    deadline = time.monotonic() + (patience if seconds is None else seconds)
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    """Return `size` bytes that no other seed gives."""
+    return random.Random(seed).randbytes(size)
+
+
+@contextmanager
+def sending(sock: socket.socket, data: bytes, *, then_finish: bool = False) -> Iterator[None]:
+    """Send `data` in a thread of its own while the block reads."""
+    failed: list[OSError] = []
+
+    def send() -> None:
+        try:
+            sock.sendall(data)
+            if then_finish:
+                sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    yield
+    thread.join(patience)
+    assert not thread.is_alive(), "the server stopped reading"
+    if failed:
+        raise failed[0]
+
+
+def push_until_blocked(sock: socket.socket, data: bytes) -> int:
+    """Send without reading until nothing more is taken for a while; return how much was."""
+    sock.settimeout(0.3)
+    sent = 0
+    try:
+        while sent < len(data):
+            sent += sock.send(data[sent : sent + 65536])
+    except TimeoutError:
+        pass
+    finally:
+        sock.settimeout(patience)
+    return sent
