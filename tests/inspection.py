@@ -1,6 +1,7 @@
 """What the kernel knows about a server: /proc, from outside."""
 
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,16 @@ def state(pid: int) -> State:
         children=len(processes) - 1,
         zombies=zombies,
     )
+
+
+def settled(pid: int, seconds: float = 0.2) -> State:
+    """Return what a server holds once that has not changed for a while."""
+    last, since = state(pid), time.monotonic()
+    while time.monotonic() - since < seconds:
+        time.sleep(0.02)
+        if (now := state(pid)) != last:
+            last, since = now, time.monotonic()
+    return last
 
 
 def cpu_seconds(pid: int) -> float:

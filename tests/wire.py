@@ -90,15 +90,13 @@ def content(size: int, seed: int = 1) -> bytes:
 
 
 @contextmanager
-def sending(sock: socket.socket, data: bytes, *, then_finish: bool = False) -> Iterator[None]:
+def sending(sock: socket.socket, data: bytes) -> Iterator[None]:
     """Send `data` in a thread of its own while the block reads."""
     failed: list[OSError] = []
 
     def send() -> None:
         try:
             sock.sendall(data)
-            if then_finish:
-                sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             failed.append(error)
 
@@ -113,7 +111,7 @@ def sending(sock: socket.socket, data: bytes, *, then_finish: bool = False) -> I
 
 def push_until_blocked(sock: socket.socket, data: bytes) -> int:
     """Send without reading until nothing more is taken for a while; return how much was."""
-    sock.settimeout(0.3)
+    sock.settimeout(0.2)
     sent = 0
     try:
         while sent < len(data):

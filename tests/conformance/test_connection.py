@@ -110,8 +110,7 @@ def test_churn_leaves_nothing_behind(start: StartServer) -> None:
         return wire.eventually(lambda: inspection.state(server.pid) == quiet)
 
     assert wire.served(server.address)
-    assert wire.eventually(lambda: not inspection.state(server.pid).children)
-    quiet = inspection.state(server.pid)
+    quiet = inspection.settled(server.pid)
     cycle()
     assert back_to(quiet), f"{inspection.state(server.pid)}, was {quiet}"
     memory = inspection.rss_bytes(server.pid)

@@ -77,7 +77,7 @@ def test_rejecting_many_leaves_nothing_behind(start: StartServer) -> None:
     server = start(max_connections=1, overload="reject")
     first = wire.connect(server.address)
     assert answered(first)
-    before = inspection.state(server.pid)
+    before = inspection.settled(server.pid)
     for _ in range(200):
         # Beyond the number that is seen off gently, they are reset.
         with suppress(ConnectionResetError):
@@ -168,7 +168,7 @@ def test_no_thread_or_process_can_be_started(start: StartServer) -> None:
     """Only the client that nothing could be started for is closed."""
     server = start()
     assert wire.served(server.address)
-    assert wire.eventually(lambda: inspection.state(server.pid).children == 0)
+    inspection.settled(server.pid)
     with task_limit(server.pid, spare=3):
         clients = [wire.connect(server.address) for _ in range(8)]
         served = [sock for sock in clients if answered(sock)]
@@ -194,7 +194,7 @@ def test_no_thread_or_process_can_be_started(start: StartServer) -> None:
 def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer) -> None:
     server = start(max_connections=1000)
     assert wire.served(server.address)
-    assert wire.eventually(lambda: inspection.state(server.pid).children == 0)
+    inspection.settled(server.pid)
     used = {int(fd.name) for fd in Path(f"/proc/{server.pid}/fd").iterdir()}
     lowest_free = next(fd for fd in range(1000) if fd not in used)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (lowest_free, 20000))

@@ -1,0 +1,220 @@
+"""Backends that are wrong on purpose, one defect each: what the suite is held to account with.
+
+Each declares in `fails` the checks that must fail, and all others must pass.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import ClassVar
+
+from echoserver import Backend, Connection, Listener, Service
+from echoserver.backends.process import ProcessBackend
+from echoserver.connection import BlockingTransport, abort, undelivered
+
+
+class BrokenThreads(Backend):
+    """A thread per client, on a transport that is wrong."""
+
+    transport: ClassVar[type[BlockingTransport]] = BlockingTransport
+    fails: ClassVar[set[str]] = set()
+
+    def serve(self, listener: Listener, service: Service) -> None:
+        for connection in listener:
+            threading.Thread(target=connection.serve, args=(self.transport,), daemon=True).start()
+        service.drain()
+
+
+class _EndsWithTheInput(BlockingTransport):
+    """When the input ends, so does everything, whatever is still on its way."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._read = sock.recv
+        self.recv = self._recv  # type: ignore[assignment]
+
+    def _recv(self, size: int) -> bytes:
+        data = self._read(size)
+        if not data and undelivered(self._sock) > size:
+            abort(self._sock)
+        return data
+
+
+class NoHalfClose(BrokenThreads):
+    """Takes the peer's FIN for the end of everything."""
+
+    transport = _EndsWithTheInput
+    fails: ClassVar[set[str]] = {
+        "test_half_close_flushes_everything_then_fin[echo]",
+        "test_half_close_flushes_everything_then_fin[upper]",
+    }
+
+
+class _SendsOnce(BlockingTransport):
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.send = self._send  # type: ignore[assignment]
+
+    def _send(self, data: bytes | memoryview) -> int:
+        with suppress(BlockingIOError):
+            self._sock.send(data, socket.MSG_DONTWAIT)
+        return len(data)  # as if it had all been taken
+
+
+class SendForSendall(BrokenThreads):
+    """Believes that send takes everything, however little it took."""
+
+    transport = _SendsOnce
+    fails: ClassVar[set[str]] = {
+        "test_sizes_from_one_byte_to_16_mib[echo]",
+        "test_sizes_from_one_byte_to_16_mib[upper]",
+        "test_half_close_flushes_everything_then_fin[echo]",
+        "test_half_close_flushes_everything_then_fin[upper]",
+        "test_64_mib_at_a_peer_that_does_not_read",
+    }
+
+
+class _ClosesHard(BlockingTransport):
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._read = sock.recv
+        self.recv = self._recv  # type: ignore[assignment]
+
+    def _recv(self, size: int) -> bytes:
+        data = self._read(size)
+        if not data:
+            abort(self._sock)
+        return data
+
+
+class DropsOutputOnClose(BrokenThreads):
+    """Closes with a reset, which destroys what the kernel has not delivered."""
+
+    transport = _ClosesHard
+    fails: ClassVar[set[str]] = {
+        "test_one_byte_segments[echo]",
+        "test_one_byte_segments[upper]",
+        "test_sizes_from_one_byte_to_16_mib[echo]",
+        "test_sizes_from_one_byte_to_16_mib[upper]",
+        "test_half_close_flushes_everything_then_fin[echo]",
+        "test_half_close_flushes_everything_then_fin[upper]",
+        "test_empty_connection",
+        "test_the_end_needs_no_other_client",
+        "test_rst_mid_transfer",
+        "test_rst_before_accept",
+        "test_peer_vanishes_mid_write",
+        "test_64_mib_at_a_peer_that_does_not_read",
+        "test_no_cpu_for_idle_and_dead_peers",
+        "test_churn_leaves_nothing_behind",
+        "test_silent_client_does_not_block_another",
+        "test_no_cross_talk_among_simultaneous_senders",
+        "test_400_connections_at_once",
+    }
+
+
+class _Leaky:
+    """Passes connections on, and keeps a copy of each socket."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._kept: list[socket.socket] = []
+        self.close = listener.close
+
+    def __iter__(self) -> Iterator[Connection]:
+        for connection in self._listener:
+            self._kept.append(connection.sock.dup())
+            yield connection
+
+
+class LeaksAcceptedSocket(ProcessBackend):
+    """The parent of a fork per client keeps the client's socket: nobody sees a FIN."""
+
+    fails: ClassVar[set[str]] = DropsOutputOnClose.fails
+
+    def serve(self, listener: Listener, service: Service) -> None:
+        super().serve(_Leaky(listener), service)  # type: ignore[arg-type]
+
+
+_shared = bytearray(64 * 1024)
+
+
+class _ReadsIntoTheSharedBuffer(BlockingTransport):
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.recv = self._recv  # type: ignore[assignment]
+
+    def _recv(self, size: int) -> bytes:
+        count = self._sock.recv_into(_shared, size)
+        time.sleep(0.001)  # as any computation would
+        return bytes(_shared[:count])
+
+
+class SharedBuffer(BrokenThreads):
+    """All connections read into one buffer."""
+
+    transport = _ReadsIntoTheSharedBuffer
+    fails: ClassVar[set[str]] = {
+        "test_64_mib_at_a_peer_that_does_not_read",
+        "test_interleaved_turns",
+        "test_no_cross_talk_among_simultaneous_senders",
+        "test_400_connections_at_once",
+    }
+
+
+class _Spins(BlockingTransport):
+    """The tutorial's ``if not data: continue``."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._read = sock.recv
+        self._woken = False
+        self.recv = self._recv  # type: ignore[assignment]
+
+    def _recv(self, size: int) -> bytes:
+        while not (data := self._read(size)):
+            if self._woken:
+                raise BlockingIOError
+        return data
+
+    def wake(self) -> None:
+        self._woken = True
+        super().wake()
+
+
+class SpinsOnClosedPeer(BrokenThreads):
+    """Reads a closed connection again and again."""
+
+    transport = _Spins
+    fails: ClassVar[set[str]] = DropsOutputOnClose.fails
+
+
+class _Text(BlockingTransport):
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._read = sock.recv
+        self.recv = self._recv  # type: ignore[assignment]
+
+    def _recv(self, size: int) -> bytes:
+        return self._read(size).decode("utf-8", "replace").encode("utf-8")
+
+
+class DecodesText(BrokenThreads):
+    """Takes each read for whole characters."""
+
+    transport = _Text
+    fails: ClassVar[set[str]] = {
+        "test_all_256_byte_values[echo]",
+        "test_all_256_byte_values[upper]",
+        "test_split_utf8[echo]",
+        "test_split_utf8[upper]",
+        "test_one_byte_segments[echo]",
+        "test_one_byte_segments[upper]",
+        "test_sizes_from_one_byte_to_16_mib[echo]",
+        "test_sizes_from_one_byte_to_16_mib[upper]",
+        "test_half_close_flushes_everything_then_fin[echo]",
+        "test_half_close_flushes_everything_then_fin[upper]",
+        "test_64_mib_at_a_peer_that_does_not_read",
+        "test_no_cross_talk_among_simultaneous_senders",
+    }

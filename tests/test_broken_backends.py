@@ -1,0 +1,48 @@
+"""The conformance suite must be able to fail: each defect is caught, by the checks it breaks."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.broken import backends
+
+HERE = Path(__file__).parent
+SUITE = ["test_stream.py", "test_connection.py", "test_concurrency.py"]
+QUICK = [backends.NoHalfClose, backends.SendForSendall, backends.SharedBuffer]
+SLOW = [  # each fails many checks, and each of these waits for what does not come
+    backends.DropsOutputOnClose,
+    backends.LeaksAcceptedSocket,
+    backends.SpinsOnClosedPeer,
+    backends.DecodesText,
+]
+BROKEN = [*QUICK, *(pytest.param(broken, marks=pytest.mark.slow) for broken in SLOW)]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("broken", BROKEN, ids=[broken.__name__ for broken in QUICK + SLOW])
+def test_a_defect_fails_exactly_its_checks(broken: type[backends.BrokenThreads]) -> None:
+    name = broken.__name__
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"),
+            *("--tb=no", "-rfE", "--patience=2", f"--backend={HERE}/broken/backends.py:{name}"),
+            *(str(HERE / "conformance" / file) for file in SUITE),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        cwd=HERE.parent,
+    )
+    assert result.returncode in {0, 1}, result.stdout + result.stderr
+    failed = re.findall(r"^(?:FAILED|ERROR) \S*::(\w+)(\[\S+\])", result.stdout, re.MULTILINE)
+    assert {check + variant(which) for check, which in failed} == broken.fails
+
+
+def variant(parameters: str) -> str:
+    """Keep the handler of ``[Backend-handler]``."""
+    names = parameters[1:-1].split("-")[1:]
+    return f"[{'-'.join(names)}]" if names else ""
