@@ -47,7 +47,7 @@ def test_rst_before_accept(server: SpawnedServer) -> None:
 
 def test_peer_vanishes_mid_write(server: SpawnedServer) -> None:
     for _ in range(5):
-        sock = wire.connect(server.address)
+        sock = wire.connect(server.address, receive_buffer=65536)
         wire.push_until_blocked(sock, wire.content(8 * MIB))
         sock.close()  # with megabytes unread: the kernel resets the connection
     assert wire.served(server.address)
@@ -55,7 +55,10 @@ def test_peer_vanishes_mid_write(server: SpawnedServer) -> None:
 
 def test_64_mib_at_a_peer_that_does_not_read(server: SpawnedServer) -> None:
     data = wire.content(64 * MIB)
-    with wire.connect(server.address) as greedy, wire.connect(server.address) as other:
+    with (
+        wire.connect(server.address, receive_buffer=65536) as greedy,
+        wire.connect(server.address) as other,
+    ):
         assert wire.ask(greedy, b"1") == b"1"
         assert wire.ask(other, b"2") == b"2"
         before = inspection.rss_bytes(server.pid)
@@ -70,7 +73,7 @@ def test_64_mib_at_a_peer_that_does_not_read(server: SpawnedServer) -> None:
 
 def test_no_cpu_for_idle_and_dead_peers(server: SpawnedServer) -> None:
     idle = [wire.connect(server.address) for _ in range(10)]
-    deaf = [wire.connect(server.address) for _ in range(3)]
+    deaf = [wire.connect(server.address, receive_buffer=65536) for _ in range(3)]
     for sock in idle:
         assert wire.ask(sock, b"x") == b"x"
     for sock in deaf:

@@ -114,7 +114,7 @@ def test_idle_timeout(start: StartServer) -> None:
 
 def test_write_timeout(start: StartServer) -> None:
     server = start(write_timeout=0.5)
-    deaf = wire.connect(server.address)
+    deaf = wire.connect(server.address, receive_buffer=65536)
     wire.push_until_blocked(deaf, wire.content(16 << 20))
     assert wire.eventually(lambda: _was_reset(deaf)), "nothing was read from it, and it still lives"
     assert wire.served(server.address)

@@ -134,7 +134,7 @@ def test_idle_peer_is_no_cut(start: StartServer) -> None:
 
 def test_output_owed_at_the_deadline_is_exit_4(start: StartServer) -> None:
     server = start(drain_timeout=1)
-    deaf = wire.connect(server.address)
+    deaf = wire.connect(server.address, receive_buffer=65536)
     wire.push_until_blocked(deaf, wire.content(16 << 20))
     begun = time.monotonic()
     assert server.stop() == 4
@@ -175,7 +175,7 @@ def _listener_is_gone(address: wire.Address) -> bool:
 
 def test_second_signal_leaves_at_once(start: StartServer) -> None:
     server = start(drain_timeout=30)
-    deaf = wire.connect(server.address)
+    deaf = wire.connect(server.address, receive_buffer=65536)
     wire.push_until_blocked(deaf, wire.content(16 << 20))
     server.process.send_signal(signal.SIGTERM)
     assert _listener_is_gone(server.address)

@@ -72,7 +72,7 @@ def test_sizes_from_one_byte_to_16_mib(
     address: wire.Address, answer: Callable[[bytes], bytes]
 ) -> None:
     sizes = [1, 2, 1023, 1024, 1025, 65535, 65536, 65537, MIB]
-    with wire.connect(address) as sock:
+    with wire.connect(address, receive_buffer=65536) as sock:
         for size in sizes:
             data = wire.content(size, seed=size)
             with wire.sending(sock, data):
@@ -88,6 +88,6 @@ def test_half_close_flushes_everything_then_fin(
     address: wire.Address, answer: Callable[[bytes], bytes]
 ) -> None:
     data = wire.content(16 * MIB)
-    with wire.connect(address) as sock:
+    with wire.connect(address, receive_buffer=16384) as sock:  # slower than any server
         sent = wire.push_until_blocked(sock, data)
         assert wire.finish(sock) == answer(data[:sent])
