@@ -43,7 +43,7 @@ class Content:
         self.size = size
         self._answer = answer
         self._same = answer is bytes
-        self._has_header = size >= _HEADER_SIZE
+        self._has_header = size >= _HEADER_SIZE + _FINGERPRINT
         stream = random.Random(f"{seed}:{connection}")
         self._own = stream.randbytes(size - _HEADER_SIZE if self._has_header else _STREAM_SIZE)
         self._own_answer = answer(self._own)

@@ -1,0 +1,50 @@
+"""A server that does one thing wrong, on command, so that a client can be seen to notice."""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from tests.wire import Address
+
+# Given what a connection sent, and the connection's number, returns what to answer;
+# None: end the connection instead.
+Answer = Callable[[bytes, int], bytes | None]
+
+
+@contextmanager
+def server(answer: Answer, *, hard: bool = False) -> Iterator[Address]:
+    """Serve with `answer`; `hard` ends connections with a reset instead of a FIN."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    socks: list[socket.socket] = []
+
+    def converse(sock: socket.socket, number: int) -> None:
+        with suppress(OSError):
+            while data := sock.recv(65536):
+                reply = answer(data, number)
+                if reply is None:
+                    if hard:
+                        no_linger = struct.pack("ii", 1, 0)
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+                    break
+                sock.sendall(reply)
+            sock.close()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                socks.append(sock)
+                threading.Thread(target=converse, args=(sock, len(socks)), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for sock in socks:
+            sock.close()

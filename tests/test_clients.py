@@ -1,0 +1,263 @@
+"""The programs that talk to a server: echoclient, and the library client."""
+
+import os
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import echoserver
+from clients import EchoClient, ShortReplyError
+from clients.address import format_address, parse_address
+from clients.interactive import printable
+from tests import wire
+from tests.launching import command, free_port, run
+from tests.misbehaving import server as misbehaving
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:80", ("127.0.0.1", 80)),
+        ("localhost:80", ("localhost", 80)),
+        (":80", ("127.0.0.1", 80)),
+        ("[::1]:80", ("::1", 80)),
+    ],
+)
+def test_addresses(text: str, address: wire.Address) -> None:
+    assert parse_address(text) == address
+    assert parse_address(format_address(*address)) == address
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", "host:0", "host:65536", "::1", "a:b", "h:²"])
+def test_no_addresses(text: str) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|brackets"):
+        parse_address(text)
+
+
+# -- the library client ------------------------------------------------------------------------
+
+
+def test_library_client(echo_server: echoserver.SpawnedServer) -> None:
+    with EchoClient(*echo_server.address) as client:
+        assert client.echo(b"") == b""
+        assert client.echo(wire.ALL_BYTES) == wire.ALL_BYTES
+        big = wire.content(20 << 20)  # more than all buffers hold
+        assert client.echo(big) == big
+        client.sock.sendall(b"the rest")
+        assert client.finish() == b"the rest"
+
+
+def test_library_client_notices_a_short_reply() -> None:
+    with misbehaving(lambda data, _: data[:-2] if len(data) > 2 else None) as address:
+        with (
+            EchoClient(*address, timeout=0.3) as client,
+            pytest.raises(TimeoutError, match="4 of 6"),
+        ):
+            client.echo(b"abcdef")
+        with (
+            EchoClient(*address) as client,
+            pytest.raises(ShortReplyError, match="0 of 1") as short,
+        ):
+            client.echo(b"a")
+        assert (short.value.reply, short.value.owed) == (b"", 1)
+
+
+# -- echoclient in a pipe ----------------------------------------------------------------------
+
+
+def test_pipe(echo_server: echoserver.SpawnedServer) -> None:
+    address = format_address(*echo_server.address)
+    assert run("echoclient", address, input="hi").stdout == "hi"
+    assert run("echoclient", address, input="").stdout == ""
+    assert run("echoclient", address, input="q\n").stdout == "q\n"
+
+
+def test_pipe_of_many_bytes(echo_server: echoserver.SpawnedServer) -> None:
+    data = wire.content(30 << 20)
+    result = run("echoclient", format_address(*echo_server.address), input=data, text=False)
+    assert result.returncode == 0
+    assert result.stdout == data  # type: ignore[comparison-overlap]
+
+
+def test_pipe_into_a_reader_that_has_enough(echo_server: echoserver.SpawnedServer) -> None:
+    where = format_address(*echo_server.address)
+    result = subprocess.run(
+        [
+            "sh",
+            "-c",
+            'head -c 5000000 /dev/zero | "$0" "$1" | head -c 3',
+            command("echoclient"),
+            where,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.stdout == "\0\0\0"
+    assert result.stderr == ""
+
+
+def test_pipe_with_the_server_gone_first() -> None:
+    with misbehaving(lambda _data, _: None, hard=True) as address:
+        result = run("echoclient", format_address(*address), input="hi")
+    assert result.returncode == 1
+    assert "connection was broken" in result.stderr
+
+
+def test_no_server() -> None:
+    result = run("echoclient", f"127.0.0.1:{free_port()}", input="hi")
+    assert result.returncode == 1
+    assert "is the server running?" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+# -- echoclient --ping ---------------------------------------------------------------------------
+
+
+def test_ping(handler: str) -> None:
+    with echoserver.spawn(handler=handler) as server:
+        result = run("echoclient", "--ping", format_address(*server.address))
+        assert result.returncode == 0
+        assert " ms" in result.stdout
+        for host in ("127.0.0.1", "0.0.0.0"):
+            followed = run(
+                *("echoclient", "--ping"),
+                env={"ECHOSERVER_HOST": host, "ECHOSERVER_PORT": str(server.port)},
+            )
+            assert followed.returncode == 0, followed.stderr
+
+
+def test_ping_follows_the_configuration_file(
+    echo_server: echoserver.SpawnedServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(f"port = {echo_server.port}\n")
+    assert run("echoclient", "--ping", env={"ECHOSERVER_CONFIG": str(file)}).returncode == 0
+
+
+def test_ping_of_port_0_is_a_usage_error() -> None:
+    result = run("echoclient", "--ping", env={"ECHOSERVER_PORT": "0"})
+    assert result.returncode == 2
+    assert "ECHOSERVER_PORT is 0" in result.stderr
+
+
+def test_ping_of_no_echo_server() -> None:
+    with misbehaving(lambda data, _: data[::-1]) as address:
+        wrong = run("echoclient", "--ping", format_address(*address))
+    assert wrong.returncode == 1
+    assert "is not an echo server" in wrong.stderr
+    with misbehaving(lambda _data, _: b"") as address:
+        mute = run("echoclient", "--ping", "--timeout", "300ms", format_address(*address))
+    assert mute.returncode == 1
+    assert "did not answer" in mute.stderr
+
+
+# -- echoclient at a terminal --------------------------------------------------------------------
+
+
+class Terminal:
+    """A person at a terminal, typing into a command."""
+
+    def __init__(self, *words: str) -> None:
+        self._leader, follower = os.openpty()
+        self.process = subprocess.Popen(
+            [command(words[0]), *words[1:]],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        os.close(follower)
+        self._shown = b""
+
+    def type(self, text: str | bytes) -> None:
+        os.write(self._leader, text.encode() if isinstance(text, str) else text)
+
+    def read_until(self, text: str) -> str:
+        """Return what is shown up to and including `text`."""
+        deadline = time.monotonic() + wire.patience
+        while (wanted := text.encode()) not in self._shown:
+            assert time.monotonic() < deadline, self._shown
+            if select.select([self._leader], [], [], 0.1)[0]:
+                try:
+                    self._shown += os.read(self._leader, 4096)
+                except OSError:
+                    raise AssertionError(f"{text!r} was not shown: {self._shown!r}") from None
+        end = self._shown.index(wanted) + len(wanted)
+        shown, self._shown = self._shown[:end], self._shown[end:]
+        return shown.decode(errors="replace")
+
+    def close(self) -> int:
+        code = self.process.wait(10)
+        os.close(self._leader)
+        return code
+
+
+def test_conversation_at_a_terminal(echo_server: echoserver.SpawnedServer) -> None:
+    terminal = Terminal("echoclient", format_address(*echo_server.address))
+    terminal.read_until("Connected to 127.0.0.1")
+    terminal.read_until("> ")
+    for typed in ("hello", "žluťoučký kůň 😀", "x" * 3000):
+        terminal.type(typed + "\r")
+        terminal.read_until("\n")  # what was typed, as the terminal shows it
+        assert terminal.read_until("\r\n> ").strip("> \r\n").endswith(typed[-40:])
+    terminal.type("\r")  # an empty line is answered by an empty line, not waited for
+    terminal.read_until("> ")
+    terminal.type("q\r")
+    assert terminal.close() == 0
+
+
+def test_line_editing_and_history(echo_server: echoserver.SpawnedServer) -> None:
+    pytest.importorskip("readline")
+    terminal = Terminal("echoclient", format_address(*echo_server.address))
+    terminal.read_until("> ")
+    terminal.type("hellp\x7fo\r")  # a correction
+    terminal.read_until("\r\nhello\r\n")
+    terminal.read_until("> ")
+    terminal.type("\x1b[A\r")  # the arrow up: the line before
+    terminal.read_until("\r\nhello\r\n")
+    terminal.type("\x04")
+    assert terminal.close() == 0
+
+
+def test_ctrl_d_quits(echo_server: echoserver.SpawnedServer) -> None:
+    terminal = Terminal("echoclient", format_address(*echo_server.address))
+    terminal.read_until("> ")
+    terminal.type("\x04")
+    assert terminal.close() == 0
+
+
+def test_ctrl_c_quits_quietly(echo_server: echoserver.SpawnedServer) -> None:
+    terminal = Terminal("echoclient", format_address(*echo_server.address))
+    terminal.read_until("> ")
+    os.kill(terminal.process.pid, 2)
+    assert terminal.close() == 130
+
+
+def test_server_that_ends_is_noticed() -> None:
+    with misbehaving(lambda _data, _: None) as address:
+        terminal = Terminal("echoclient", format_address(*address))
+        terminal.read_until("> ")
+        terminal.type("hello\r")
+        terminal.read_until("The server closed the connection.")
+        assert terminal.close() == 1
+
+
+def test_reply_in_pieces_is_shown_whole() -> None:
+    with echoserver.spawn(handler="upper") as server:
+        terminal = Terminal("echoclient", format_address(*server.address))
+        terminal.read_until("> ")
+        terminal.type("several words\r")
+        terminal.read_until("SEVERAL WORDS\r\n")
+        terminal.type("q\r")
+        assert terminal.close() == 0
+
+
+def test_a_reply_cannot_command_the_terminal() -> None:
+    assert printable(b"\x1b[2Jgone\x07\xff") == "\\x1b[2Jgone\\x07\\xff"
+    assert printable("tab\tünïcode\n".encode()) == "tab\tünïcode\n"

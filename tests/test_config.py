@@ -1,0 +1,160 @@
+"""Where settings come from, and what is said when one is wrong."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import echoserver
+from echoserver.config import option_name, settings
+from echoserver.units import parse_duration
+from tests import wire
+from tests.launching import command, run
+
+
+def test_order_option_environment_file_default(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('port = 1001\nbackend = "pool"\npool-size = 3\nhandler = "upper"\n')
+    environment = {"ECHOSERVER_PORT": "1002", "ECHOSERVER_BACKEND": "gevent"}
+    config = echoserver.load_config({"port": "1003"}, environment, file)
+    assert (config.port, config.source("port")) == (1003, "--port")
+    assert (config.backend, config.source("backend")) == ("gevent", "ECHOSERVER_BACKEND")
+    assert (config.pool_size, config.source("pool_size")) == (3, f"{file}: pool-size")
+    assert config.handler == "upper"
+    assert (config.host, config.source("host")) == ("127.0.0.1", "the default --host")
+
+
+def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
+    values: dict[str, str] = {
+        "backend": "gevent",
+        "handler": "upper",
+        "host": "::1",
+        "port": "7",
+        "backlog": "7",
+        "pool_size": "7",
+        "max_connections": "7",
+        "overload": "reject",
+        "idle_timeout": "7.5",
+        "write_timeout": "7.5",
+        "drain_timeout": "7.5",
+        "log_level": "error",
+        "log_format": "console",
+    }
+    assert set(values) == {s.name for s in settings() if not s.metadata.get("hidden")}
+    environment = {f"ECHOSERVER_{name.upper()}": value for name, value in values.items()}
+    file = tmp_path / "all.toml"
+    file.write_text(
+        "\n".join(
+            f"{option_name(name)[2:]} = {value if value[0].isdigit() else repr(value)}"
+            for name, value in values.items()
+        )
+    )
+    from_environment = echoserver.load_config(environment=environment)
+    from_file = echoserver.load_config(environment={"ECHOSERVER_CONFIG": str(file)})
+    assert from_environment == from_file
+    assert from_file != echoserver.Config()
+    for name, value in values.items():
+        assert str(getattr(from_file, name)) == value
+
+
+def test_empty_variable_is_no_setting() -> None:
+    assert echoserver.load_config(environment={"ECHOSERVER_PORT": ""}).port == 9999
+
+
+def test_kubernetes_service_variable_is_ignored_with_a_warning() -> None:
+    environment = {
+        "ECHOSERVER_PORT": "tcp://10.0.0.1:9999",
+        "ECHOSERVER_SERVICE_HOST": "10.0.0.1",
+        "ECHOSERVER_PORT_9999_TCP": "tcp://10.0.0.1:9999",
+    }
+    config = echoserver.load_config(environment=environment)
+    assert config.port == 9999
+    assert "Kubernetes" in config.warnings[0]
+
+
+def test_the_warning_is_logged() -> None:
+    process = subprocess.Popen(
+        [command("echoserver"), "--host", "::1", "--log-format", "json"],
+        env={**os.environ, "ECHOSERVER_PORT": "tcp://10.0.0.1:9999"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr as log:
+        events = [json.loads(log.readline()) for _ in range(2)]
+        process.terminate()
+        assert process.wait(10) == 0
+    assert {event["event"] for event in events} == {"setting_ignored", "listening"}
+    assert "ECHOSERVER_PORT" in next(e["reason"] for e in events if "reason" in e)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("port = '80'", "port must be a whole number, not the text"),
+        ("port = 99999", "port must be a whole number from 0 to 65535, not 99999"),
+        ("port = true", "port must be a whole number from 0 to 65535, not True"),
+        ("port = 80.5", "port must be"),
+        ("backend = 1", "backend must be a text"),
+        ("idle-timeout = true", "idle-timeout must be"),
+        ("idle-timeout = []", "idle-timeout must be"),
+        ("prot = 1", "unknown setting 'prot'; did you mean 'port'?"),
+        ("lifeline = 3", "unknown setting 'lifeline'"),
+        ("[server]\nport = 1", "unknown setting 'server'"),
+        ("pool-size = 1\npool_size = 2", "set twice"),
+        ("port = ", "is not valid TOML"),
+    ],
+)
+def test_a_mistyped_file_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(text)
+    result = run("echoserver", "--config", str(file))
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert str(file) in result.stderr
+    assert says in result.stderr
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(echoserver.ConfigError, match="not UTF-8"):
+        echoserver.load_config(environment={}, file=file)
+    with pytest.raises(echoserver.ConfigError, match="Is a directory"):
+        echoserver.load_config(environment={}, file=tmp_path)
+
+
+def test_variables_are_named() -> None:
+    with pytest.raises(echoserver.ConfigError, match=r"^ECHOSERVER_BACKLOG must be .*'many'$"):
+        echoserver.load_config(environment={"ECHOSERVER_BACKLOG": "many"})
+
+
+def test_pool_size_in_the_environment_contradicts_nothing() -> None:
+    """Only beside --backend is it a mistake: a file may hold settings for several backends."""
+    config = echoserver.load_config(environment={"ECHOSERVER_POOL_SIZE": "3"})
+    echoserver.EchoServer(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("5", 5), ("2.5", 2.5), (".5", 0.5), (3, 3), (0, 0)),
+        *(("10us", 1e-5), ("500ms", 0.5), ("5s", 5), ("2m", 120), ("1h", 3600)),
+    ],
+)
+def test_durations(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1", "1e9", "5 days", "nan", "inf", "٣", float("nan")])
+def test_no_durations(text: str | float) -> None:
+    with pytest.raises(ValueError, match="500ms"):
+        parse_duration(text)
+
+
+def test_zero_turns_a_timeout_off() -> None:
+    with echoserver.spawn(idle_timeout=0, write_timeout=0, drain_timeout=0) as server:
+        assert wire.served(server.address)
+    assert server.process.returncode == 0

@@ -1,0 +1,417 @@
+"""The load tester: what it measures is real, and what is wrong does not pass."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import echoserver
+from clients.address import format_address
+from clients.content import Content, diagnose
+from clients.threads import ThreadLoad, Workload
+from loadtest.statistics import percentiles
+from tests import inspection, wire
+from tests.launching import command, free_port, run
+from tests.misbehaving import Answer
+from tests.misbehaving import server as misbehaving
+
+
+def load(address: wire.Address, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return run("echoload", "run", format_address(*address), *words, **options)
+
+
+def one_result(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text())
+    assert document["schema"] == "echoload/1"
+    (result,) = document["results"]
+    assert isinstance(result, dict)
+    return result
+
+
+# -- content -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 5, 21, 26, 27, 64, 5000])
+def test_content_is_the_connections_own(size: int) -> None:
+    one, two = Content(1, 1, size), Content(1, 2, size)
+    messages = [one.message(number)[0] for number in range(50)]
+    assert all(len(message) == size for message in messages)
+    assert messages == [Content(1, 1, size).message(number)[0] for number in range(50)]
+    assert b"".join(messages) != b"".join(two.message(number)[0] for number in range(50))
+    assert b"".join(messages) != b"".join(Content(2, 1, size).message(n)[0] for n in range(50))
+
+
+def test_content_for_upper() -> None:
+    for size in (8, 64, 3000):
+        content = Content(1, 7, size, bytes.upper)
+        for number in range(20):
+            message, expected = content.message(number)
+            assert expected == message.upper()
+            assert len(message) == size
+        assert any(Content(1, 7, size, bytes.upper).message(0)[0] != b for b in (expected,))
+
+
+@pytest.mark.parametrize("size", [12, 64, 4000])
+def test_diagnosis_names_the_owner(size: int) -> None:
+    contents = [Content(1, number, size) for number in range(10)]
+    mine, expected = contents[3].message(5)
+    theirs = contents[7].message(5)[0]
+    found = diagnose(contents[3], 5, theirs, expected, contents.__getitem__, 10)
+    assert found.kind == "foreign"
+    assert "connection 7's" in found.explanation
+    damaged = mine[:-1] + bytes([mine[-1] ^ 1])
+    found = diagnose(contents[3], 5, damaged, expected, contents.__getitem__, 10)
+    assert found.kind == "mismatch"
+    assert f"byte {size - 1}" in found.explanation
+    if size > 60:  # an older message of one's own is wrong, and not foreign
+        stale = contents[3].message(4)[0]
+        assert (
+            diagnose(contents[3], 5, stale, expected, contents.__getitem__, 10).kind == "mismatch"
+        )
+
+
+def test_percentiles() -> None:
+    assert percentiles(Counter()) == dict.fromkeys(["p50", "p90", "p99", "p999", "max"])
+    hundred = Counter(range(1, 101))
+    assert percentiles(hundred) == {"p50": 50, "p90": 90, "p99": 99, "p999": 100, "max": 100}
+    assert percentiles(Counter({5: 999, 7: 1}))["p999"] == 5
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+def test_run_for_a_time(echo_server: echoserver.SpawnedServer, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    result = load(echo_server.address, "-c", "20", "-d", "500ms", "--json", str(file))
+    assert result.returncode == 0, result.stderr
+    assert format_address(*echo_server.address) in result.stdout
+    found = one_result(file)
+    assert found["target"] == format_address(*echo_server.address)
+    assert found["backend"] is None
+    assert found["connections"] == found["connections_served"] == 20
+    assert found["errors"] == {}
+    assert found["verified"] > 100
+    assert found["throughput"]["median"] == pytest.approx(found["verified"] / 0.5, rel=0.1)
+    assert found["throughput"]["rounds"] == [found["throughput"]["median"]]
+    latency = found["latency_us"]
+    assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p999"]
+    assert latency["p999"] <= latency["max"] < 1e6
+    assert found["server"]["cpu_us_per_message"] is None
+    assert found["client"]["cpu_percent"] > 0
+    environment = json.loads(file.read_text())["environment"]
+    assert {"interpreter", "kernel", "cpus", "affinity", "limits", "versions", "command"} <= set(
+        environment
+    )
+    assert environment["interpreter"]["gil"] in {True, False}
+    assert "echoload run" in environment["command"]
+
+
+@pytest.mark.parametrize(("connections", "messages"), [(10, 1003), (10, 7), (1, 1)])
+def test_run_for_a_number_of_messages(
+    echo_server: echoserver.SpawnedServer, tmp_path: Path, connections: int, messages: int
+) -> None:
+    file = tmp_path / "out.json"
+    words = ["-c", str(connections), "-n", str(messages), "--json", str(file)]
+    assert load(echo_server.address, *words).returncode == 0
+    found = one_result(file)
+    assert found["verified"] == messages
+    assert found["connections_served"] == min(connections, messages)
+    echo_server.stop()
+    assert echo_server.stopped is not None
+    assert echo_server.stopped["bytes_in"] == 64 * messages
+
+
+@pytest.mark.parametrize("size", ["1", "19", "70000", "3000000"])
+def test_run_with_messages_of_any_size(
+    echo_server: echoserver.SpawnedServer, tmp_path: Path, size: str
+) -> None:
+    file = tmp_path / "out.json"
+    words = ["-c", "3", "-n", "9", "--size", size, "--json", str(file)]
+    assert load(echo_server.address, *words).returncode == 0
+    assert one_result(file)["verified"] == 9
+
+
+def test_run_against_upper(tmp_path: Path) -> None:
+    with echoserver.spawn(handler="upper") as server:
+        right = load(server.address, "-c", "3", "-n", "9", "--handler", "upper")
+        assert right.returncode == 0
+        wrong = load(server.address, "-c", "3", "-n", "9")
+    assert wrong.returncode == 4
+    assert "mismatch 3" in wrong.stdout
+
+
+def test_a_pool_starves_and_the_table_shows_it(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    with echoserver.spawn(backend="pool", pool_size=4) as server:
+        result = load(server.address, "-c", "10", "-d", "500ms", "--json", str(file))
+        assert result.returncode == 0, "starving is the model's nature, not an error"
+        found = one_result(file)
+        assert found["connections_served"] == 4
+        assert found["starved"] == 6
+        assert found["errors"] == {}
+        assert "4 of 10" in result.stdout
+        assert "6 of 10 connections never got a reply" in result.stdout
+        # With a number of messages each, whoever is done makes room: nobody starves.
+        assert load(server.address, "-c", "10", "-n", "50", "--json", str(file)).returncode == 0
+        assert one_result(file)["connections_served"] == 10
+
+
+def once(wrong: Answer) -> Answer:
+    """Answer every connection right, but do `wrong` with connection 2's third message."""
+    seen: Counter[int] = Counter()
+
+    def answer(data: bytes, number: int) -> bytes | None:
+        seen[number] += 1
+        return wrong(data, number) if number == 2 and seen[number] == 3 else data
+
+    return answer
+
+
+def corrupted(data: bytes, _number: int) -> bytes:
+    return data[:40] + bytes([data[40] ^ 0x20]) + data[41:]
+
+
+def other_connections(data: bytes, _number: int) -> bytes:
+    owner = (int(data[:4], 16) + 1) % 5
+    return Content(1, owner, len(data)).message(int(data[5:13], 16))[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "hard", "code"),
+    [
+        ("mismatch", corrupted, False, 4),
+        ("foreign", other_connections, False, 4),
+        ("short", lambda data, _: None, False, 0),
+        ("reset", lambda data, _: None, True, 0),
+        ("timeout", lambda data, _: b"", False, 0),
+    ],
+)
+def test_each_kind_of_error_is_counted_once(
+    kind: str, wrong: Answer, *, hard: bool, code: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.json"
+    with misbehaving(once(wrong), hard=hard) as address:
+        result = load(
+            address, "-c", "5", "-n", "100", "--timeout", "1s", "--seed", "1", "--json", str(file)
+        )
+    found = one_result(file)
+    assert found["errors"] == {kind: 1}
+    assert result.returncode == code
+    assert found["verified"] == 4 * 20 + 2
+    assert kind in found["first_errors"]
+    if kind == "mismatch":
+        assert "message 2, byte 40" in found["first_errors"][kind]
+
+
+def test_a_greeting_is_no_echo() -> None:
+    with misbehaving(lambda data, _: data + b"!") as address:
+        assert load(address, "-c", "1", "-n", "1").returncode == 4
+
+
+def test_nothing_verified_is_a_failure(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    refused = load(("127.0.0.1", free_port()), "-c", "3", "-d", "200ms", "--json", str(file))
+    assert refused.returncode == 4
+    assert one_result(file)["errors"] == {"refused": 3}
+    with misbehaving(lambda _data, _: b"") as address:
+        silent = load(address, "-c", "3", "-d", "200ms", "--json", str(file))
+    assert silent.returncode == 4
+    assert "nothing was verified" in silent.stdout
+    found = one_result(file)
+    assert found["errors"] == {}
+    assert (found["starved"], found["verified"], found["connections_served"]) == (3, 0, 0)
+    assert found["latency_us"]["p50"] is None
+
+
+def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.SpawnedServer) -> None:
+    """400 real threads in one process, none of which sends before the last has connected."""
+    host, port = echo_server.address
+    run_ = ThreadLoad(Workload(host, port, connections=400, duration=0.3))
+    assert run_.connect() == 400
+    assert threading.active_count() >= 400
+    assert wire.eventually(lambda: inspection.state(echo_server.pid).threads == 401)
+    used = inspection.cpu_seconds(echo_server.pid)
+    time.sleep(0.2)  # in which they must be silent
+    assert inspection.cpu_seconds(echo_server.pid) - used < 0.05
+    run_.start()
+    run_.wait()
+    result = run_.finish()
+    assert result.served == 400
+    assert result.verified == result.latencies_us.total()
+    assert not result.errors
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "nowhere"], "HOST:PORT"),
+        (["run", "127.0.0.1:1", "-d", "1s", "-n", "5"], "contradict"),
+        (["run", "127.0.0.1:1", "-d", "soon"], "500ms"),
+        (["run", "127.0.0.1:1", "-d", "0"], "more than 0"),
+        (["run", "127.0.0.1:1", "-c", "0"], "-c"),
+        (["run", "127.0.0.1:1", "--json", "/no/such/folder/x.json"], "/no/such/folder"),
+        (["compare", "--backends", "thraed"], "did you mean 'thread'"),
+        (["compare", "--backends", ","], "names no backend"),
+        (["compare", "--rounds", "0"], "--rounds"),
+        (["compare", "--pin", "no"], "--pin"),
+        (["explode"], "explode"),
+    ],
+)
+def test_usage_errors_are_one_sentence(words: list[str], says: str) -> None:
+    result = run("echoload", *words)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_name_that_does_not_resolve() -> None:
+    result = run("echoload", "run", "host.invalid:1")
+    assert result.returncode == 1
+    assert "host.invalid" in result.stderr
+
+
+def test_more_connections_than_descriptors() -> None:
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -n 100; exec "$0" run 127.0.0.1:1 -c 400', command("echoload")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert result.returncode == 1
+    assert "ulimit -Hn" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+# -- compare -------------------------------------------------------------------------------------
+
+
+def test_compare_all(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    result = run(
+        *("echoload", "compare", "-c", "100", "-d", "300ms", "--rounds", "2"),
+        *("--json", str(file)),
+    )
+    assert result.returncode == 0, result.stderr
+    document = json.loads(file.read_text())
+    by_name = {found["target"]: found for found in document["results"]}
+    assert list(by_name) == ["process", "thread", "pool", "gevent"]
+    for name, found in by_name.items():
+        assert found["backend"] == name
+        assert found["handler"] == "echo"
+        assert found["errors"] == {}
+        assert found["verified"] > 0
+        rates = found["throughput"]
+        assert len(rates["rounds"]) == 2
+        assert rates["min"] <= rates["median"] <= rates["max"]
+        assert 1 < found["server"]["cpu_us_per_message"] < 1000
+        assert found["server"]["peak_rss_bytes"] > 5e6
+        assert isinstance(found["client_limited"], bool)
+        assert name in result.stdout
+    assert by_name["process"]["server"]["processes"] == 101
+    assert by_name["thread"]["server"]["threads"] == 101
+    assert by_name["pool"]["connections_served"] == 64
+    assert by_name["pool"]["starved"] == 36
+    assert by_name["gevent"]["server"]["threads"] <= 2
+    assert by_name["gevent"]["connections_served"] == 100
+    # Progress, one line a round where there is no terminal, with the time left.
+    assert re.search(r"^round 8/8 .* left$", result.stderr, re.MULTILINE)
+    if len(document["environment"]["affinity"]) > 1:
+        pinning = document["environment"]["pinning"]
+        assert not set(pinning["server"]) & set(pinning["client"])
+
+
+def test_compare_plugins_and_upper(tmp_path: Path) -> None:
+    plugin = "tests/broken/backends.py:BrokenThreads"  # whose transport is the right one
+    words = ["-c", "4", "-d", "200ms", "--rounds", "1", "--handler", "upper", "--pin", "off"]
+    result = run("echoload", "compare", "--backends", f"{plugin},thread", *words)
+    assert result.returncode == 0, result.stderr
+    assert "BrokenThreads" in result.stdout
+
+
+def test_compare_finds_cross_talk() -> None:
+    plugin = "tests/broken/backends.py:SharedBuffer"
+    result = run(
+        *("echoload", "compare", "--backends", plugin, "-c", "20"),
+        *("-d", "500ms", "--rounds", "1"),
+    )
+    assert result.returncode == 4
+    assert "foreign" in result.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [
+            *(command("echoload"), "compare", "-c", "20", "-d", "400ms", "--rounds", "50"),
+            *("--backends", "thread,process", "--json", str(file)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    seen = [process.stderr.readline() for _ in range(3)]
+    assert seen[2].startswith("round 3/100")
+    process.send_signal(number)
+    out, error = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "messages/s" in out
+    assert "thread" in out
+    assert "Traceback" not in error
+    assert json.loads(file.read_text())["results"]
+    assert wire.eventually(lambda: not inspection.session(process.pid))
+    assert not servers_of(process.pid)
+
+
+def servers_of(pid: int) -> list[int]:
+    """Return processes that were started for the (ended) process `pid`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"--lifeline" in words and (entry / "stat").read_text().split()[3] == "1":
+                found.append(int(entry.name))
+    return found
+
+
+def test_killed_it_leaves_nothing_behind() -> None:
+    process = subprocess.Popen(
+        [command("echoload"), "compare", "-c", "20", "-d", "30s", "--backends", "process"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert wire.eventually(lambda: len(inspection.tree(process.pid)) > 20)
+    everyone = inspection.tree(process.pid)[1:]
+    process.kill()
+    process.wait()
+    assert wire.eventually(lambda: not any(one.is_running() for one in everyone))
+
+
+def test_a_busy_client_is_named(tmp_path: Path) -> None:
+    """A cheap server on its own core, 200 threads on the other: the client is the limit."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    file = tmp_path / "out.json"
+    run(
+        *("echoload", "compare", "--backends", "gevent", "-c", "200", "-d", "1s", "--rounds", "1"),
+        *("--size", "1000", "--json", str(file)),
+    )
+    found = one_result(file)
+    busy = found["client"]["cpu_percent"] >= 90
+    seconds = found["server"]["cpu_us_per_message"] * found["throughput"]["median"] / 1e6
+    assert found["client_limited"] == (busy and seconds < 0.9)
