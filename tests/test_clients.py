@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -170,6 +171,8 @@ class Terminal:
             stdout=follower,
             stderr=follower,
             start_new_session=True,
+            # A test run in the background inherits SIGINT ignored; a person's shell does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "TERM": "xterm"},
         )
         os.close(follower)
@@ -235,7 +238,13 @@ def test_ctrl_d_quits(echo_server: echoserver.SpawnedServer) -> None:
 def test_ctrl_c_quits_quietly(echo_server: echoserver.SpawnedServer) -> None:
     terminal = Terminal("echoclient", format_address(*echo_server.address))
     terminal.read_until("> ")
-    os.kill(terminal.process.pid, 2)
+
+    def ended() -> bool:
+        # Again and again: one that arrives while readline is setting itself up waits for a key.
+        terminal.process.send_signal(signal.SIGINT)
+        return terminal.process.poll() is not None
+
+    assert wire.eventually(ended)
     assert terminal.close() == 130
 
 

@@ -234,7 +234,7 @@ def test_nothing_verified_is_a_failure(tmp_path: Path) -> None:
 def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.SpawnedServer) -> None:
     """400 real threads in one process, none of which sends before the last has connected."""
     host, port = echo_server.address
-    run_ = ThreadLoad(Workload(host, port, connections=400, duration=0.3))
+    run_ = ThreadLoad(Workload(host, port, connections=400, duration=None, messages=1200))
     assert run_.connect() == 400
     assert threading.active_count() >= 400
     assert wire.eventually(lambda: inspection.state(echo_server.pid).threads == 401)
@@ -245,7 +245,7 @@ def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.Spawne
     run_.wait()
     result = run_.finish()
     assert result.served == 400
-    assert result.verified == result.latencies_us.total()
+    assert result.verified == result.latencies_us.total() == 1200
     assert not result.errors
 
 
@@ -359,6 +359,7 @@ def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     seen = [process.stderr.readline() for _ in range(3)]

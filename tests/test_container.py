@@ -1,0 +1,118 @@
+"""The image, built and run for real: read-only, without privileges, and gone within ten seconds."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests import wire
+
+ROOT = Path(__file__).parent.parent
+IMAGE = "echoserver-under-test"
+BASE = "python:3.13-slim"
+LOCKED_DOWN = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("docker"),
+]
+
+
+def docker(
+    *words: str, timeout: float = 60, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["docker", *words], capture_output=True, text=True, timeout=timeout, check=check
+    )
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    try:
+        found = docker("image", "inspect", BASE, check=False)
+    except FileNotFoundError:
+        pytest.skip("docker is not installed")
+    if found.returncode:
+        pytest.skip(f"no Docker engine that has the image {BASE}")
+    # Without a bridge to the world, an engine can still build on the host's network.
+    docker("build", "--quiet", "--network=host", "--tag", IMAGE, str(ROOT), timeout=500)
+    return IMAGE
+
+
+@pytest.fixture
+def server(image: str) -> Iterator[str]:
+    """A running server, in a container whose only network is its own loopback."""
+    name = f"echoserver-{uuid4().hex[:8]}"
+    docker("run", "--detach", "--name", name, "--network=none", *LOCKED_DOWN, image)
+    try:
+        assert wire.eventually(
+            lambda: not docker("exec", name, "echoclient", "--ping", check=False).returncode, 20
+        )
+        yield name
+    finally:
+        docker("rm", "--force", name)
+
+
+def test_there_is_no_entrypoint(image: str) -> None:
+    config = json.loads(docker("image", "inspect", image).stdout)[0]["Config"]
+    assert not config["Entrypoint"]
+    assert config["Cmd"] == ["echoserver"]
+    assert config["User"] not in {"", "root", "0"}
+    assert config["Healthcheck"]["Test"] == ["CMD", "echoclient", "--ping"]
+
+
+def test_only_what_runs_is_inside(image: str) -> None:
+    result = docker(
+        "run", "--rm", "--network=none", image, "python", "-c", "import mypy", check=False
+    )
+    assert "No module named 'mypy'" in result.stderr
+
+
+def test_sigterm_drains_pid_1(server: str) -> None:
+    load = docker(
+        *("run", "--rm", f"--network=container:{server}", *LOCKED_DOWN, IMAGE),
+        *("echoload", "run", "127.0.0.1:9999", "-c", "50", "-d", "500ms"),
+    )
+    assert "50 of 50" in load.stdout
+    begun = time.monotonic()
+    docker("stop", server)
+    assert time.monotonic() - begun < 10
+    state = json.loads(docker("inspect", server).stdout)[0]["State"]
+    assert state["ExitCode"] == 0
+    log = [json.loads(line) for line in docker("logs", server).stderr.splitlines()]
+    assert log[0]["event"] == "listening"
+    assert (log[0]["host"], log[0]["pid"]) == ("0.0.0.0", 1)
+    assert log[-1]["event"] == "stopped"
+    assert log[-1]["bytes_in"] == log[-1]["bytes_out"] > 0
+
+
+def test_the_exit_code_of_the_load_is_the_verdict(server: str) -> None:
+    wrong = docker(
+        *("run", "--rm", f"--network=container:{server}", IMAGE),
+        *("echoload", "run", "127.0.0.1:9999", "-c", "2", "-n", "2", "--handler", "upper"),
+        check=False,
+    )
+    assert wrong.returncode == 4
+
+
+def test_the_health_check_follows_the_settings(image: str) -> None:
+    name = f"echoserver-{uuid4().hex[:8]}"
+    docker(
+        *("run", "--detach", "--name", name, "--network=none", "--health-interval=1s"),
+        *("--env=ECHOSERVER_PORT=7777", "--env=ECHOSERVER_HANDLER=upper", image),
+    )
+    try:
+        assert wire.eventually(
+            lambda: (
+                '"Status":"healthy"'
+                in docker("inspect", "--format", "{{json .State.Health}}", name).stdout
+            ),
+            30,
+        )
+    finally:
+        docker("rm", "--force", name)
