@@ -5,6 +5,7 @@ is always an exact prefix of what it is owed, then the end of the stream.
 """
 
 import fcntl
+import math
 import socket
 import struct
 import sys
@@ -37,6 +38,9 @@ _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deli
 _SOON = 0.001
 _NO_LINGER = struct.pack("ii", 1, 0)
 _TCP_CLOSE = 7  # tcp_states.h
+
+# What a handler may return although it is told to return bytes: it means the same.
+_BYTES = (bytes, bytearray, memoryview)
 
 _T = TypeVar("_T")
 
@@ -247,8 +251,8 @@ class Connection:
 
     def _answer(self, transport: Transport, answer: Answer) -> None:
         """Carry the steps of `answer` out, one after the other."""
-        if isinstance(answer, bytes):
-            self._send(transport, answer)
+        if isinstance(answer, _BYTES):
+            self._send(transport, bytes(answer))
             return
         try:
             steps = iter(answer)
@@ -263,8 +267,8 @@ class Connection:
                 return
             if isinstance(step, Sleep):
                 transport.sleep(step.seconds)
-            elif isinstance(step, bytes):
-                self._send(transport, step)
+            elif isinstance(step, _BYTES):
+                self._send(transport, bytes(step))
             else:
                 raise _HandlerFailed(TypeError(f"a step is bytes or Sleep, not {type(step)}"))
 
@@ -355,10 +359,8 @@ def _ask(question: Callable[[], _T]) -> _T:
 
 def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
     """Set SO_RCVTIMEO or SO_SNDTIMEO (socket(7)); 0 is off."""
-    whole = int(seconds)
-    sock.setsockopt(
-        socket.SOL_SOCKET, option, struct.pack("ll", whole, round((seconds - whole) * 1e6))
-    )
+    timeval = divmod(math.ceil(seconds * 1e6), 1_000_000)  # up: what is not 0 must not become it
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *timeval))
 
 
 def undelivered(sock: socket.socket) -> int:

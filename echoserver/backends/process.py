@@ -33,13 +33,14 @@ class ProcessBackend(Backend):
         """Accept in this process, serve each client in a child."""
         self._children: dict[int, tuple[Connection, int]] = {}
         self._reports = mmap.mmap(-1, _REPORT.size * service.limit)  # MAP_SHARED: children write it
-        self._free_reports = list(range(service.limit))
+        self._free_reports: list[int] = []
+        self._used_reports = 0
         service.lifecycle.wake_on(signal.SIGCHLD)
         service.lifecycle.on_wake(self._reap)
         prepare_children()
         gc.freeze()  # or the first collection in a child would touch, and so copy, every page
         for connection in listener:
-            report = self._free_reports.pop()
+            report = self._take_report()
             parent = os.getpid()
             try:
                 pid = os.fork()
@@ -57,6 +58,13 @@ class ProcessBackend(Backend):
             )
         service.drain()
         self._kill_the_rest()
+
+    def _take_report(self) -> int:
+        """Return the number of a report that no living child has; there is one for every slot."""
+        if self._free_reports:
+            return self._free_reports.pop()
+        self._used_reports += 1
+        return self._used_reports - 1
 
     def _serve_child(
         self,
