@@ -288,7 +288,7 @@ def _describe(connections: int, size: int, duration: float, rounds: int, cpus: "
     count = f"{rounds} interleaved rounds" if rounds > 1 else "one round"
     return (
         f"{connections} connections, {size}-byte messages, {count} of {duration:g} s; {where}. "
-        "RSS counts pages that forked processes share once for each."
+        "RSS counts the pages that processes share once for each of them, PSS once in all."
     )
 
 

@@ -14,6 +14,21 @@ from loadtest.statistics import median, percentiles
 SCHEMA = "echoload/1"
 
 _WIDTH_WITHOUT_TERMINAL = 140
+_WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
+
+_HEADINGS = (
+    ("target", ""),
+    ("messages/s", "median"),
+    ("messages/s", "min - max"),
+    ("latency ms", "p50"),
+    ("latency ms", "p99"),
+    ("latency ms", "max"),
+    ("connections", "served"),
+    ("errors", ""),
+    ("server CPU", "µs/message"),
+    ("server MiB", "RSS (PSS)"),
+    ("client", "CPU"),
+)
 
 
 @dataclass(slots=True)
@@ -117,25 +132,23 @@ def show(results: list[Result], notes: list[str]) -> None:
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
-    table = Table(header_style="bold")
-    table.add_column("target", overflow="fold")
-    columns = (
-        "messages/s\nmedian",
-        "\nmin - max",
-        "latency ms\np50",
-        "\np99",
-        "\nmax",
-        "connections\nserved",
-        "\nerrors",
-        "server CPU\nµs/message",
-        "server\npeak RSS",
-        "client\nCPU",
-    )
-    for column in columns:
-        table.add_column(column, justify="right")
     rows = [result.as_json() for result in results]
-    for row in rows:
-        table.add_row(*_cells(row))
+    if console.width >= _WIDTH_OF_A_ROW:
+        table = Table(header_style="bold")
+        for group, name in _HEADINGS:
+            table.add_column(f"{group}\n{name}", justify="right" if group != "target" else "left")
+        for row in rows:
+            table.add_row(*_cells(row))
+    else:  # a target a column
+        table = Table(show_header=False)
+        for cells in zip(
+            (f"{group} {name}".strip() for group, name in _HEADINGS),
+            *(_cells(row) for row in rows),
+            strict=True,
+        ):
+            table.add_row(*cells, end_section=cells[0] == "target")
+        for column in table.columns[1:]:
+            column.justify = "right"
     console.print(table)
     for row in rows:
         for kind, first in row["first_errors"].items():
@@ -157,7 +170,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"[bold red]{served}[/]" if starved else served,
         ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
         _or_dash(server["cpu_us_per_message"], lambda value: f"{value:.1f}"),
-        _or_dash(server["peak_rss_bytes"], _bytes),
+        _or_dash(server["peak_rss_bytes"], lambda value: _memory(value, server["pss_bytes"])),
         _or_dash(row["client"]["cpu_percent"], lambda value: f"{value:.0f} %"),
     ]
 
@@ -195,5 +208,6 @@ def _milliseconds(microseconds: int) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - three digits
 
 
-def _bytes(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB"
+def _memory(rss: int, pss: int | None) -> str:
+    shared_once = "" if pss is None else f" ({pss / 2**20:.0f})"
+    return f"{rss / 2**20:.0f}{shared_once}"
