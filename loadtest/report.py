@@ -13,7 +13,7 @@ from loadtest.statistics import median, percentiles
 
 SCHEMA = "echoload/1"
 
-_WIDTH_WITHOUT_TERMINAL = 140
+_NO_BOUND = 1000  # a file or a pipe has no width; the table takes what it needs
 _WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
 
 _HEADINGS = (
@@ -131,7 +131,7 @@ def show(results: list[Result], notes: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+    console = Console(width=None if sys.stdout.isatty() else _NO_BOUND)
     rows = [result.as_json() for result in results]
     if console.width >= _WIDTH_OF_A_ROW:
         table = Table(header_style="bold")

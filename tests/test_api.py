@@ -1,5 +1,6 @@
 """The Python API, and the pytest plugin, as another project's tests use them."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -57,16 +58,19 @@ def test_the_server_goes_when_its_spawner_is_killed() -> None:
 
 def test_serve_in_this_process() -> None:
     script = (
-        "import echoserver, os, signal, threading\n"
-        "threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "import echoserver, signal, sys\n"
         "code = echoserver.serve(echoserver.Config(port=0), log_format='json')\n"
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
-        "print('exit code', code)\n"
+        "sys.exit(f'exit code {code}')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30
-    )
-    assert result.stdout == "exit code 0\n"
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as it:
+        assert it.stderr is not None
+        listening = json.loads(it.stderr.readline())
+        assert wire.served((listening["host"], listening["port"]))
+        it.terminate()
+        lines = it.stderr.read().splitlines()
+    assert json.loads(lines[-2])["event"] == "stopped"
+    assert lines[-1] == "exit code 0"
 
 
 def test_serve_outside_the_main_thread_is_refused() -> None:
