@@ -24,10 +24,10 @@ compare: install ## Compare every backend under 400 clients; ARGS="..." is passe
 	@$(BIN)/echoload compare $(ARGS)
 
 test: install ## Run the default tests; ARGS="..." is passed on to pytest
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 test-all: install ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -n auto -m "" $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m "" $(ARGS)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .

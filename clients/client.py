@@ -86,12 +86,21 @@ class EchoClient:
         self.close()
 
 
-def exchange(sock: socket.socket, data: bytes, timeout: float | None) -> bytes:
-    """Send `data` over `sock` while reading as many bytes back; see `EchoClient.echo`."""
+def exchange(
+    sock: socket.socket, data: bytes, timeout: float | None, reply: bytearray | None = None
+) -> bytes:
+    """Send `data` over `sock` while reading as many bytes back; see `EchoClient.echo`.
+
+    Args:
+        sock: A connected socket.
+        data: What to send.
+        timeout: Seconds for all of it; None waits for ever.
+        reply: Empty; holds what has come so far, for whoever looks on. Empty again at the end.
+    """
+    reply = bytearray() if reply is None else reply
     deadline = None if timeout is None else time.monotonic() + timeout
     poll = select.poll()
     unsent = memoryview(data)
-    reply = bytearray()
     while len(reply) < len(data):
         poll.register(sock, select.POLLIN | (select.POLLOUT if unsent else 0))
         left = None if deadline is None else deadline - time.monotonic()
@@ -109,4 +118,6 @@ def exchange(sock: socket.socket, data: bytes, timeout: float | None) -> bytes:
             if not piece:
                 raise ShortReplyError(bytes(reply), len(data))
             reply += piece
-    return bytes(reply)
+    complete = bytes(reply)
+    reply.clear()
+    return complete

@@ -15,6 +15,7 @@ from clients.client import CHUNK, EchoClient
 _FIRST_PATIENCE = 5.0  # seconds until a reply begins
 _NEXT_PATIENCE = 1.0  # seconds of silence after which a reply that is too short is taken as all
 _NONCE_BYTES = 16
+_STDIN, _STDOUT = 0, 1
 
 
 def converse(client: EchoClient) -> int:
@@ -23,6 +24,7 @@ def converse(client: EchoClient) -> int:
         import readline  # noqa: F401 - importing it gives input() line editing and history
     host, port = client.sock.getpeername()[:2]
     print(f"Connected to {format_address(host, port)}. A line is sent as typed; q or Ctrl-D quits.")
+    owed = 0
     while True:
         try:
             line = input("> ")
@@ -33,18 +35,24 @@ def converse(client: EchoClient) -> int:
             return 0
         message = (line + "\n").encode("utf-8", "surrogateescape")
         try:
+            if owed:  # first what is late, lest it be taken for the next reply
+                late, _ = _reply(client.sock, owed)
+                owed -= len(late)
+                if late:
+                    print(f"(late) {_shown(late)}")
             client.sock.sendall(message)
-            reply, ended = _reply(client.sock, len(message))
+            reply, ended = _reply(client.sock, owed + len(message))
         except OSError as error:
             print(f"The connection was broken: {error.strerror or error}.")
             return 1
         if reply or not ended:
-            print(printable(reply.removesuffix(b"\n")))
+            print(_shown(reply))
         if ended:
             print("The server closed the connection.")
             return 1
-        if len(reply) < len(message):
-            print(f"(The server still owes {len(message) - len(reply)} bytes of this reply.)")
+        owed += len(message) - len(reply)
+        if owed:
+            print(f"(The server still owes {owed} bytes.)")
 
 
 def _reply(sock: socket.socket, size: int) -> tuple[bytes, bool]:
@@ -61,6 +69,10 @@ def _reply(sock: socket.socket, size: int) -> tuple[bytes, bool]:
         reply += piece
         sock.settimeout(_NEXT_PATIENCE)
     return bytes(reply), False
+
+
+def _shown(reply: bytes) -> str:
+    return printable(reply.removesuffix(b"\n"))
 
 
 def printable(data: bytes) -> str:
@@ -80,11 +92,13 @@ def pipe(client: EchoClient) -> int:
 
     def send() -> None:
         try:
-            while data := os.read(sys.stdin.fileno(), CHUNK):
+            while data := os.read(_STDIN, CHUNK):
                 sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
         except OSError as error:
             broken.append(error)
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # or the loop below would wait for ever
 
     threading.Thread(target=send, daemon=True).start()
     try:
@@ -103,9 +117,9 @@ def _write_all(data: bytes) -> None:
     unwritten = memoryview(data)
     while unwritten:
         try:
-            unwritten = unwritten[os.write(sys.stdout.fileno(), unwritten) :]
+            unwritten = unwritten[os.write(_STDOUT, unwritten) :]
         except BlockingIOError:
-            select.select([], [sys.stdout.fileno()], [])
+            select.select([], [_STDOUT], [])
 
 
 def ping(host: str, port: int, timeout: float) -> int:

@@ -22,6 +22,7 @@ from clients.content import Content, diagnose
 
 _STACK_SIZE = 256 * 1024
 _FOLD = 10_000  # latencies that a thread keeps before it adds them to the common count
+_FAREWELL = 1.0  # seconds that a server may take to end a connection that we have ended
 _EXACT_DIGITS = 4
 
 # What the server's handler makes of a message.
@@ -55,14 +56,12 @@ class LoadResult:
     """Messages whose reply was right to the byte, within the time."""
     drained: int = 0
     """Replies, right too, that were under way when the time was over."""
-    unanswered: int = 0
-    """Messages that were under way then and stayed unanswered, of connections served before."""
     starved: int = 0
     """Connections that were made, and never got a byte back."""
     served: int = 0
     """Connections that got at least one reply, within the time."""
     seconds: float = 0.0
-    """From the common start to the end of the time, or to the last reply."""
+    """From the common start to the end of the time, or to the last reply of so many messages."""
     cpu_seconds: float = 0.0
     """CPU time of this process in those seconds."""
     errors: Counter[str] = field(default_factory=Counter)
@@ -80,8 +79,16 @@ class _Peer:
         self.sock: socket.socket | None = None
         self.verified = 0
         self.drained = 0
+        self.last_reply_at = 0
         self.pending = False
+        self.part = bytearray()
+        """What has come of a reply that comes in pieces."""
         self.cut = False
+
+    @property
+    def starved(self) -> bool:
+        """It waits, and has never had a byte."""
+        return self.pending and not (self.verified or self.drained or self.part)
 
 
 class ThreadLoad:
@@ -141,29 +148,31 @@ class ThreadLoad:
             self._join(self._threads, until=self._deadline / 1e9)
         else:
             self._join(self._threads)
-        self.result.seconds = (time.perf_counter_ns() - self._started) / 1e9
+        end = time.perf_counter_ns()
+        if not self._deadline:  # who waited in vain for a reply does not make the others slower
+            end = max((peer.last_reply_at for peer in self._peers), default=0) or end
+        self.result.seconds = (end - self._started) / 1e9
         self.result.cpu_seconds = time.process_time() - self._cpu
 
     def finish(self) -> LoadResult:
-        """Collect what is under way, for a second at most; close everything; return the result."""
+        """Wait for the replies under way, close everything, return the result."""
         result = self.result
-        # Who was never answered is starved. To wait for it would let it have, after the time,
-        # the place of one who is done.
-        never = [peer for peer in self._peers if not peer.verified and not peer.drained]
-        self._cut(never)
-        grace = min(self.workload.timeout, 1.0)
-        self._join(self._threads, until=time.perf_counter() + grace)
-        self._cut(self._peers)
-        self._join(self._threads)
+        # Who never had a byte is starved. To wait for it would let it have, after the time, the
+        # place of one who is done. All others get their reply, or run into their timeout.
         for peer in self._peers:
+            if peer.starved and peer.sock is not None:
+                peer.cut = True
+                with suppress(OSError):
+                    peer.sock.shutdown(socket.SHUT_RDWR)
+        self._join(self._threads)
+        for number, peer in enumerate(self._peers):
             result.verified += peer.verified
             result.drained += peer.drained
             result.served += peer.verified > 0
-            if peer.pending:
-                answered = peer.verified or peer.drained
-                result.unanswered += bool(answered)
-                result.starved += not answered
-            if peer.sock is not None:
+            result.starved += peer.starved
+            if peer.sock is not None and peer.sock.fileno() != -1:
+                if not peer.cut:
+                    self._expect_silence(number, peer.sock)
                 peer.sock.close()
         return result
 
@@ -172,14 +181,12 @@ class ThreadLoad:
         for thread in threads:
             thread.join(None if until is None else max(0.0, until - time.perf_counter()))
 
-    @staticmethod
-    def _cut(peers: Iterable[_Peer]) -> None:
-        """End the waits of connections that have a message under way."""
-        for peer in peers:
-            if peer.sock is not None and peer.pending:
-                peer.cut = True
-                with suppress(OSError):
-                    peer.sock.shutdown(socket.SHUT_RDWR)
+    def _expect_silence(self, number: int, sock: socket.socket) -> None:
+        """Count a server that has more to say than it was owed."""
+        with suppress(OSError):
+            if extra := sock.recv(64, socket.MSG_DONTWAIT):
+                error = _WrongReplyError("mismatch", f"{extra!r} came and nothing was owed")
+                self._count_error(number, error)
 
     def _shares(self) -> list[int | None]:
         """Return how many messages each connection sends; None: as many as the time allows."""
@@ -224,6 +231,7 @@ class ThreadLoad:
         sock = peer.sock
         assert sock is not None  # noqa: S101 - for the type checker; _run has just set it
         size, timeout = self.workload.size, self.workload.timeout
+        patience = int(timeout * 1e9)
         content = self._content(number)
         message_of, clock = content.message, time.perf_counter_ns
         send, recv = sock.sendall, sock.recv
@@ -240,9 +248,10 @@ class ThreadLoad:
                     send(message)
                     reply = recv(size)
                     if len(reply) != size:
-                        reply = _rest(recv, reply, size)
+                        peer.part += reply
+                        reply = _rest(recv, peer.part, size, sent_at + patience)
                 else:
-                    reply = exchange(sock, message, timeout)
+                    reply = exchange(sock, message, timeout, peer.part)
                 now = clock()
                 if reply != expected:
                     raise self._wrong(content, count, reply, expected)
@@ -251,24 +260,27 @@ class ThreadLoad:
                     peer.drained += 1
                     break
                 peer.verified += 1
+                peer.last_reply_at = now
                 record((now - sent_at) // 1000)
                 sent_at = now
                 if len(latencies) == _FOLD:
                     self._fold(latencies)
             else:
-                self._expect_silence(sock, content, share or 0)
-                sock.close()  # with a share of its own, it makes room for who waits
+                self._take_leave(content, share or 0, sock)
         finally:
             self._fold(latencies)
 
-    def _expect_silence(self, sock: socket.socket, content: Content, count: int) -> None:
-        """Raise where the server had more to say than it was owed."""
-        try:
-            extra = sock.recv(64, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        if extra:
-            raise self._wrong(content, count, extra, b"")
+    def _take_leave(self, content: Content, count: int, sock: socket.socket) -> None:
+        """End a connection whose share is done: it makes room for who waits.
+
+        Whatever the server still sends is more than it owed.
+        """
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(min(self.workload.timeout, _FAREWELL))
+        with suppress(TimeoutError):  # its own affair: all that it owed has come
+            if extra := sock.recv(64):
+                raise self._wrong(content, count, extra, b"")
+        sock.close()
 
     def _wrong(
         self, content: Content, count: int, reply: bytes, expected: bytes
@@ -288,12 +300,15 @@ class ThreadLoad:
                 total[_rounded(microseconds)] += count
 
     def _fail(self, number: int, peer: _Peer, error: BaseException) -> None:
-        kind, explanation = _classify(error)
-        if kind == "timeout" and peer.sock is not None and not peer.verified:
-            return  # never answered at all: starved, which is not an error; `pending` tells
+        if isinstance(error, (BlockingIOError, TimeoutError)) and peer.starved:
+            return  # which is not an error
         peer.pending = False
         if peer.sock is not None:
             peer.sock.close()
+        self._count_error(number, error)
+
+    def _count_error(self, number: int, error: BaseException) -> None:
+        kind, explanation = _classify(error)
         with self._lock:
             self.result.errors[kind] += 1
             self.result.first_errors.setdefault(kind, f"connection {number}: {explanation}")
@@ -305,16 +320,20 @@ class _WrongReplyError(Exception):
         self.kind = kind
 
 
-def _rest(recv: Callable[[int], bytes], reply: bytes, size: int) -> bytes:
-    """Read what is missing of a reply that came in pieces."""
-    pieces = bytearray(reply)
-    piece = reply
-    while piece and len(pieces) < size:
+def _rest(recv: Callable[[int], bytes], pieces: bytearray, size: int, deadline: int) -> bytes:
+    """Read what is missing of a reply of which `pieces` have come, until a time in nanoseconds."""
+    more = bool(pieces)
+    while more and len(pieces) < size:
+        if time.perf_counter_ns() > deadline:
+            raise TimeoutError
         piece = recv(size - len(pieces))
         pieces += piece
+        more = bool(piece)
     if len(pieces) < size:
         raise ShortReplyError(bytes(pieces), size)
-    return bytes(pieces)
+    reply = bytes(pieces)
+    pieces.clear()
+    return reply
 
 
 def _classify(error: BaseException) -> tuple[str, str]:  # noqa: PLR0911 - a table

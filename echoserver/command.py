@@ -12,7 +12,6 @@ from echoserver.errors import EchoServerError
 from echoserver.units import parse_duration
 
 EXIT_USAGE = 2
-_STANDARD_DESCRIPTORS = (0, 1, 2)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
@@ -40,6 +39,7 @@ def run(command: click.Command) -> NoReturn:
     name = command.name or "echoserver"
     try:
         code = command.main(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()  # what cannot be written is found out here, while it can be said
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         _fail(name, f"{error.format_message().rstrip('.')}{hint}", EXIT_USAGE)
@@ -51,6 +51,8 @@ def run(command: click.Command) -> NoReturn:
         _leave(128 + signal.SIGINT)
     except BrokenPipeError:  # `echoload ... | head`: the reader has seen enough
         _leave(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(name, f"cannot go on: {error.strerror or error}", 1)
     _leave(code if isinstance(code, int) else 0)
 
 
@@ -61,7 +63,9 @@ def _fail(name: str, sentence: str, code: int) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit, with output that cannot be written any more being no reason for a traceback."""
+    """Exit; output that cannot be written, or one more Ctrl-C, are no reason for a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -73,8 +77,9 @@ def _leave(code: int) -> NoReturn:
 
 def _occupy_standard_descriptors() -> None:
     """Fill closed standard descriptors, lest a socket become number 2 and be sent log lines."""
-    for fd in _STANDARD_DESCRIPTORS:
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r"))

@@ -7,7 +7,7 @@ A value comes from, in this order: the option on the command line, the environme
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -69,7 +69,10 @@ def _setting(  # what a field of Config carries besides its type
 class Config:
     """How one server serves. Immutable; `load_config` makes one from all its sources.
 
-    Timeouts are in seconds, and 0 turns one off.
+    Timeouts are in seconds, and 0 turns one off; ``"500ms"`` means 0.5.
+
+    Raises:
+        ConfigError: A value is not what its setting takes.
     """
 
     backend: str = _setting(
@@ -159,11 +162,29 @@ class Config:
         metavar="FD",
         hidden=True,
     )
+    # What is not a setting, but belongs to one reading of the settings:
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Setting → what it was read from, as a person would call it: ``--port``."""
 
     warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What the server logs once it can log."""
+
+    def __post_init__(self) -> None:
+        """Check every setting, and turn what was typed into what it means.
+
+        Raises:
+            ConfigError: One is not what it must be; the message names its source.
+        """
+        for setting in settings():
+            value = getattr(self, setting.name)
+            if value is None and default_of(setting) is None:
+                continue
+            try:
+                parsed = setting.metadata["parse"](value)
+            except ValueError as error:
+                source = self.sources.get(setting.name, setting.name)
+                raise ConfigError(f"{source} must be {error}, not {_shown(value)}") from None
+            object.__setattr__(self, setting.name, parsed)
 
     def source(self, name: str) -> str:
         """Return what setting `name` was read from, to stand in a sentence."""
@@ -202,19 +223,16 @@ def load_config(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     layers = [
-        _from_file(file or environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None),
+        _from_file(
+            file if file is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None
+        ),
         _from_environment(environment, warnings),
         {name: (option_name(name), value) for name, value in given.items()},
     ]
-    by_name = {setting.name: setting for setting in settings()}
     for layer in layers:
         for name, (source, value) in layer.items():
-            try:
-                values[name] = by_name[name].metadata["parse"](value)
-            except ValueError as error:
-                raise ConfigError(f"{source} must be {error}, not {_shown(value)}") from None
-            sources[name] = source
-    return replace(Config(**values), sources=sources, warnings=tuple(warnings))
+            values[name], sources[name] = value, source
+    return Config(**values, sources=sources, warnings=tuple(warnings))
 
 
 def default_of(setting: "Field[Any]") -> Any:
@@ -255,7 +273,7 @@ def _from_file(file: str | os.PathLike[str] | None) -> dict[str, tuple[str, Any]
         raise ConfigError(f"cannot read the configuration file {file}: {reason}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"the configuration file {file} is not UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from None
     known = {setting.name: setting for setting in settings() if not setting.metadata.get("hidden")}
     found: dict[str, tuple[str, Any]] = {}

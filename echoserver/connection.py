@@ -12,13 +12,13 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from signal import pthread_kill
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from echoserver.handlers import Answer, Handler, Sleep
-from echoserver.lifecycle import NUDGE
+from echoserver.lifecycle import NUDGE, in_main_thread
 
 if TYPE_CHECKING:
     from echoserver.service import Service
@@ -32,7 +32,8 @@ CHUNK = 64 * 1024
 LINGER = 1.0
 
 # A send gives up after this part of the write timeout, to look whether the peer reads at all.
-WRITE_TIMEOUT_PARTS = 2
+WRITE_TIMEOUT_PARTS = 4
+_WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
 
 _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deliver
 _SOON = 0.001
@@ -51,11 +52,17 @@ class Transport(Protocol):
     A wait that ends without success raises BlockingIOError: its time is over, or `wake` was called.
     """
 
+    blocks_thread: bool
+    """It waits in system calls that stop the thread."""
+
     def recv(self, size: int, /) -> bytes:
         """Wait for input, at most the idle timeout, and return up to `size` bytes of it."""
 
     def send(self, data: bytes | memoryview, /) -> int:
-        """Wait for room, at most a part of the write timeout; return how many bytes were taken."""
+        """Wait for room, at most a part of the write timeout; return how many bytes were taken.
+
+        None at all may be 0, or BlockingIOError.
+        """
 
     def sleep(self, seconds: float, /) -> None:
         """Let so many seconds pass for this connection alone."""
@@ -77,7 +84,10 @@ class BlockingTransport:
     listener): Python's own ``settimeout`` would cost a ``poll`` before every read and write.
     """
 
+    blocks_thread = True
+
     def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(True)  # whatever socket.setdefaulttimeout says in this program
         self.recv = sock.recv
         self.send = sock.send
         self.sleep = time.sleep
@@ -142,35 +152,37 @@ class Connection:
 
         Whatever happens here stays here: the connection is closed, counted, and its slot freed.
         """
-        service = self._service
+        try:
+            self.converse(transport)
+        finally:
+            self.release()
+
+    def converse(
+        self, transport: "Callable[[socket.socket], Transport]" = BlockingTransport
+    ) -> None:
+        """Do as `serve`, but leave the socket open and the slot taken.
+
+        For a forked child, whose parent has the slot.
+        """
         try:
             carrier = transport(self.sock)
             self._cut = self._shut_down
             self._wake = carrier.wake  # from here on, a drain ends the waits below
-            try:
-                outcome = self._converse(carrier)
-            except OSError:
-                outcome = "reset"
-            except _HandlerFailed as failed:
-                outcome = "handler_error"
-                service.report_handler(failed.error)
-                self._end_stream(carrier)
-            finally:
-                self._wake = self._cut = None  # nothing waits any more, and soon nothing is open
-                carrier.close()
-            self.outcome = self.outcome or outcome  # being cut shows as a reset, but is none
-        finally:
-            service.release(self)
+            with self._interruptible(carrier):
+                outcome = self._conduct(carrier)
+        except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
+            self._service.report_failure("connection_failed", error)
+            outcome = "reset"
+        self.outcome = self.outcome or outcome  # being cut shows as a reset, but is none
 
-    def handed_over(self, wake: Callable[[], None], cut: Callable[[], None]) -> None:
-        """Another process serves it now: say how to reach that one, and close our copy.
+    def handed_over(self, terminate: Callable[[], None]) -> None:
+        """Another process serves it now: close our copy of its socket.
 
         Args:
-            wake: Tells it to drain; called again and again until `release`.
-            cut: Tells it that the drain's time is over.
+            terminate: Tells that process to drain; called again and again until `release`.
         """
         self.sock.close()
-        self._wake, self._cut = wake, cut
+        self._wake = self._cut = terminate
 
     def release(self) -> None:
         """Nobody serves it any more: count what it did, and free its slot."""
@@ -182,7 +194,7 @@ class Connection:
         self._service.log.warning_each_second(
             "client_refused", reason="cannot start a thread or process for it", error=str(error)
         )
-        self._service.release(self)
+        self.release()
 
     # -- what the service calls ----------------------------------------------------------------
 
@@ -201,143 +213,176 @@ class Connection:
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
+    @contextmanager
+    def _interruptible(self, transport: Transport) -> Iterator[None]:
+        """Let signals reach the waits, where they block the thread that handles signals."""
+        here = transport.blocks_thread and in_main_thread()
+        lifecycle = self._service.lifecycle
+        with lifecycle.interrupting(self.wake, self.cut) if here else nullcontext():
+            try:
+                yield
+            finally:
+                self._wake = self._cut = None  # nothing waits any more, and soon nothing is open
+                transport.close()
+
     # -- the conversation ----------------------------------------------------------------------
 
-    def _converse(self, transport: Transport) -> str:
-        """Read, answer, until the peer's end, a timeout or the drain; return the outcome."""
-        lifecycle = self._service.lifecycle
-        handler = _ask(self._service.handler_class)
-        recv = transport.recv
+    def _conduct(self, transport: Transport) -> str:
+        """Serve until the peer's end, a timeout or the drain; return the outcome."""
         try:
-            while lifecycle.running:
-                try:
-                    data = recv(CHUNK)
-                except BlockingIOError:
-                    if lifecycle.draining:
-                        break
-                    self._answer(transport, _ask(handler.finish))
-                    self._end_stream(transport)
-                    return "idle_timeout"
-                if not data:
-                    return self._end_of_input(transport, handler)
-                self._respond(transport, handler, data)
-            # Draining. The first moment without input is as good an end as any: waiting for a
-            # client to fall silent would wait for ever for one that asks as soon as it is answered.
-            while time.monotonic() < lifecycle.stream_deadline:
-                try:
-                    data = self.sock.recv(CHUNK, socket.MSG_DONTWAIT)
-                except BlockingIOError:
-                    break
-                if not data:
-                    return self._end_of_input(transport, handler)
-                self._respond(transport, handler, data)
-            self._answer(transport, _ask(handler.finish))
+            handler = _ask(self._service.handler_class)
+            ending = self._read_and_answer(transport, handler)
+            self._carry_out(transport, _ask(handler.finish))
         except _WriteTimeout:
             abort(self.sock)
             return "write_timeout"
-        self._end_stream(transport)
+        except _HandlerFailed as failed:
+            self._service.report_failure("handler_failed", failed.error)
+            ending = "handler_error"
+        except OSError:
+            return "reset"
+        with suppress(OSError):
+            self._end_stream(transport, peer_has_ended=ending == "eof")
+        return ending
+
+    def _read_and_answer(self, transport: Transport, handler: Handler) -> str:
+        """Answer everything that is read, until there is a reason to stop; return the reason."""
+        lifecycle = self._service.lifecycle
+        recv = transport.recv
+        while lifecycle.running:
+            try:
+                data = recv(CHUNK)
+            except BlockingIOError:
+                if time.monotonic() < lifecycle.drain_started:  # it has not begun
+                    return "idle_timeout"
+                break
+            if not data:
+                return "eof"
+            self._respond(transport, handler, data)
+        # Draining. The first moment without input is as good an end as any: waiting for a client
+        # to fall silent would wait for ever for one that asks as soon as it is answered.
+        while time.monotonic() < lifecycle.stream_deadline:
+            try:
+                data = self.sock.recv(CHUNK, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if not data:
+                return "eof"
+            self._respond(transport, handler, data)
         return "drained"
 
     def _respond(self, transport: Transport, handler: Handler, data: bytes) -> None:
         self.bytes_in += len(data)
         try:
             answer = handler.receive(data)
-        except Exception as error:
+        except BaseException as error:
             raise _HandlerFailed(error) from error
-        if answer.__class__ is bytes:
+        if answer.__class__ is bytes:  # the fast path
             self._send(transport, answer)
         else:
-            self._answer(transport, answer)
+            self._carry_out(transport, answer)
 
-    def _answer(self, transport: Transport, answer: Answer) -> None:
-        """Carry the steps of `answer` out, one after the other."""
+    def _carry_out(self, transport: Transport, answer: Answer) -> None:
+        """Send the bytes of `answer`, or carry out its steps one after the other."""
         if isinstance(answer, _BYTES):
-            self._send(transport, bytes(answer))
-            return
+            answer = [bytes(answer)]
         try:
             steps = iter(answer)
-        except TypeError as error:
-            raise _HandlerFailed(error) from error
+        except BaseException as error:
+            raise _HandlerFailed(HandlerTypeError(answer)) from error
         while True:
             try:
-                step = next(steps, None)
-            except Exception as error:
-                raise _HandlerFailed(error) from error
-            if step is None:
+                step = next(steps)
+            except StopIteration:
                 return
+            except BaseException as error:
+                raise _HandlerFailed(error) from error
             if isinstance(step, Sleep):
                 transport.sleep(step.seconds)
             elif isinstance(step, _BYTES):
                 self._send(transport, bytes(step))
             else:
-                raise _HandlerFailed(TypeError(f"a step is bytes or Sleep, not {type(step)}"))
+                raise _HandlerFailed(HandlerTypeError(step))
 
     def _send(self, transport: Transport, data: bytes) -> None:
-        rest: bytes | memoryview = data
-        unread, standstills = 0, 0
+        try:
+            taken = transport.send(data) if data else 0
+        except BlockingIOError:
+            taken = 0
+        self.bytes_out += taken
+        if taken < len(data):
+            self._send_rest(transport, memoryview(data)[taken:])
+
+    def _send_rest(self, transport: Transport, rest: memoryview) -> None:
+        """Send to a peer that is slow to read, for as long as it reads at all.
+
+        The kernel makes room in steps that a slow reader takes long to free. So whether it reads
+        is seen by what it has acknowledged.
+        """
+        timeout = self._service.config.write_timeout
+        unread, since = undelivered(self.sock), time.monotonic()
         while rest:
             try:
                 taken = transport.send(rest)
             except BlockingIOError:
-                # The kernel makes room in large steps. Whether the peer reads at all shows in
-                # what it has acknowledged.
-                before, unread = unread, undelivered(self.sock)
-                standstills = standstills + 1 if unread == before else 0
-                if standstills == WRITE_TIMEOUT_PARTS:
-                    raise _WriteTimeout from None
-                continue
+                taken = 0
             self.bytes_out += taken
-            if taken == len(rest):
-                return
-            rest = memoryview(data)[len(data) - len(rest) + taken :]
-            unread = standstills = 0
+            rest = rest[taken:]
+            still_unread = undelivered(self.sock)
+            if taken or still_unread != unread:
+                unread, since = still_unread, time.monotonic()
+            elif time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:
+                raise _WriteTimeout
 
     # -- the end -------------------------------------------------------------------------------
 
-    def _end_of_input(self, transport: Transport, handler: Handler) -> str:
-        """The peer sent FIN: it has everything but what `finish` adds, and our FIN by close."""
-        self._answer(transport, _ask(handler.finish))
-        lifecycle = self._service.lifecycle
-        if not lifecycle.running:
-            # The process is about to go, perhaps with its whole network namespace, and the
-            # kernel's copy of what is undelivered with it.
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_WR)
-            while undelivered(self.sock) and time.monotonic() < lifecycle.deadline + LINGER:
-                transport.sleep(_GLANCE)
-        return "eof"
+    def _end_stream(self, transport: Transport, *, peer_has_ended: bool) -> None:
+        """Send our FIN, and stay until closing cannot destroy anything.
 
-    def _end_stream(self, transport: Transport) -> None:
-        """Send our FIN; then read, count and discard until the peer's, for at most a second.
-
-        What the kernel has not delivered by then is waited for longer: as long as a peer may take
-        none of what it is owed, or to the end of the drain.
+        A peer that has ended its stream has nothing more to say: the kernel delivers what is left
+        and closes by itself. Unless we drain: then the process is about to go, perhaps with its
+        whole network namespace, and the kernel's copy of what is undelivered with it.
         """
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
-        begun = time.monotonic()
-        while self._worth_waiting(begun):
-            try:
-                data = transport.recv_within(CHUNK, _GLANCE)
-            except BlockingIOError:
-                continue
-            if not data:
-                break
-            self.bytes_discarded += len(data)
-
-    def _worth_waiting(self, begun: float) -> bool:
         lifecycle = self._service.lifecycle
-        now = time.monotonic()
-        # Whoever is still there at the drain's deadline is owed something: be gone before it.
-        politeness = min(LINGER, (lifecycle.deadline - begun) / 2)
-        if now < begun + politeness:
-            return True
+        if peer_has_ended and lifecycle.running:
+            return
+        self.sock.shutdown(socket.SHUT_WR)
+        begun = time.monotonic()
+        if not peer_has_ended:
+            # Whoever is still there at the drain's deadline is owed something: be gone before it.
+            polite_until = begun + min(LINGER, (lifecycle.deadline - begun) / 2)
+            while (left := polite_until - time.monotonic()) > 0 and not peer_has_ended:
+                peer_has_ended = self._discard(transport, min(left, _GLANCE))
+        while undelivered(self.sock) and time.monotonic() < self._delivery_deadline(begun):
+            if peer_has_ended:
+                transport.sleep(_GLANCE)
+            else:
+                peer_has_ended = self._discard(transport, _GLANCE)
+
+    def _delivery_deadline(self, begun: float) -> float:
+        """Return until when to wait for a peer that does not take what the kernel has for it."""
+        lifecycle = self._service.lifecycle
         if not lifecycle.running:
-            return now < lifecycle.deadline + LINGER and undelivered(self.sock) > 0
-        patience = self._service.config.write_timeout
-        return (not patience or now < begun + patience) and undelivered(self.sock) > 0
+            return lifecycle.deadline + LINGER  # so that it is still there at the deadline
+        return begun + (self._service.config.write_timeout or math.inf)
+
+    def _discard(self, transport: Transport, seconds: float) -> bool:
+        """Read and count what comes after our FIN; tell whether it was the peer's."""
+        try:
+            data = transport.recv_within(CHUNK, seconds)
+        except BlockingIOError:
+            return False
+        self.bytes_discarded += len(data)
+        return not data
+
+
+class HandlerTypeError(TypeError):
+    """A handler returned what is neither bytes nor a step; the message holds no payload."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(
+            f"an answer is bytes, or steps of bytes and Sleep, not {type(found).__name__}"
+        )
 
 
 class _WriteTimeout(Exception):  # noqa: N818 - a signal between two functions here
@@ -345,7 +390,7 @@ class _WriteTimeout(Exception):  # noqa: N818 - a signal between two functions h
 
 
 class _HandlerFailed(Exception):  # noqa: N818 - likewise
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         super().__init__()
         self.error = error
 
@@ -353,7 +398,7 @@ class _HandlerFailed(Exception):  # noqa: N818 - likewise
 def _ask(question: Callable[[], _T]) -> _T:
     try:
         return question()
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too, is one connection's failure
         raise _HandlerFailed(error) from error
 
 

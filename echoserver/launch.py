@@ -28,6 +28,13 @@ def echoload() -> NoReturn:
 
 
 def _start(command_name: str, package_name: str) -> NoReturn:
+    try:
+        _import_and_run(command_name, package_name)
+    except KeyboardInterrupt:  # so early that nothing has been begun
+        sys.exit(130)
+
+
+def _import_and_run(command_name: str, package_name: str) -> NoReturn:
     package = importlib.import_module(package_name)
     home = Path(__file__).resolve().parent.parent / package_name
     if Path(package.__file__ or "").resolve().parent != home:

@@ -8,11 +8,10 @@ listener must all end the same ``poll``.
 import os
 import select
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from math import inf
 from types import FrameType
 from typing import Any
@@ -27,6 +26,8 @@ NUDGE = signal.SIGURG
 # drain's time where that is less, so that it is over well before the deadline.
 STREAM_PATIENCE = 2.0
 _STREAM_SHARE = 0.25
+
+_FIRST_NAG = 0.05  # seconds between two interruptions of a driver that drains
 
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -59,6 +60,7 @@ class Lifecycle:
         """When the drain gives up on what is still owed."""
 
         self._config = config
+        self._interrupt: Callable[[], None] = _nothing
         self._hooks: list[Callable[[], None]] = []
         self._restore: list[Callable[[], object]] = []
         self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -86,11 +88,6 @@ class Lifecycle:
     def signal_name(self) -> str:
         """What that signal is called; ``none`` where something else began the drain."""
         return signal.Signals(self.signal).name if self.signal else "none"
-
-    @property
-    def draining(self) -> bool:
-        """A signal came: no connection is to wait for input any more."""
-        return not self.running
 
     @property
     def overdue(self) -> bool:
@@ -121,6 +118,7 @@ class Lifecycle:
             self.drain()
         else:
             self.killed = True
+        self._interrupt()
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -135,6 +133,11 @@ class Lifecycle:
     def on_wake(self, hook: Callable[[], None]) -> None:
         """Call `hook` in the main flow whenever a wait was ended by `wake` or by a signal."""
         self._hooks.append(hook)
+
+    def run_hooks(self) -> None:
+        """Do what a wake-up does; for a main flow that is too busy to wait."""
+        for hook in self._hooks:
+            hook()
 
     def wake(self) -> None:
         """End the main flow's wait; from any thread, or from a signal handler."""
@@ -151,8 +154,7 @@ class Lifecycle:
         if self._wakeup in ready:
             with suppress(BlockingIOError):
                 os.read(self._wakeup, 65536)
-            for hook in self._hooks:
-                hook()
+            self.run_hooks()
         if self._lifeline in ready and self._lifeline is not None:
             self.forget(self._lifeline)
             self._lifeline = None
@@ -170,34 +172,62 @@ class Lifecycle:
         os.close(self._waker)
         self._wakeup = self._waker = -1
 
-    # -- a forked child's own life -------------------------------------------------------------
+    # -- serving in the thread that handles signals ----------------------------------------------
 
-    def become_child(self, parent: int, wake: Callable[[], None], cut: Callable[[], None]) -> None:
-        """In a forked child: die with the parent, and drain when the parent says SIGTERM.
+    @contextmanager
+    def interrupting(self, wake: Callable[[], None], cut: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, let signals end the waits of a connection that is served in it.
 
-        The parent repeats its SIGTERM until the child is gone. That is what makes it safe to
-        block in ``recv``: a signal that arrives after the last check of `running` and before the
-        system call begins ends no wait, but the next one does.
+        For whoever serves in the main thread: a forked child, or a server of one client at a
+        time. A signal that arrives after the driver's last look at `running`, and before its
+        system call begins, ends no wait. So the driver is interrupted again and again.
 
         Args:
-            parent: The parent's process id, asked for before the fork.
-            wake: Ends the child's wait for input, when it is told to drain.
-            cut: Ends its wait for output, once the drain is overdue.
+            wake: Ends a wait for input.
+            cut: Ends a wait for output, once the drain is overdue.
         """
+        pause = _FIRST_NAG
 
-        def on_terminate(_number: int, _frame: FrameType | None) -> None:
-            self.drain()
-            (cut if self.overdue else wake)()
+        def interrupt(*_: object) -> None:
+            nonlocal pause
+            if not self.running:
+                (cut if self.killed or self.overdue else wake)()
+                # Longer each time: every interruption begins a write timeout anew.
+                signal.setitimer(signal.ITIMER_REAL, pause)
+                pause *= 2
 
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        self._interrupt = interrupt
+        try:
+            if not self.running:
+                interrupt()
+            yield
+        finally:
+            self._interrupt = _nothing
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+
+    def become_child(self) -> None:
+        """In a forked child: leave the parent's signals and descriptors alone.
+
+        SIGTERM drains; Ctrl-C, which reaches the whole group, means what the parent decides.
+        """
         signal.set_wakeup_fd(-1)
-        # Ctrl-C reaches the whole group; the parent alone decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, on_terminate)
+        signal.signal(signal.SIGTERM, self._on_parents_signal)
         self._close_pipe()
         if self._lifeline is not None:
             os.close(self._lifeline)
-        die_with_parent(parent)
+
+    def _on_parents_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number  # a second one means no more than the first: the parent decides
+        self.drain()
+        self._interrupt()
+
+
+def _nothing() -> None:
+    """Interrupt nobody."""
 
 
 def _only_wake(_number: int, _frame: FrameType | None) -> None:
@@ -207,26 +237,3 @@ def _only_wake(_number: int, _frame: FrameType | None) -> None:
 def in_main_thread() -> bool:
     """Tell whether signals can be handled and children forked from here."""
     return threading.current_thread() is threading.main_thread()
-
-
-_PR_SET_PDEATHSIG = 1
-
-
-def prepare_children() -> None:
-    """Import, once and in the parent, what every forked child needs."""
-    if sys.platform == "linux":
-        import ctypes
-
-        global _libc  # noqa: PLW0603 - one C library per process
-        _libc = ctypes.CDLL(None, use_errno=True)
-
-
-_libc: Any = None
-
-
-def die_with_parent(parent: int) -> None:
-    """Arrange for SIGKILL when `parent` dies, however it dies (prctl(2), PR_SET_PDEATHSIG)."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died between the fork and the line above
-        os._exit(1)

@@ -27,6 +27,8 @@ _FATAL = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 _FIRST_PAUSE = 0.05  # seconds
 _LONGEST_PAUSE = 1.0
 
+_LATEST_RESET = 0.5  # seconds
+
 # Clients that are being turned away gently at a time; beyond it they are reset.
 _LONGEST_FAREWELL_QUEUE = 64
 
@@ -108,14 +110,15 @@ class Listener:
         self._service = service
         self._lifecycle = service.lifecycle
         self._rejecting = service.config.overload == "reject"
-        self._pause = 0.0
-        self._paused_until = 0.0
+        self._pause_length = 0.0
+        self._pause_ends = 0.0
         self._farewells: dict[int, tuple[socket.socket, float]] = {}
         self._watched = False
 
     def __iter__(self) -> Iterator[Connection]:
         self._announce()
         while self._lifecycle.running:
+            self._lifecycle.run_hooks()  # clients may come so fast that it never waits
             if self._may_accept():
                 accepted = self._accept()
                 if accepted is not None:
@@ -152,7 +155,10 @@ class Listener:
 
     def _watch(self, *, wanted: bool) -> None:
         if wanted != self._watched:
-            (self._lifecycle.watch if wanted else self._lifecycle.forget)(self._sock.fileno())
+            if wanted:
+                self._lifecycle.watch(self._sock.fileno())
+            else:
+                self._lifecycle.forget(self._sock.fileno())
             self._watched = wanted
 
     # -- accepting -----------------------------------------------------------------------------
@@ -160,7 +166,7 @@ class Listener:
     def _may_accept(self) -> bool:
         if self._service.full and not self._rejecting:
             return False
-        return not self._paused_until or time.monotonic() >= self._paused_until
+        return not self._pause_ends or time.monotonic() >= self._pause_ends
 
     def _accept(self) -> tuple[socket.socket, tuple[str, int]] | None:
         """Return a client and its address; None where none waits or none can be taken now."""
@@ -168,7 +174,7 @@ class Listener:
             try:
                 accepted = self._sock.accept()
             except BlockingIOError:
-                self._paused_until = 0.0
+                self._pause_ends = 0.0
                 return None
             except OSError as error:
                 if error.errno in _FATAL:
@@ -179,16 +185,16 @@ class Listener:
                     return None
                 self._service.log.warning_each_second("accept_failed", error=error.strerror)
             else:
-                self._pause = self._paused_until = 0.0
+                self._pause_length = self._pause_ends = 0.0
                 return accepted
 
     def _back_off(self, error: OSError) -> None:
-        self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
-        self._paused_until = time.monotonic() + self._pause
+        self._pause_length = min(self._pause_length * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._pause_ends = time.monotonic() + self._pause_length
         self._service.log.warning_each_second(
             "accept_paused",
             error=error.strerror,
-            seconds=self._pause,
+            seconds=self._pause_length,
             advice="clients wait in the kernel's queue; raise the descriptor limit (ulimit -n) "
             "or lower --max-connections",
         )
@@ -203,23 +209,31 @@ class Listener:
             accepting = self._may_accept()
         self._watch(wanted=accepting)
         ends = [deadline for _, deadline in self._farewells.values()]
-        if not accepting and self._paused_until:
-            ends.append(self._paused_until)
+        if not accepting and self._pause_ends:
+            ends.append(self._pause_ends)
         ready = self._lifecycle.wait(min(ends) - time.monotonic() if ends else None)
         service.wake_on_release = False
-        if self._paused_until and ready:
-            self._paused_until = time.monotonic()  # what ended may have given a descriptor back
+        if self._pause_ends and ready:
+            self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
         self._see_off(ready)
 
     def _last_arrivals(self) -> Iterator[Connection]:
-        """Take in who was in the kernel's queue when the drain began."""
-        while (accepted := self._accept()) is not None:
-            if not self._service.full:
+        """Take in who was in the kernel's queue when the drain began.
+
+        Whoever no slot is free for, or time, is reset and counted.
+        """
+        lifecycle = self._lifecycle
+        while not lifecycle.killed and (accepted := self._accept()) is not None:
+            lifecycle.run_hooks()
+            now = time.monotonic()
+            if not self._service.full and now < lifecycle.stream_deadline:
                 yield self._service.admit(*accepted)
             else:
                 self._service.totals.unserved += 1
                 abort(accepted[0])
                 accepted[0].close()
+                if now > lifecycle.stream_deadline + _LATEST_RESET:
+                    return  # they come faster than they can be turned away: the close does it
 
     # -- turning away (--overload reject) --------------------------------------------------------
 

@@ -19,7 +19,7 @@ BACKENDS = {
     "process": "echoserver.backends.process:ProcessBackend",
     "thread": "echoserver.backends.thread:ThreadBackend",
     "pool": "echoserver.backends.pool:PoolBackend",
-    "gevent": "echoserver.backends.greenlet:GeventBackend",
+    "gevent": "echoserver.backends.gevent:GeventBackend",
 }
 HANDLERS = {
     "echo": "echoserver.handlers.echo:EchoHandler",

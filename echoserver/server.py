@@ -75,22 +75,22 @@ class EchoServer:
             service = Service(config, self._handler_class, lifecycle, log, limit)
             self._warn(log, descriptors)
             backend.serve(Listener(sock, service), service)
+            code = 0
+            if lifecycle.killed:
+                code = 128 + lifecycle.signal
+            elif service.totals.cut:
+                code = EXIT_OUTPUT_OWED
+            log.announce(
+                "stopped",
+                **asdict(service.totals),
+                log_lines_dropped=log.dropped,
+                seconds=round(time.monotonic() - started, 3),
+                exit_code=code,
+            )
         finally:
             lifecycle.close()
             if sock is not None:
                 sock.close()
-        code = 0
-        if lifecycle.killed:
-            code = 128 + lifecycle.signal
-        elif service.totals.cut:
-            code = EXIT_OUTPUT_OWED
-        log.announce(
-            "stopped",
-            **asdict(service.totals),
-            log_lines_dropped=log.dropped,
-            seconds=round(time.monotonic() - started, 3),
-            exit_code=code,
-        )
         return code
 
     def _refuse_contradictions(self) -> None:

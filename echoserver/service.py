@@ -4,16 +4,18 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from echoserver.config import Config
-from echoserver.connection import Connection
+from echoserver.connection import Connection, HandlerTypeError
 from echoserver.handlers import Handler
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 
-_TICK = 0.1  # seconds between two reminders to connections that are still draining
+_TICK = 0.1  # seconds between two attempts to cut
 _AFTERMATH = 1.0  # seconds in which connections that were cut may report what they had done
 
 
@@ -128,9 +130,11 @@ class Service:
         lifecycle = self.lifecycle
         self.wake_on_release = True
         self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
+        lifecycle.run_hooks()
+        self._tell_all(Connection.wake)
         while self._open and not lifecycle.killed and not lifecycle.overdue:
-            self._tell_all(Connection.wake)
-            lifecycle.wait(min(_TICK, max(0.0, lifecycle.deadline - time.monotonic())))
+            left = lifecycle.deadline - time.monotonic()
+            lifecycle.wait(None if left == inf else max(0.0, left))
         if not self._open:
             return
         if not lifecycle.killed:
@@ -147,21 +151,21 @@ class Service:
                 return
             lifecycle.wait(_TICK)
 
-    def _tell_all(self, what: Any) -> None:
+    def _tell_all(self, what: Callable[[Connection], None]) -> None:
         with self._lock:
             for connection in self._open:
                 what(connection)
 
     # -- what connections report ---------------------------------------------------------------
 
-    def report_handler(self, error: BaseException) -> None:
-        """Log where a handler failed; never its message, which may quote what a peer sent."""
-        where = traceback.extract_tb(error.__traceback__)[-1:] if error.__traceback__ else []
-        self.log.error(
-            "handler_failed",
-            error=type(error).__name__,
-            where="; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in where),
-        )
+    def report_failure(self, event: str, error: BaseException) -> None:
+        """Log what failed and where; never the error's words, which may quote what a peer sent."""
+        about = {"handler": self.handler_class.__qualname__, "error": type(error).__name__}
+        if isinstance(error, HandlerTypeError):
+            about["reason"] = str(error)  # the core's own words
+        elif frames := traceback.extract_tb(error.__traceback__)[-1:]:
+            about["where"] = f"{frames[0].filename}:{frames[0].lineno} in {frames[0].name}"
+        self.log.error(event, **about)
 
 
 def _address(peer: Any) -> str:

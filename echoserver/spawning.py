@@ -17,6 +17,7 @@ from echoserver.errors import BootError, ConfigError, EchoServerError
 
 _START_TIMEOUT = 20.0  # seconds; a loaded machine imports slowly
 _STOP_TIMEOUT = 15.0  # seconds; the default drain takes at most 8
+_LAST_LINES_TIMEOUT = 1.0  # seconds
 _KEPT_LINES = 1000
 
 
@@ -151,7 +152,9 @@ class SpawnedServer:
         self._close()
 
     def _close(self) -> None:
-        self._reader.join()  # it ends with the pipe: every line is in
+        # It ends with the pipe, and then every line is in; but something that the server started
+        # may have inherited the pipe, and keep it for as long as it likes.
+        self._reader.join(_LAST_LINES_TIMEOUT)
         if self._lifeline != -1:
             os.close(self._lifeline)
             self._lifeline = -1

@@ -152,7 +152,7 @@ def run(
     "-d",
     "--duration",
     type=Duration(),
-    default="2.5s",
+    default="2s",
     show_default=True,
     metavar="DURATION",
     help="How long each round asks.",
@@ -243,6 +243,7 @@ def _carry_out(
     notes: list[str],
 ) -> int:
     """Measure, show and save what there is (after Ctrl-C, too), and return the exit code."""
+    from echoserver.errors import EchoServerError
     from loadtest import environment, report
     from loadtest.measure import LoadError
     from loadtest.progress import RoundProgress
@@ -259,13 +260,16 @@ def _carry_out(
             go(progress)
     except KeyboardInterrupt:
         interrupted = True
-    except (LoadError, OSError) as error:
+    except (LoadError, EchoServerError, OSError) as error:
         failure = str(error)
     done = [result for result in results if result.rounds]
     if done:
         report.show(done, notes)
         if json_file is not None:
-            report.save(json_file, surroundings, done)
+            try:
+                report.save(json_file, surroundings, done)
+            except OSError as error:
+                failure = failure or f"--json: cannot write {json_file}: {error.strerror}"
     if interrupted:
         print("interrupted: only the rounds so far were counted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -313,9 +317,11 @@ def _refuse_unwritable(path: str) -> None:
     import os
     from pathlib import Path
 
-    folder = Path(path).parent
-    if Path(path).is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        _usage(f"--json: cannot write {path}: {folder} is not a folder that can be written to")
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        return  # a pipe or a device
+    if target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
+        _usage(f"--json: cannot write {path}: its folder does not exist or cannot be written to")
 
 
 def _usage(sentence: str) -> NoReturn:

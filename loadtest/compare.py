@@ -1,8 +1,8 @@
 """Compare servers: fresh ones, in rounds, interleaved in a random order, under one workload."""
 
 import random
+import subprocess
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -70,19 +70,21 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
     results.extend(by_backend.values())
     for number, backend in enumerate(schedule(plan)):
         progress.begin(number, backend)
-        with _server(backend, plan) as server:
-            _verify(server, plan.handler)
-            workload = replace(
-                plan.workload, host=server.host, port=server.port, seed=plan.seed + number
-            )
-            measured = measure(workload, plan.pinning, server.pid, progress.during)
-        by_backend[backend].rounds.append(measured)
+        with pinned(plan.pinning.server):
+            server = echoserver.spawn(backend=backend, handler=plan.handler, log_level="warning")
+        try:
+            with server:
+                _verify(server, plan.handler)
+                workload = replace(
+                    plan.workload, host=server.host, port=server.port, seed=plan.seed + number
+                )
+                measured = measure(workload, plan.pinning, server.pid, progress.during)
+                by_backend[backend].rounds.append(measured)
+        except subprocess.TimeoutExpired as error:
+            raise LoadError(
+                f"the server of {backend} did not end within {error.timeout:.0f} s of SIGTERM"
+            ) from None
         progress.end(f"{measured.throughput:,.0f} messages/s")
-
-
-def _server(backend: str, plan: Plan) -> AbstractContextManager["echoserver.SpawnedServer"]:
-    with pinned(plan.pinning.server):
-        return echoserver.spawn(backend=backend, handler=plan.handler, log_level="warning")
 
 
 def _verify(server: "echoserver.SpawnedServer", handler: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,6 @@ class Result:
             "first_errors": first_errors,
             "verified": self.verified,
             "starved": max((one.load.starved for one in self.rounds), default=0),
-            "unanswered": sum(one.load.unanswered for one in self.rounds),
             "server": {
                 "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
                 "peak_rss_bytes": max((peak.rss_bytes for peak in peaks), default=None),
@@ -116,13 +116,18 @@ def save(path: str | Path, environment: dict[str, Any], results: list[Result]) -
         "environment": environment,
         "results": [result.as_json() for result in results],
     }
-    final = Path(path)
-    draft = final.with_name(f".{final.name}.{os.getpid()}")
+    text = json.dumps(document, indent=2) + "\n"
+    final = Path(os.path.realpath(path))  # a link stays one
+    if final.exists() and not final.is_file():  # a pipe or a device: there is nothing to replace
+        final.write_text(text, encoding="utf-8")
+        return
+    draft = final.with_name(f".echoload-{os.getpid()}.json")
     try:
-        draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         draft.replace(final)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise
 
 
@@ -160,14 +165,13 @@ def show(results: list[Result], notes: list[str]) -> None:
 def _cells(row: dict[str, Any]) -> list[str]:
     rate, latency, server = row["throughput"], row["latency_us"], row["server"]
     limited = "≥ " if row["client_limited"] else ""
-    starved = row["connections_served"] < row["connections"]
     served = f"{row['connections_served']} of {row['connections']}"
     return [
         row["target"],
         _or_dash(rate["median"], lambda value: f"{limited}{_rate(value)}"),
         _or_dash(rate["min"], lambda value: f"{_rate(value)} - {_rate(rate['max'])}"),
         *(_or_dash(latency[key], _milliseconds) for key in ("p50", "p99", "max")),
-        f"[bold red]{served}[/]" if starved else served,
+        f"[bold red]{served}[/]" if row["starved"] else served,
         ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
         _or_dash(server["cpu_us_per_message"], lambda value: f"{value:.1f}"),
         _or_dash(server["peak_rss_bytes"], lambda value: _memory(value, server["pss_bytes"])),
@@ -179,15 +183,14 @@ def _explain(rows: list[dict[str, Any]]) -> list[str]:
     notes = []
     if any(row["client_limited"] for row in rows):
         notes.append(
-            "≥: the client was at its limit and the server was not; the server can do more than "
-            "this. Compare such servers by CPU per message."
+            "≥: the client was at its limit, and the server (where it could be watched) was not: "
+            "it can do more than this. Compare such servers by CPU per message."
         )
     for row in rows:
-        starved = row["connections"] - row["connections_served"]
-        if row["verified"] and starved > row["connections"] // 100 and not row["errors"]:
+        if row["verified"] and row["starved"]:
             notes.append(
-                f"{row['target']}: {starved} of {row['connections']} connections never got a "
-                "reply; its rate and latency are those of the connections that did."
+                f"{row['target']}: {row['starved']} of {row['connections']} connections never got "
+                "a reply; its rate and latency are those of the connections that did."
             )
         if not row["verified"]:
             notes.append(f"{row['target']}: nothing was verified; this is a failure, not a result.")

@@ -270,7 +270,9 @@ def test_a_handler_that_fails_ends_its_connection_only(backend: str, tmp_path: P
         assert wire.ask(other, b"after") == b"after"
         assert wire.finish(other) == b""
     failed = [event for event in server.log if event["event"] == "handler_failed"]
-    assert [event["error"] for event in failed] == ["ValueError", "TypeError"]
+    assert [event["error"] for event in failed] == ["ValueError", "HandlerTypeError"]
+    assert {event["handler"] for event in failed} == {"Fragile"}
+    assert "not str" in failed[1]["reason"]
     assert "fragile.py:5 in receive" in failed[0]["where"]
     assert "password" not in server.stderr, "payload is never logged"
     assert server.stopped is not None

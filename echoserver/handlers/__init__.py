@@ -10,12 +10,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+_LONGEST_SLEEP = 1e8  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """A step of an answer: let `seconds` pass before the next one."""
+    """A step of an answer: let `seconds` pass before the next one.
+
+    Raises:
+        ValueError: `seconds` is negative, or no time that anyone would wait.
+    """
 
     seconds: float
+
+    def __post_init__(self) -> None:
+        """Complain where it is made, in the handler, and not where it is carried out."""
+        if not 0 <= self.seconds <= _LONGEST_SLEEP:
+            raise ValueError(f"cannot sleep for {self.seconds!r} seconds")
 
 
 Step: TypeAlias = bytes | Sleep

@@ -51,7 +51,13 @@ class GreenTransport:
     The read watcher is started once and stays: gevent's own sockets start and stop one for every
     wait. And the wait comes before ``recv``: the next request has hardly ever arrived by the time
     the reply is sent, so trying first would waste a system call.
+
+    At any time, its greenlet is either parked in `recv` (`_parked` is that greenlet), or busy.
+    Input that comes while it is busy would make the watcher fire for ever; so the first time that
+    it fires in vain it is paused, and `recv` starts it again.
     """
+
+    blocks_thread = False
 
     def __init__(
         self, sock: socket.socket, siblings: "set[GreenTransport]", write_timeout: float
@@ -63,10 +69,10 @@ class GreenTransport:
         self._siblings = siblings
         self._send_timeout = write_timeout / WRITE_TIMEOUT_PARTS or None
         self._hub = gevent.hub.get_hub()
-        self._waiter: Any = None
+        self._parked: Any = None
         self._interrupted = False
         self._watcher = self._hub.loop.io(sock.fileno(), _READ)
-        self._watcher.start(self._readable)
+        self._watcher.start(self._resume)
         self._watching = True
         siblings.add(self)
 
@@ -78,13 +84,13 @@ class GreenTransport:
                 self._interrupted = False
                 raise BlockingIOError
             if not self._watching:
-                self._watcher.start(self._readable)
+                self._watcher.start(self._resume)
                 self._watching = True
-            self._waiter = getcurrent()
+            self._parked = getcurrent()
             try:
                 self._hub.switch()
             finally:
-                self._waiter = None
+                self._parked = None
             if not self._interrupted:
                 try:
                     return self._sock.recv(size)
@@ -108,12 +114,12 @@ class GreenTransport:
     def wake(self) -> None:
         """End a `recv`, or the next one, without input."""
         self._interrupted = True
-        if self._waiter is not None:
-            self._hub.loop.run_callback(self._readable)
+        if self._parked is not None:
+            self._hub.loop.run_callback(self._resume)
 
     def count_sweep(self, patience: int) -> None:
         """Wake it, as if it had timed out, if it has waited for more than `patience` sweeps."""
-        if self._waiter is not None:
+        if self._parked is not None:
             self._quiet_sweeps += 1
             if self._quiet_sweeps > patience:
                 self.wake()
@@ -124,10 +130,10 @@ class GreenTransport:
         self._pause()
         self._watcher.close()
 
-    def _readable(self) -> None:
-        """Run in the hub: input came, or someone wants the wait to end."""
-        if self._waiter is not None:
-            self._waiter.switch()
+    def _resume(self) -> None:
+        """Let the greenlet go on: input came, or someone wants its wait to end. Runs in the hub."""
+        if self._parked is not None:
+            self._parked.switch()
         else:  # busy with its last input: until it asks for more, there is nothing to tell
             self._pause()
 
