@@ -120,8 +120,9 @@ def test_no_server() -> None:
 # -- echoclient --ping ---------------------------------------------------------------------------
 
 
-def test_ping(handler: str) -> None:
-    with echoserver.spawn(handler=handler) as server:
+@pytest.mark.parametrize("name", ["echo", "upper"])
+def test_ping(name: str) -> None:
+    with echoserver.spawn(handler=name) as server:
         result = run("echoclient", "--ping", format_address(*server.address))
         assert result.returncode == 0
         assert " ms" in result.stdout

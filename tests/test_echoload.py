@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,7 @@ def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path:
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={**os.environ, "WHOSE": str(tmp_path)},
     )
     assert process.stderr is not None
     seen = [process.stderr.readline() for _ in range(3)]
@@ -372,19 +374,17 @@ def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path:
     assert "Traceback" not in error
     assert json.loads(file.read_text())["results"]
     assert wire.eventually(lambda: not inspection.session(process.pid))
-    assert not servers_of(process.pid)
+    assert not belonging_to(str(tmp_path))
 
 
-def servers_of(pid: int) -> list[int]:
-    """Return processes that were started for the (ended) process `pid`."""
+def belonging_to(owner: str) -> list[int]:
+    """Return the processes whose environment says so."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"--lifeline" in words and (entry / "stat").read_text().split()[3] == "1":
+        with suppress(OSError):
+            if entry.name.isdigit() and f"WHOSE={owner}".encode() in (
+                (entry / "environ").read_bytes().split(b"\0")
+            ):
                 found.append(int(entry.name))
     return found
 

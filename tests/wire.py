@@ -89,6 +89,11 @@ def content(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def capitals(size: int, seed: int = 1) -> bytes:
+    """Return content that the handler `upper` leaves as it is."""
+    return content(size, seed).upper()
+
+
 @contextmanager
 def sending(sock: socket.socket, data: bytes) -> Iterator[None]:
     """Send `data` in a thread of its own while the block reads."""

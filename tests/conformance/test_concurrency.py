@@ -1,9 +1,11 @@
 """Many clients at a time: each gets its own bytes, and none waits for another."""
 
+import threading
+import time
 from collections.abc import Callable
 
 from echoserver import SpawnedServer
-from tests import wire
+from tests import inspection, wire
 from tests.conftest import StartServer
 
 CLIENTS = 400
@@ -11,23 +13,23 @@ CLIENTS = 400
 
 def test_silent_client_does_not_block_another(server: SpawnedServer) -> None:
     with wire.connect(server.address), wire.connect(server.address) as half:
-        half.sendall(b"half a line")
+        half.sendall(b"HALF A LINE")
         assert wire.served(server.address)
 
 
 def test_interleaved_turns(server: SpawnedServer) -> None:
     with wire.connect(server.address) as one, wire.connect(server.address) as two:
         for turn in range(50):
-            message = b"one, turn %d" % turn
+            message = b"ONE, TURN %d" % turn
             one.sendall(message)
-            assert wire.ask(two, b"two") == b"two"
+            assert wire.ask(two, b"TWO") == b"TWO"
             assert wire.read_exactly(one, len(message)) == message
 
 
 def test_no_cross_talk_among_simultaneous_senders(server: SpawnedServer) -> None:
     socks = [wire.connect(server.address) for _ in range(32)]
     for turn in range(10):
-        messages = [wire.content(2000, seed=turn * 100 + number) for number in range(len(socks))]
+        messages = [wire.capitals(2000, seed=turn * 100 + number) for number in range(len(socks))]
         for sock, message in zip(socks, messages, strict=True):
             sock.sendall(message)
         for sock, message in zip(socks, messages, strict=True):
@@ -46,15 +48,36 @@ def test_400_connections_at_once(
     socks = [wire.connect(server.address) for _ in range(CLIENTS)]
     for turn in range(3):
         for number, sock in enumerate(socks[:at_once]):
-            sock.sendall(b"turn %d of client %d" % (turn, number))
+            sock.sendall(b"TURN %d OF CLIENT %d" % (turn, number))
         for number, sock in enumerate(socks[:at_once]):
-            message = b"turn %d of client %d" % (turn, number)
+            message = b"TURN %d OF CLIENT %d" % (turn, number)
             assert wire.read_exactly(sock, len(message)) == message
     for number, sock in enumerate(socks):
-        message = b"last words of client %d" % number
+        message = b"LAST WORDS OF CLIENT %d" % number
         sock.sendall(message)
         assert wire.finish(sock) == message
         sock.close()
     assert server.stop() == 0
     assert server.stopped is not None
     assert server.stopped["connections"] == CLIENTS
+
+
+def test_ended_clients_are_forgotten_while_others_queue(server: SpawnedServer) -> None:
+    """A server that only tidies up when nobody waits never does under load."""
+    stop = threading.Event()
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            assert wire.served(server.address)
+
+    threads = [threading.Thread(target=come_and_go, daemon=True) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    zombies = []
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        zombies.append(inspection.state(server.pid).zombies)
+    stop.set()
+    for thread in threads:
+        thread.join(wire.patience)
+    assert max(zombies) < 30

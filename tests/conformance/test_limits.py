@@ -17,7 +17,7 @@ from tests.conftest import StartServer
 from tests.launching import task_limit
 
 
-def answered(sock: socket.socket, message: bytes = b"x") -> bool:
+def answered(sock: socket.socket, message: bytes = b"X") -> bool:
     """Tell whether a client gets a reply; False where the server ended the connection instead."""
     try:
         return wire.ask(sock, message) == message
@@ -42,11 +42,11 @@ def test_connection_limit_queues(start: StartServer) -> None:
     assert answered(first)
     assert answered(second)
     third = wire.connect(server.address)  # by the kernel, which queues it
-    third.sendall(b"x")
+    third.sendall(b"X")
     assert silent(third)
     assert answered(first)
     assert wire.finish(first) == b""
-    assert wire.read_exactly(third, 1) == b"x"
+    assert wire.read_exactly(third, 1) == b"X"
     assert server.stop() == 0
     assert server.stopped is not None
     assert server.stopped["rejected"] == 0
@@ -59,7 +59,7 @@ def test_connection_limit_rejects(start: StartServer) -> None:
     assert answered(first)
     assert answered(second)
     third = wire.connect(server.address)
-    third.sendall(b"x")
+    third.sendall(b"X")
     begun = time.monotonic()
     assert wire.read_to_end(third) == b"", "an echo server sends nothing that it was not sent"
     assert time.monotonic() - begun < 1
@@ -115,8 +115,10 @@ def test_idle_timeout(start: StartServer) -> None:
 def test_write_timeout(start: StartServer) -> None:
     server = start(write_timeout=0.5)
     deaf = wire.connect(server.address, receive_buffer=65536)
-    wire.push_until_blocked(deaf, wire.content(16 << 20))
+    wire.push_until_blocked(deaf, wire.capitals(16 << 20))
+    begun = time.monotonic()
     assert wire.eventually(lambda: _was_reset(deaf)), "nothing was read from it, and it still lives"
+    assert 0.2 < time.monotonic() - begun < 2
     assert wire.served(server.address)
     assert server.stop() == 0
     assert server.stopped is not None
@@ -131,7 +133,7 @@ def _was_reset(sock: socket.socket) -> bool:
 def test_a_slow_reader_is_not_timed_out(start: StartServer) -> None:
     """The write timeout is for peers that take nothing, not for those that take little."""
     server = start(write_timeout=0.5)
-    data = wire.content(12 << 20)
+    data = wire.capitals(12 << 20)
     with wire.connect(server.address, receive_buffer=65536) as slow, wire.sending(slow, data):
         received = bytearray()
         began = time.monotonic()
@@ -150,14 +152,14 @@ def test_descriptors_run_out(start: StartServer) -> None:
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (64, 64))
     clients = [wire.connect(server.address) for _ in range(100)]
     for sock in clients:
-        sock.sendall(b"x")
-    lucky = [sock for sock in clients[:20] if wire.read_exactly(sock, 1) == b"x"]
+        sock.sendall(b"X")
+    lucky = [sock for sock in clients[:20] if wire.read_exactly(sock, 1) == b"X"]
     assert len(lucky) == 20
     assert cpu_share(server.pid) < 0.10, "it spins"
     warnings = [event for event in server.log if event["event"] == "accept_paused"]
     assert len(warnings) <= 4, "at most one line a second"
     for sock in clients:  # those in front leave; those behind them are served, from the queue
-        assert sock in lucky or wire.read_exactly(sock, 1) == b"x"
+        assert sock in lucky or wire.read_exactly(sock, 1) == b"X"
         assert wire.finish(sock) == b""
         sock.close()
     assert wire.served(server.address)
@@ -168,14 +170,20 @@ def test_no_thread_or_process_can_be_started(start: StartServer) -> None:
     """Only the client that nothing could be started for is closed."""
     server = start()
     assert wire.served(server.address)
-    inspection.settled(server.pid)
+    quiet = inspection.settled(server.pid)
+    with wire.connect(server.address) as sock:
+        assert answered(sock)
+        busy = inspection.state(server.pid)
+    one_each = busy.threads + busy.children > quiet.threads + quiet.children
+    assert inspection.settled(server.pid) == quiet
     with task_limit(server.pid, spare=3):
         clients = [wire.connect(server.address) for _ in range(8)]
         served = [sock for sock in clients if answered(sock)]
         assert served
         for sock in served:
-            assert answered(sock, b"still here")
-        if len(served) < len(clients):  # this backend starts something for each client
+            assert answered(sock, b"STILL HERE")
+        assert one_each == (len(served) < len(clients))
+        if one_each:
             assert any(event["event"] == "client_refused" for event in server.log)
             assert wire.finish(served[0]) == b""
             served[0].close()
@@ -186,7 +194,7 @@ def test_no_thread_or_process_can_be_started(start: StartServer) -> None:
     assert wire.served(server.address)
     assert server.stop() == 0
     assert server.stopped is not None
-    assert (server.stopped["refused"] > 0) == (len(served) < len(clients))
+    assert (server.stopped["refused"] > 0) == one_each
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to raise the limit again")
@@ -198,11 +206,11 @@ def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer)
     lowest_free = next(fd for fd in range(1000) if fd not in used)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (lowest_free, 20000))
     client = wire.connect(server.address)
-    client.sendall(b"x")
+    client.sendall(b"X")
     paused = wire.eventually(lambda: any(event["event"] == "accept_paused" for event in server.log))
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (1000, 20000))
     begun = time.monotonic()
-    assert wire.read_exactly(client, 1) == b"x"
+    assert wire.read_exactly(client, 1) == b"X"
     assert paused
     assert time.monotonic() - begun < 1.5
 
@@ -217,11 +225,11 @@ def test_concurrency_is_what_the_backend_says(
     inside = [wire.connect(server.address) for _ in range(bound)]
     assert all(answered(sock) for sock in inside)
     waiting = wire.connect(server.address)
-    waiting.sendall(b"x")
+    waiting.sendall(b"X")
     assert silent(waiting)
     assert server.stop() == 0
     try:  # it was queued when the drain began, and there was no slot for it
-        assert wire.read_to_end(waiting) in {b"", b"x"}
+        assert wire.read_to_end(waiting) in {b"", b"X"}
     except ConnectionResetError:
         assert server.stopped is not None
         assert server.stopped["unserved"] == 1

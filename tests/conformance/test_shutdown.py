@@ -6,8 +6,12 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
 
 from tests import inspection, wire
+from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer
 
 CLIENTS = 40
@@ -29,7 +33,7 @@ class ClosedLoop:
         with wire.connect(self.address) as sock:
             try:
                 while True:
-                    message = b"client %d, turn %d\n" % (self.number, turn)
+                    message = b"CLIENT %d, TURN %d\n" % (self.number, turn)
                     try:
                         sock.sendall(message)
                     except BrokenPipeError:
@@ -76,11 +80,11 @@ def test_sigterm_serves_who_was_queued(start: StartServer) -> None:
     os.kill(server.pid, signal.SIGSTOP)
     socks = [wire.connect(server.address) for _ in range(10)]
     for sock in socks:
-        sock.sendall(b"queued")
+        sock.sendall(b"QUEUED")
     os.kill(server.pid, signal.SIGTERM)
     os.kill(server.pid, signal.SIGCONT)
     for sock in socks:
-        assert wire.read_to_end(sock) == b"queued"
+        assert wire.read_to_end(sock) == b"QUEUED"
         sock.close()
     assert server.wait() == 0
 
@@ -88,7 +92,7 @@ def test_sigterm_serves_who_was_queued(start: StartServer) -> None:
 def test_stream_that_never_pauses_is_ended(start: StartServer) -> None:
     """Its sender never reaches an end of its own; what comes back is a prefix all the same."""
     server = start()
-    data = wire.content(1 << 20)
+    data = wire.capitals(1 << 20)
     sock = wire.connect(server.address)
     sock.settimeout(wire.patience)
     stop = threading.Event()
@@ -125,7 +129,7 @@ def test_stream_that_never_pauses_is_ended(start: StartServer) -> None:
 def test_idle_peer_is_no_cut(start: StartServer) -> None:
     server = start()
     socks = [wire.connect(server.address) for _ in range(5)]
-    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     begun = time.monotonic()
     assert server.stop() == 0  # although they keep their sockets open
     assert time.monotonic() - begun < 3
@@ -135,7 +139,7 @@ def test_idle_peer_is_no_cut(start: StartServer) -> None:
 def test_output_owed_at_the_deadline_is_exit_4(start: StartServer) -> None:
     server = start(drain_timeout=1)
     deaf = wire.connect(server.address, receive_buffer=65536)
-    wire.push_until_blocked(deaf, wire.content(16 << 20))
+    wire.push_until_blocked(deaf, wire.capitals(16 << 20))
     begun = time.monotonic()
     assert server.stop() == 4
     assert 0.8 < time.monotonic() - begun < 5
@@ -146,7 +150,7 @@ def test_output_owed_at_the_deadline_is_exit_4(start: StartServer) -> None:
 def test_output_still_in_the_kernel_is_waited_for(start: StartServer) -> None:
     """All was taken by the kernel, nothing by the peer: leaving now could lose it."""
     server = start(drain_timeout=8)
-    data = wire.content(400_000)
+    data = wire.capitals(400_000)
     with wire.connect(server.address, receive_buffer=4096) as sock:
         sock.sendall(data)
         assert wire.eventually(lambda: _unread(sock) > 0)
@@ -173,24 +177,71 @@ def _listener_is_gone(address: wire.Address) -> bool:
     return wire.eventually(refused)
 
 
-def test_second_signal_leaves_at_once(start: StartServer) -> None:
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_leaves_at_once(start: StartServer, second: signal.Signals) -> None:
     server = start(drain_timeout=30)
     deaf = wire.connect(server.address, receive_buffer=65536)
-    wire.push_until_blocked(deaf, wire.content(16 << 20))
+    wire.push_until_blocked(deaf, wire.capitals(16 << 20))
     server.process.send_signal(signal.SIGTERM)
     assert _listener_is_gone(server.address)
     begun = time.monotonic()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.wait() == 128 + signal.SIGTERM
+    server.process.send_signal(second)
+    assert server.wait() == 128 + second
     assert time.monotonic() - begun < 2
     assert server.stopped is not None
     assert wire.eventually(lambda: not inspection.session(server.pid))
 
 
+def test_second_signal_among_late_arrivals(start: StartServer) -> None:
+    server = start(drain_timeout=30)
+    assert wire.served(server.address)
+    os.kill(server.pid, signal.SIGSTOP)
+    for _ in range(1000):  # silent, and all in the kernel's queue
+        wire.connect(server.address)
+    os.kill(server.pid, signal.SIGTERM)
+    os.kill(server.pid, signal.SIGCONT)
+    assert wire.eventually(lambda: _has_drawn_the_line(server.pid) or server.process.poll() == 0)
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait() in {0, 128 + signal.SIGTERM}  # 0: it was through already
+    assert time.monotonic() - begun < 3
+
+
+def _has_drawn_the_line(pid: int) -> bool:
+    """Tell whether a process has taken a SIGTERM: it is no longer pending (proc(5))."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    pending = next(line for line in status.splitlines() if line.startswith("ShdPnd:"))
+    return not int(pending.split()[1], 16) & 1 << (signal.SIGTERM - 1)
+
+
+def test_many_silent_clients_are_no_reason_for_exit_4(start: StartServer) -> None:
+    server = start(drain_timeout=3)
+    assert wire.served(server.address)
+    os.kill(server.pid, signal.SIGSTOP)
+    for _ in range(800):
+        wire.connect(server.address)
+    os.kill(server.pid, signal.SIGTERM)
+    os.kill(server.pid, signal.SIGCONT)
+    assert server.wait() == 0
+    assert server.stopped is not None
+    assert server.stopped["cut"] == 0
+
+
+def test_draining_costs_no_cpu(start: StartServer) -> None:
+    server = start(drain_timeout=30)
+    deaf = wire.connect(server.address, receive_buffer=65536)
+    wire.push_until_blocked(deaf, wire.capitals(16 << 20))
+    server.process.send_signal(signal.SIGTERM)
+    assert _listener_is_gone(server.address)
+    assert cpu_share(server.pid) < 0.05
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait() == 128 + signal.SIGTERM
+
+
 def test_ctrl_c_to_the_whole_group(start: StartServer) -> None:
     server = start()
     socks = [wire.connect(server.address) for _ in range(5)]
-    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     os.killpg(server.pid, signal.SIGINT)
     assert all(wire.read_to_end(sock) == b"" for sock in socks)
     for sock in socks:
@@ -203,7 +254,7 @@ def test_ctrl_c_to_the_whole_group(start: StartServer) -> None:
 def test_parent_killed_leaves_no_orphan(start: StartServer) -> None:
     server = start()
     socks = [wire.connect(server.address) for _ in range(5)]
-    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     server.kill()
     assert wire.eventually(lambda: not inspection.session(server.pid))
     with socket.socket() as sock:
@@ -217,7 +268,7 @@ def test_parent_killed_leaves_no_orphan(start: StartServer) -> None:
 def test_restart_on_the_same_port_at_once(start: StartServer) -> None:
     first = start()
     socks = [wire.connect(first.address) for _ in range(5)]
-    assert all(wire.ask(sock, b"x") == b"x" for sock in socks)
+    assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     assert first.stop() == 0  # it closed first: its side is in TIME_WAIT
     second = start(port=first.port)
     assert wire.served(second.address)

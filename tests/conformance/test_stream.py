@@ -9,6 +9,7 @@ from tests import wire
 from tests.conftest import HANDLERS, StartServer
 
 MIB = 1 << 20
+EVERY_HANDLER = True  # also in the default tests
 
 
 @pytest.fixture
