@@ -216,6 +216,9 @@ class Lifecycle:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, self._on_parents_signal)
+        # Forked while the parent drained, it may have taken the parent's word, which came before
+        # the line above, for a second signal.
+        self.killed = False
         self._close_pipe()
         if self._lifeline is not None:
             os.close(self._lifeline)

@@ -51,6 +51,7 @@ _COUNTED_OUTCOMES = {
     "write_timeout": "write_timeouts",
     "handler_error": "handler_errors",
     "refused": "refused",
+    "cut": "cut",
 }
 
 
@@ -138,7 +139,6 @@ class Service:
         if not self._open:
             return
         if not lifecycle.killed:
-            self.totals.cut = len(self._open)
             self.log.error(
                 "drain_timeout",
                 connections=len(self._open),
@@ -148,8 +148,9 @@ class Service:
         while self._open:
             self._tell_all(Connection.cut)
             if time.monotonic() >= give_up:
-                return
+                break
             lifecycle.wait(_TICK)
+        self.totals.cut += len(self._open)
 
     def _tell_all(self, what: Callable[[Connection], None]) -> None:
         with self._lock:

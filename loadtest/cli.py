@@ -318,6 +318,10 @@ def _refuse_unwritable(path: str) -> None:
     from pathlib import Path
 
     target = Path(os.path.realpath(path))
+    try:
+        target.exists()
+    except OSError as error:
+        _usage(f"--json: cannot write {path}: {error.strerror}")
     if target.exists() and not target.is_file() and not target.is_dir():
         return  # a pipe or a device
     if target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):

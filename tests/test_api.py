@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import echoserver
+from echoserver.log import Log
 from tests import inspection, wire
 
 pytest_plugins = ["pytester"]
@@ -157,3 +159,54 @@ def test_pytest_plugin(pytester: pytest.Pytester) -> None:
     )
     result = pytester.runpytest_subprocess("--strict-markers", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("port", 99999),
+        ("port", "http"),
+        ("pool_size", 0),
+        ("idle_timeout", -1),
+        ("max_connections", 0),
+        ("overload", "panic"),
+        ("log_level", "loud"),
+        ("write_timeout", "soon"),
+        ("host", ""),
+    ],
+)
+def test_settings_are_checked_whoever_gives_them(setting: str, value: object) -> None:
+    with pytest.raises(echoserver.ConfigError, match=f"^{setting} must be"):
+        echoserver.Config(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_settings_mean_what_was_typed() -> None:
+    config = echoserver.Config(idle_timeout="500ms", port="7777")  # type: ignore[arg-type]
+    assert (config.idle_timeout, config.port) == (0.5, 7777)
+
+
+def test_stop_keeps_its_time_although_a_grandchild_keeps_the_log(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text(
+        "import subprocess\n"
+        "from echoserver import Handler\n"
+        "class Leaves(Handler):\n"
+        "    def receive(self, data):\n"
+        "        subprocess.Popen(['sleep', '5'])\n"
+        "        return data\n"
+    )
+    server = echoserver.spawn(handler=f"{tmp_path}/leaves.py:Leaves")
+    with wire.connect(server.address) as sock:
+        assert wire.ask(sock, b"x") == b"x"
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 3
+
+
+def test_a_log_line_cannot_be_forged(capfd: pytest.CaptureFixture[str]) -> None:
+    for log_format in ("json", "console"):
+        log = Log(echoserver.Config(log_format=log_format))
+        log.info("event", peer='x\n{"event": "stopped"}\x1b[2J')
+        shown = capfd.readouterr().err
+        assert len(shown.splitlines()) == 1
+        assert "\x1b[2J" not in shown
+        assert "\\n" in shown

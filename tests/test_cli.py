@@ -348,3 +348,145 @@ def test_a_students_file_on_pythonpath_is_named(name: str, hidden: str, tmp_path
     result = run(name, "--help", env={"PYTHONPATH": str(tmp_path)})
     assert result.returncode == 1
     assert f"{tmp_path}/{hidden}.py hides" in sentence(result)
+
+
+HOSTILE = """
+import sys
+from echoserver import Handler, Sleep
+
+class Quotes(Handler):
+    def receive(self, data):
+        raise ValueError(data.decode())
+
+class Exits(Handler):
+    def receive(self, data):
+        sys.exit(3)
+
+class SleepsBackwards(Handler):
+    def receive(self, data):
+        yield Sleep(-1)
+
+class Forgets(Handler):
+    def receive(self, data):
+        return None
+
+class Skips(Handler):
+    def receive(self, data):
+        yield b"a"
+        yield None
+        yield b"b"
+
+class CannotBegin(Handler):
+    def __init__(self):
+        raise RuntimeError
+
+    def receive(self, data):
+        return data
+
+class CannotEnd(Handler):
+    def receive(self, data):
+        return data
+
+    def finish(self):
+        raise RuntimeError
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("Quotes", b""),
+        ("Exits", b""),
+        ("SleepsBackwards", b""),
+        ("Forgets", b""),
+        ("Skips", b"a"),
+        ("CannotBegin", b""),
+        ("CannotEnd", b'x\n{"event": "stopped", "forged": true}'),
+    ],
+)
+def test_nothing_that_a_handler_does_reaches_beyond_its_connection(
+    backend: str, name: str, answer: bytes, tmp_path: Path
+) -> None:
+    """Not even when the client then resets the connection; nor does payload reach the log."""
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    poison = b'x\n{"event": "stopped", "forged": true}'
+    words = ["--pool-size", "1"] if backend == "pool" else []
+    with echoserver.spawn(
+        backend=backend, handler=f"{tmp_path}/hostile.py:{name}", arguments=words
+    ) as server:
+        for _ in range(5):
+            with wire.connect(server.address) as sock:
+                sock.sendall(poison)
+                sock.shutdown(socket.SHUT_WR)
+                assert wire.read_to_end(sock) == answer
+            rude = wire.connect(server.address)
+            rude.sendall(poison)
+            if name not in {"CannotBegin", "CannotEnd"}:
+                assert wire.read_to_end(rude) == answer
+            wire.reset(rude)
+    assert server.process.returncode == 0
+    assert "forged" not in server.stderr
+    assert "Traceback" not in server.stderr
+    assert server.stopped is not None
+    # The last one may have been in the queue still when the drain found every slot taken.
+    assert server.stopped["connections"] + server.stopped["unserved"] == 10, server.stopped
+    assert server.stopped["handler_errors"] >= 5
+    failures = [event for event in server.log if event["event"] == "handler_failed"]
+    assert {event["handler"] for event in failures} == {name}
+
+
+def test_one_client_at_a_time_in_the_main_thread(tmp_path: Path) -> None:
+    """The simplest server there is keeps the promises too, although signals find it in recv."""
+    (tmp_path / "iterative.py").write_text(
+        "from echoserver import Backend\n"
+        "class Iterative(Backend):\n"
+        "    @classmethod\n"
+        "    def concurrency(cls, config):\n"
+        "        return 1\n"
+        "    def serve(self, listener, service):\n"
+        "        for connection in listener:\n"
+        "            connection.serve()\n"
+        "        service.drain()\n"
+    )
+    backend = f"{tmp_path}/iterative.py:Iterative"
+    for _ in range(5):
+        with echoserver.spawn(backend=backend) as server, wire.connect(server.address) as idle:
+            assert wire.ask(idle, b"x") == b"x"
+            begun = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - begun < 3
+    with echoserver.spawn(backend=backend, drain_timeout=0.5) as server:
+        deaf = wire.connect(server.address, receive_buffer=65536)
+        wire.push_until_blocked(deaf, wire.content(16 << 20))
+        assert server.stop() == 4
+        deaf.close()
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("words", ["echoserver --list-backends", "echoserver --help"])
+def test_output_that_cannot_be_written_is_no_traceback(words: str, redirection: str) -> None:
+    name, option = words.split()
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", command(name), option],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "Traceback" not in result.stderr
+    if redirection == ">/dev/full":
+        assert result.returncode == 1
+        assert "No space left" in sentence(result)
+
+
+def test_timeouts_that_round_badly(backend: str) -> None:
+    """A struct timeval counts microseconds: 0.9999999 s is no million of them, 0.4 µs is not 0."""
+    with echoserver.spawn(
+        backend=backend, idle_timeout="0.9999999", write_timeout="1.9999999"
+    ) as server:
+        assert wire.served(server.address)
+    with (
+        echoserver.spawn(backend=backend, idle_timeout="0.4us") as server,
+        wire.connect(server.address) as sock,
+    ):
+        assert wire.read_to_end(sock) == b""

@@ -226,6 +226,7 @@ def test_line_editing_and_history(echo_server: echoserver.SpawnedServer) -> None
     terminal.read_until("> ")
     terminal.type("\x1b[A\r")  # the arrow up: the line before
     terminal.read_until("\r\nhello\r\n")
+    terminal.read_until("> ")
     terminal.type("\x04")
     assert terminal.close() == 0
 
@@ -258,12 +259,21 @@ def test_server_that_ends_is_noticed() -> None:
         assert terminal.close() == 1
 
 
-def test_reply_in_pieces_is_shown_whole() -> None:
-    with echoserver.spawn(handler="upper") as server:
+def test_reply_in_pieces_is_shown_whole(tmp_path: Path) -> None:
+    (tmp_path / "pieces.py").write_text(
+        "from echoserver import Handler, Sleep\n"
+        "class Pieces(Handler):\n"
+        "    def receive(self, data):\n"
+        "        for byte in data.upper():\n"
+        "            yield bytes([byte])\n"
+        "            yield Sleep(0.02)\n"
+    )
+    with echoserver.spawn(handler=f"{tmp_path}/pieces.py:Pieces") as server:
         terminal = Terminal("echoclient", format_address(*server.address))
         terminal.read_until("> ")
         terminal.type("several words\r")
-        terminal.read_until("SEVERAL WORDS\r\n")
+        terminal.read_until("several words\r\n")  # as typed
+        assert terminal.read_until("> ") == "SEVERAL WORDS\r\n> "
         terminal.type("q\r")
         assert terminal.close() == 0
 
@@ -271,3 +281,36 @@ def test_reply_in_pieces_is_shown_whole() -> None:
 def test_a_reply_cannot_command_the_terminal() -> None:
     assert printable(b"\x1b[2Jgone\x07\xff") == "\\x1b[2Jgone\\x07\\xff"
     assert printable("tab\tünïcode\n".encode()) == "tab\tünïcode\n"
+
+
+@pytest.mark.parametrize("redirection", ["<&-", "</dev/null >&-", "</dev/null >/dev/full"])
+def test_broken_standard_streams(echo_server: echoserver.SpawnedServer, redirection: str) -> None:
+    for words in ([], ["--ping"]):
+        result = subprocess.run(
+            [
+                *("sh", "-c", f'exec "$@" {redirection}', "sh", command("echoclient")),
+                *(*words, format_address(*echo_server.address)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
+        )
+        assert "Traceback" not in result.stderr
+        assert len(result.stderr.splitlines()) <= 1
+
+
+def test_output_that_is_full_is_said(echo_server: echoserver.SpawnedServer) -> None:
+    result = subprocess.run(
+        [
+            *("sh", "-c", 'echo hi | "$0" "$1" >/dev/full', command("echoclient")),
+            format_address(*echo_server.address),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert result.returncode == 1
+    assert "No space left" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -292,6 +292,91 @@ def test_more_connections_than_descriptors() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_server_that_loses_a_byte_now_and_then_does_not_pass(every: int, tmp_path: Path) -> None:
+    counts: Counter[int] = Counter()
+
+    def lossy(data: bytes, number: int) -> bytes:
+        counts[number] += 1
+        return data[:-1] if counts[number] % every == 0 else data
+
+    file = tmp_path / "out.json"
+    with misbehaving(lossy) as address:
+        load(address, "-c", "4", "-d", "300ms", "--timeout", "1s", "--json", str(file))
+    found = one_result(file)
+    assert found["errors"] == {"timeout": 4}
+    assert found["starved"] == 0
+
+
+def test_part_of_a_reply_is_no_starvation(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    for size in ("64", "40000"):
+        with misbehaving(lambda data, number: data[:10] if number % 2 else data) as address:
+            words = ["-c", "4", "-d", "300ms", "--timeout", "1s", "--size", size]
+            load(address, *words, "--json", str(file))
+        found = one_result(file)
+        assert found["errors"] == {"timeout": 2}
+        assert (found["starved"], found["connections_served"]) == (0, 2)
+
+
+def test_timeout_is_for_the_whole_reply(tmp_path: Path) -> None:
+    (tmp_path / "drips.py").write_text(
+        "from echoserver import Handler, Sleep\n"
+        "class Drips(Handler):\n"
+        "    def receive(self, data):\n"
+        "        for byte in data:\n"
+        "            yield bytes([byte])\n"
+        "            yield Sleep(0.2)\n"
+    )
+    file = tmp_path / "out.json"
+    with echoserver.spawn(handler=f"{tmp_path}/drips.py:Drips") as server:
+        load(
+            server.address,
+            *("-c", "1", "-n", "1", "--size", "20", "--timeout", "1s", "--json", str(file)),
+        )
+    assert one_result(file)["errors"] == {"timeout": 1}
+
+
+def test_who_waits_in_vain_does_not_slow_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    with misbehaving(lambda data, number: b"" if number % 2 else data) as address:
+        load(address, "-c", "10", "-n", "1000", "--timeout", "2s", "--json", str(file))
+    found = one_result(file)
+    assert (found["verified"], found["starved"]) == (500, 5)
+    assert found["throughput"]["median"] > 500
+
+
+def test_json_to_a_pipe_or_through_a_link(
+    echo_server: echoserver.SpawnedServer, tmp_path: Path
+) -> None:
+    real, link, pipe = tmp_path / "real.json", tmp_path / "link.json", tmp_path / "pipe"
+    link.symlink_to(real)
+    words = ["-c", "1", "-n", "1", "--json"]
+    assert load(echo_server.address, *words, str(link)).returncode == 0
+    assert link.is_symlink()
+    assert one_result(real)["verified"] == 1
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert load(echo_server.address, *words, str(pipe)).returncode == 0
+        assert json.loads(reader.communicate()[0])["schema"] == "echoload/1"
+    assert pipe.is_fifo()
+
+
+def test_json_that_cannot_be_written_is_said_after_the_table(
+    echo_server: echoserver.SpawnedServer, tmp_path: Path
+) -> None:
+    result = load(echo_server.address, "-c", "1", "-n", "1", "--json", "/dev/full")
+    assert result.returncode == 1
+    assert "messages/s" in result.stdout
+    assert "No space left" in result.stderr
+    assert "Traceback" not in result.stderr
+    too_long = str(tmp_path / ("x" * 300))
+    result = load(echo_server.address, "-c", "1", "-n", "1", "--json", too_long)
+    assert result.returncode == 2
+    assert "File name too long" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 # -- compare -------------------------------------------------------------------------------------
 
 
@@ -346,6 +431,41 @@ def test_compare_finds_cross_talk() -> None:
     )
     assert result.returncode == 4
     assert "foreign" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("raise echoserver.BootError('no boot today')", "no boot today"),
+        ("raise RuntimeError", "RuntimeError"),
+        (
+            "for connection in listener: connection.serve()\n        time.sleep(60)",
+            "did not end within",
+        ),
+    ],
+    ids=["does-not-boot", "dies", "does-not-end"],
+)
+def test_one_server_that_fails_costs_no_one_elses_figures(
+    body: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(
+        "import threading, time\n"
+        "import echoserver\n"
+        "class Failing(echoserver.Backend):\n"
+        "    def serve(self, listener, service):\n"
+        f"        {body}\n"
+    )
+    file = tmp_path / "out.json"
+    result = run(
+        *("echoload", "compare", "--backends", f"thread,{tmp_path}/failing.py:Failing"),
+        # With this seed, `thread` is measured first.
+        *("-c", "4", "-d", "200ms", "--rounds", "1", "--seed", "1", "--json", str(file)),
+    )
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "thread" in result.stdout
+    assert json.loads(file.read_text())["results"][0]["target"] == "thread"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -94,6 +94,9 @@ class _Hoards(BlockingTransport):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._unsent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._failure: OSError | None = None
+        self._read = sock.recv
+        self.recv = self._recv  # type: ignore[assignment]
         self.send = self._send  # type: ignore[assignment]
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -102,10 +105,20 @@ class _Hoards(BlockingTransport):
         self._unsent.put(bytes(data))
         return len(data)
 
+    def _recv(self, size: int) -> bytes:
+        data = self._read(size)
+        if not data:
+            self.close()
+            if self._failure is not None:
+                raise self._failure
+        return data
+
     def _write(self) -> None:
         while (data := self._unsent.get()) is not None:
-            with suppress(OSError):
+            try:
                 self._sock.sendall(data)
+            except OSError as error:
+                self._failure = error
 
     def close(self) -> None:
         self._unsent.put(None)
