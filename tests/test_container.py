@@ -1,6 +1,8 @@
 """The image, built and run for real: read-only, without privileges, and gone within ten seconds."""
 
 import json
+import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -116,3 +118,34 @@ def test_the_health_check_follows_the_settings(image: str) -> None:
         )
     finally:
         docker("rm", "--force", name)
+
+
+def test_compose_gives_the_verdict(image: str) -> None:
+    compose = ["docker", "compose"]
+    if subprocess.run([*compose, "version"], capture_output=True, check=False).returncode:
+        if shutil.which("docker-compose") is None:
+            pytest.skip("no docker compose")
+        compose = ["docker-compose"]
+    docker("tag", image, "echoserver")
+    project = [*compose, "--project-name", f"echoserver-{uuid4().hex[:8]}"]
+
+    def up(**environment: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                [*project, "up", "--no-build", "--exit-code-from", "load"],
+                cwd=ROOT,
+                # No bridge is needed: both share one loopback.
+                env={**os.environ, "SERVER_NETWORK": "none", "LOAD_DURATION": "1s", **environment},
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        finally:
+            subprocess.run([*project, "down"], cwd=ROOT, capture_output=True, check=False)
+
+    right = up(LOAD_CONNECTIONS="50", ECHOSERVER_BACKEND="gevent", ECHOSERVER_HANDLER="upper")
+    assert right.returncode == 0, right.stdout + right.stderr
+    assert "50 of 50" in right.stdout
+    assert '"backend": "gevent"' in right.stdout
+    assert up(LOAD_CONNECTIONS="70000").returncode == 2
