@@ -179,7 +179,7 @@ class Connection:
         """Another process serves it now: close our copy of its socket.
 
         Args:
-            terminate: Tells that process to drain; called again and again until `release`.
+            terminate: Tells that process to drain, and again when the drain's time is over.
         """
         self.sock.close()
         self._wake = self._cut = terminate
@@ -331,7 +331,7 @@ class Connection:
             still_unread = undelivered(self.sock)
             if taken or still_unread != unread:
                 unread, since = still_unread, time.monotonic()
-            elif time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:
+            elif timeout and time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:
                 raise _WriteTimeout
 
     # -- the end -------------------------------------------------------------------------------

@@ -192,8 +192,10 @@ class Lifecycle:
             nonlocal pause
             if not self.running:
                 (cut if self.killed or self.overdue else wake)()
-                # Longer each time: every interruption begins a write timeout anew.
-                signal.setitimer(signal.ITIMER_REAL, pause)
+                # Later each time, for every interruption begins a write timeout anew; but not
+                # later than the deadline.
+                left = self.deadline - time.monotonic()
+                signal.setitimer(signal.ITIMER_REAL, min(pause, max(left, _FIRST_NAG)))
                 pause *= 2
 
         previous = signal.signal(signal.SIGALRM, interrupt)
@@ -205,7 +207,7 @@ class Lifecycle:
         finally:
             self._interrupt = _nothing
             signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
+            signal.signal(signal.SIGALRM, previous or signal.SIG_DFL)
 
     def become_child(self) -> None:
         """In a forked child: leave the parent's signals and descriptors alone.

@@ -150,7 +150,10 @@ class Service:
             if time.monotonic() >= give_up:
                 break
             lifecycle.wait(_TICK)
-        self.totals.cut += len(self._open)
+        with self._lock:
+            self.totals.cut += len(self._open)
+            for connection in self._open:
+                connection.outcome = "abandoned"  # counted, should it still be released
 
     def _tell_all(self, what: Callable[[Connection], None]) -> None:
         with self._lock:

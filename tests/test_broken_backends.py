@@ -12,19 +12,23 @@ from tests.conformance import test_stream
 
 HERE = Path(__file__).parent
 SUITE = ["test_stream.py", "test_connection.py", "test_concurrency.py"]
-QUICK = [backends.NoHalfClose, backends.SendForSendall, backends.SharedBuffer]
-SLOW = [  # each fails many checks, and each of these waits for what does not come
-    backends.DropsOutputOnClose,
+CLASSIC = [
     backends.LeaksAcceptedSocket,
+    backends.NoHalfClose,
+    backends.SendForSendall,
+    backends.DropsOutputOnClose,
+    backends.SharedBuffer,
+]
+MORE = [
     backends.SpinsOnClosedPeer,
     backends.BuffersWithoutLimit,
     backends.DecodesText,
 ]
-BROKEN = [*QUICK, *(pytest.param(broken, marks=pytest.mark.slow) for broken in SLOW)]
+BROKEN = [*CLASSIC, *(pytest.param(broken, marks=pytest.mark.slow) for broken in MORE)]
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("broken", BROKEN, ids=[broken.__name__ for broken in QUICK + SLOW])
+@pytest.mark.parametrize("broken", BROKEN, ids=[broken.__name__ for broken in CLASSIC + MORE])
 def test_a_defect_fails_exactly_its_checks(broken: type[backends.BrokenThreads]) -> None:
     name = broken.__name__
     result = subprocess.run(

@@ -134,7 +134,7 @@ class GreenTransport:
         """Let the greenlet go on: input came, or someone wants its wait to end. Runs in the hub."""
         if self._parked is not None:
             self._parked.switch()
-        else:  # busy with its last input: until it asks for more, there is nothing to tell
+        elif self._watching:  # busy with its last input: until it asks for more, be quiet
             self._pause()
 
     def _pause(self) -> None:
