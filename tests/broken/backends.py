@@ -43,9 +43,11 @@ class _EndsWithTheInput(BlockingTransport):
         self._poll.register(sock, select.POLLRDHUP)
 
     def _recv(self, size: int) -> bytes:
-        if self._poll.poll(0) and unread(self._sock) > size:
-            abort(self._sock)
-            return b""
+        for _, events in self._poll.poll(0):
+            reset = events & (select.POLLERR | select.POLLHUP)
+            if not reset and unread(self._sock) > size:
+                abort(self._sock)
+                return b""
         return self._read(size)
 
 
