@@ -33,8 +33,8 @@ def test_rst_mid_transfer(server: SpawnedServer) -> None:
         sock.sendall(wire.capitals(MIB // 4))
         assert sock.recv(1)
         wire.reset(sock)
-    assert wire.served(server.address)
     assert wire.eventually(lambda: inspection.state(server.pid) == quiet)
+    assert wire.served(server.address)
     assert server.stop() == 0
     assert server.stopped is not None
     assert server.stopped["resets"] == 10
@@ -58,8 +58,8 @@ def test_peer_vanishes_mid_write(server: SpawnedServer) -> None:
         sock = wire.connect(server.address, receive_buffer=65536)
         wire.push_until_blocked(sock, wire.capitals(8 * MIB))
         sock.close()  # with megabytes unread: the kernel resets the connection
-    assert wire.served(server.address)
     assert wire.eventually(lambda: inspection.state(server.pid) == quiet)
+    assert wire.served(server.address)
     assert server.stop() == 0
     assert server.stopped is not None
     assert server.stopped["resets"] == 5
