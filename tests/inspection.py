@@ -48,7 +48,9 @@ def state(pid: int) -> State:
 def settled(pid: int, seconds: float = 0.2) -> State:
     """Return what a server holds once that has not changed for a while."""
     last, since = state(pid), time.monotonic()
+    deadline = since + 10
     while time.monotonic() - since < seconds:
+        assert time.monotonic() < deadline, f"it does not settle: {last}"
         time.sleep(0.02)
         if (now := state(pid)) != last:
             last, since = now, time.monotonic()
