@@ -89,6 +89,22 @@ def content(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def difference(received: bytes, expected: bytes) -> str:
+    """Say how two long texts differ; nothing where they do not.
+
+    Left to compare megabytes itself, pytest computes a diff, in full where CI is set: for hours.
+    """
+    if received == expected:
+        return ""
+    pairs = enumerate(zip(received, expected, strict=False))
+    shorter = min(len(received), len(expected))
+    offset = next((i for i, (came, due) in pairs if came != due), shorter)
+    return (
+        f"{len(received)} bytes came, {len(expected)} were owed; from byte {offset}: "
+        f"{received[offset : offset + 16]!r} instead of {expected[offset : offset + 16]!r}"
+    )
+
+
 def capitals(size: int, seed: int = 1) -> bytes:
     """Return content that the handler `upper` leaves as it is."""
     return content(size, seed).upper()
