@@ -89,16 +89,28 @@ def measure(
         load = worker.close()
     seconds = load.seconds or 1.0
     result = Round(load, client_cpu_percent=100 * load.cpu_seconds / seconds)
-    client_busy = load.verified > 0 and load.cpu_seconds / seconds >= _BUSY_CLIENT
+    server_share = None
     if watch:
         result.server_cpu_seconds = after - before
         result.server_pss_bytes = pss
         result.peaks = watch.peaks
-        server_busy = (after - before) / (seconds * len(pinning.server)) >= _BUSY_SERVER
-        result.client_limited = client_busy and not server_busy
-    else:
-        result.client_limited = client_busy
+        server_share = (after - before) / (seconds * len(pinning.server))
+    result.client_limited = load.verified > 0 and client_is_the_limit(
+        load.cpu_seconds / seconds, server_share
+    )
     return result
+
+
+def client_is_the_limit(client_share: float, server_share: float | None) -> bool:
+    """Tell whether a run measured its client rather than its server.
+
+    Args:
+        client_share: CPU time of the client, as a share of one core.
+        server_share: CPU time of the server, as a share of the cores it may use; None: unknown.
+    """
+    if client_share < _BUSY_CLIENT:
+        return False
+    return server_share is None or server_share < _BUSY_SERVER
 
 
 class Worker:

@@ -18,6 +18,7 @@ import echoserver
 from clients.address import format_address
 from clients.content import Content, diagnose
 from clients.threads import ThreadLoad, Workload
+from loadtest.measure import client_is_the_limit
 from loadtest.statistics import percentiles
 from tests import inspection, wire
 from tests.launching import command, free_port, run
@@ -523,16 +524,44 @@ def test_killed_it_leaves_nothing_behind() -> None:
     assert wire.eventually(lambda: not any(one.is_running() for one in everyone))
 
 
-def test_a_busy_client_is_named(tmp_path: Path) -> None:
-    """A cheap server on its own core, 200 threads on the other: the client is the limit."""
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs two cores")
-    file = tmp_path / "out.json"
-    run(
-        *("echoload", "compare", "--backends", "gevent", "-c", "200", "-d", "1s", "--rounds", "1"),
-        *("--size", "1000", "--json", str(file)),
+@pytest.mark.parametrize(
+    ("client", "server", "limited"),
+    [
+        (1.0, 0.5, True),  # the client at its limit, the server with time to spare
+        (1.0, 1.0, False),  # both: the server can do no more
+        (0.5, 1.0, False),
+        (0.1, 0.1, False),  # neither: something waits, but not the client
+        (1.0, None, True),  # a server that cannot be watched
+        (0.5, None, False),
+    ],
+)
+def test_who_is_the_limit(client: float, server: float | None, *, limited: bool) -> None:
+    assert client_is_the_limit(client, server) is limited
+
+
+def test_a_slow_server_does_not_make_the_client_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import threading, time\n"
+        "import echoserver\n"
+        "class Slow(echoserver.Backend):\n"
+        "    def serve(self, listener, service):\n"
+        "        service.handler_class = Sleepy\n"
+        "        for connection in listener:\n"
+        "            threading.Thread(target=connection.serve, daemon=True).start()\n"
+        "        service.drain()\n"
+        "class Sleepy(echoserver.Handler):\n"
+        "    def receive(self, data):\n"
+        "        yield echoserver.Sleep(0.05)\n"
+        "        yield data\n"
     )
+    file = tmp_path / "out.json"
+    result = run(
+        *("echoload", "compare", "--backends", f"{tmp_path}/slow.py:Slow", "-c", "10"),
+        *("-d", "1s", "--rounds", "1", "--json", str(file)),
+    )
+    assert result.returncode == 0, result.stderr
     found = one_result(file)
-    busy = found["client"]["cpu_percent"] >= 90
-    seconds = found["server"]["cpu_us_per_message"] * found["throughput"]["median"] / 1e6
-    assert found["client_limited"] == (busy and seconds < 0.9)
+    assert found["client_limited"] is False
+    assert "≥" not in result.stdout
+    assert found["throughput"]["median"] < 10 / 0.05
+    assert found["latency_us"]["p50"] >= 50_000
