@@ -319,10 +319,10 @@ def _refuse_unwritable(path: str) -> None:
 
     target = Path(os.path.realpath(path))
     try:
-        target.exists()
+        exists = target.exists()
     except OSError as error:
         _usage(f"--json: cannot write {path}: {error.strerror}")
-    if target.exists() and not target.is_file() and not target.is_dir():
+    if exists and not target.is_file() and not target.is_dir():
         return  # a pipe or a device
     if target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
         _usage(f"--json: cannot write {path}: its folder does not exist or cannot be written to")

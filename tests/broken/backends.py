@@ -32,18 +32,28 @@ class BrokenThreads(Backend):
         service.drain()
 
 
-# A short message may well arrive together with the FIN; whether it does is chance, and a check
-# that fails by chance proves nothing.
-_A_FEW_WORDS = 100
-
-
-class _EndsWithTheInput(BlockingTransport):
-    """Once the peer has sent its FIN, everything is over, however much is still to be read."""
+class _ReadsItsOwnWay(BlockingTransport):
+    """Reads by a method of its own, `_recv`; `_read` is what it is made of."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._read = sock.recv
         self.recv = self._recv  # type: ignore[assignment]
+
+    def _recv(self, size: int) -> bytes:
+        raise NotImplementedError
+
+
+# A short message may well arrive together with the FIN; whether it does is chance, and a check
+# that fails by chance proves nothing.
+_A_FEW_WORDS = 100
+
+
+class _EndsWithTheInput(_ReadsItsOwnWay):
+    """Once the peer has sent its FIN, everything is over, however much is still to be read."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLRDHUP)
 
@@ -95,15 +105,13 @@ class SendForSendall(BrokenThreads):
     }
 
 
-class _Hoards(BlockingTransport):
+class _Hoards(_ReadsItsOwnWay):
     """A writer thread has the output, all of it."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._unsent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._failure: OSError | None = None
-        self._read = sock.recv
-        self.recv = self._recv  # type: ignore[assignment]
         self.send = self._send  # type: ignore[assignment]
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
@@ -139,12 +147,7 @@ class BuffersWithoutLimit(BrokenThreads):
     fails: ClassVar[set[str]] = {"test_64_mib_at_a_peer_that_does_not_read"}
 
 
-class _ClosesHard(BlockingTransport):
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._read = sock.recv
-        self.recv = self._recv  # type: ignore[assignment]
-
+class _ClosesHard(_ReadsItsOwnWay):
     def _recv(self, size: int) -> bytes:
         data = self._read(size)
         if not data:
@@ -204,11 +207,7 @@ class LeaksAcceptedSocket(ProcessBackend):
 _shared = bytearray(64 * 1024)
 
 
-class _ReadsIntoTheSharedBuffer(BlockingTransport):
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self.recv = self._recv  # type: ignore[assignment]
-
+class _ReadsIntoTheSharedBuffer(_ReadsItsOwnWay):
     def _recv(self, size: int) -> bytes:
         count = self._sock.recv_into(_shared, size)
         time.sleep(0.001)  # as any computation would
@@ -226,14 +225,12 @@ class SharedBuffer(BrokenThreads):
     }
 
 
-class _Spins(BlockingTransport):
+class _Spins(_ReadsItsOwnWay):
     """The tutorial's ``if not data: continue``."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        self._read = sock.recv
         self._woken = False
-        self.recv = self._recv  # type: ignore[assignment]
 
     def _recv(self, size: int) -> bytes:
         while not (data := self._read(size)):
@@ -253,12 +250,7 @@ class SpinsOnClosedPeer(BrokenThreads):
     fails: ClassVar[set[str]] = DropsOutputOnClose.fails
 
 
-class _Text(BlockingTransport):
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._read = sock.recv
-        self.recv = self._recv  # type: ignore[assignment]
-
+class _Text(_ReadsItsOwnWay):
     def _recv(self, size: int) -> bytes:
         return self._read(size).decode("utf-8", "replace").encode("utf-8")
 
