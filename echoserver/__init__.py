@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from echoserver.config import Config, load_config
     from echoserver.connection import Connection
     from echoserver.errors import BootError, ConfigError, EchoServerError
+    from echoserver.flow import Readable, Writable
     from echoserver.handlers import Handler, Sleep, Step
     from echoserver.listener import Listener
     from echoserver.registry import BackendInfo, available_backends, load_backend, load_handler
@@ -42,10 +43,12 @@ __all__ = [
     "EchoServerError",
     "Handler",
     "Listener",
+    "Readable",
     "Service",
     "Sleep",
     "SpawnedServer",
     "Step",
+    "Writable",
     "available_backends",
     "load_backend",
     "load_config",
@@ -66,10 +69,12 @@ _HOME = {
     "EchoServerError": "errors",
     "Handler": "handlers",
     "Listener": "listener",
+    "Readable": "flow",
     "Service": "service",
     "Sleep": "handlers",
     "SpawnedServer": "spawning",
     "Step": "handlers",
+    "Writable": "flow",
     "available_backends": "registry",
     "load_backend": "registry",
     "load_config": "config",

@@ -5,7 +5,18 @@ from typing import Any
 import click
 
 from echoserver import __version__
-from echoserver.config import ENVIRONMENT_PREFIX, default_of, load_config, option_name, settings
+from echoserver.config import (
+    ENVIRONMENT_PREFIX,
+    IN_PLACE,
+    IN_WORKERS,
+    default_of,
+    load_config,
+    option_name,
+    settings,
+)
+
+# How --help marks what SIGHUP changes.
+_RELOADS = {IN_PLACE: " *", IN_WORKERS: " **"}
 
 
 def _options(command: Any) -> Any:
@@ -13,15 +24,19 @@ def _options(command: Any) -> Any:
     for setting in reversed(settings()):
         extra = setting.metadata
         default = extra.get("shown_default", default_of(setting))
+        if default == ():
+            default = "none"
         if isinstance(default, float):
             default = f"{default:g}"
+        mark = _RELOADS.get(extra.get("reload", ""), "")
         names = [name for name in (extra["short"], option_name(setting.name)) if name]
         command = click.option(
             *names,
             setting.name,
             metavar=extra["metavar"],
-            help=f"{extra['help']}  [default: {default}]",
+            help=f"{extra['help']}  [default: {default}]{mark}",
             hidden=extra.get("hidden", False),
+            multiple=extra.get("multiple", False),
         )(command)
     return command
 
@@ -43,8 +58,11 @@ def command(*, config_file: str | None, list_backends: bool, **options: str | No
     that --config names: option before environment before file before default. Timeouts are in
     seconds (500ms, 2m work too); 0 turns one off.
 
-    Exit codes: 0 stopped clean; 2 bad configuration; 3 could not listen; 4 peers were still owed
-    output when the drain's time was over; 128+n a second signal.
+    SIGHUP reads all of them again. What is marked * takes effect at once, for new connections;
+    with --workers, what is marked ** too, as each worker is replaced without losing anything.
+
+    Exit codes: 0 stopped clean; 2 bad configuration; 3 could not listen or start; 4 peers were
+    still owed output when the drain's time was over; 128+n a second signal.
     """
     if list_backends:
         return _list_backends()
@@ -59,8 +77,10 @@ def _list_backends() -> int:
     backends = available_backends()
     width = max(len(backend.name) for backend in backends)
     for backend in backends:
-        state = backend.summary if backend.available else f"not available: {backend.hint}"
-        click.echo(f"{backend.name:<{width}}  {state}")
+        about = f"{backend.summary}; a connection costs {backend.cost}"
+        if not backend.available:
+            about = f"not available: {backend.hint}"
+        click.echo(f"{backend.name:<{width}}  {about}")
     return 0
 
 

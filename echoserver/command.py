@@ -37,8 +37,16 @@ def run(command: click.Command) -> NoReturn:
     """
     _occupy_standard_descriptors()
     name = command.name or "echoserver"
+    if f"_{name.upper()}_COMPLETE" in os.environ:
+        command.main(prog_name=name)  # a shell asks what could be typed next
+    code: Any
     try:
-        code = command.main(prog_name=name, standalone_mode=False)
+        try:
+            # Not by `command.main`, which exits 1 for a reader that has seen enough.
+            with command.make_context(name, sys.argv[1:]) as context:
+                code = command.invoke(context)
+        except click.exceptions.Exit as leaving:
+            code = leaving.exit_code
         sys.stdout.flush()  # what cannot be written is found out here, while it can be said
     except click.UsageError as error:
         hint = f" (see {error.ctx.command_path} --help)" if error.ctx else ""

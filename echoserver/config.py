@@ -6,12 +6,13 @@ A value comes from, in this order: the option on the command line, the environme
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from collections.abc import Callable, ItemsView, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
 from echoserver.units import parse_duration
 
@@ -20,6 +21,10 @@ ENVIRONMENT_PREFIX = "ECHOSERVER_"
 Overload = Literal["queue", "reject"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "console", "json"]
+
+# What SIGHUP does with a setting that has changed: it is taken over in place, or by the workers
+# that replace the present ones. All others keep their value.
+IN_PLACE, IN_WORKERS = "in place", "in workers"
 
 # A parser turns what was typed (text), or what a TOML file holds (text, numbers), into the
 # setting's value; its ValueError completes the sentence "--port must be ...".
@@ -35,6 +40,15 @@ def _integer(low: int, high: int) -> Parser:
         return value
 
     return parse
+
+
+def _count_or_auto(value: Any) -> int | str:
+    if value == "auto":
+        return "auto"
+    try:
+        return int(_integer(1, 1024)(value))
+    except ValueError as error:
+        raise ValueError(f"auto, or {error}") from None
 
 
 def _choice(values: tuple[str, ...]) -> Parser:
@@ -54,8 +68,26 @@ def _text(value: Any) -> str:
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("a number of seconds, or a duration such as 500ms, 5s or 2m")  # noqa: TRY004 - one kind of error for whatever was typed
+        raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")  # noqa: TRY004 - one kind of error for whatever was typed
     return parse_duration(value)
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    """Read KEY=VALUE, several of them, or a mapping."""
+    if isinstance(value, str):
+        value = [item for item in value.split(",") if item.strip()]
+    if isinstance(value, Mapping):
+        value = value.items()
+    pairs = []
+    for item in value if isinstance(value, list | tuple | ItemsView) else [value]:
+        pair = item.partition("=")[::2] if isinstance(item, str) else item
+        if not isinstance(pair, list | tuple) or len(pair) != 2:  # noqa: PLR2004 - it is a pair
+            raise ValueError("KEY=VALUE")
+        key, text = (str(part).strip() for part in pair)
+        if not key.replace("-", "_").isidentifier() or not text:
+            raise ValueError("KEY=VALUE")
+        pairs.append((key, text))
+    return tuple(pairs)
 
 
 def _setting(  # what a field of Config carries besides its type
@@ -77,24 +109,39 @@ class Config:
 
     backend: str = _setting(
         "thread",
-        "Concurrency model: process, thread, pool, gevent, or a class of your own as "
+        "Concurrency model: one that --list-backends shows, or a class of your own as "
         "package.module:Class or path/to/file.py:Class.",
         _text,
         metavar="NAME",
         short="-b",
+        reload=IN_WORKERS,
     )
     handler: str = _setting(
         "echo",
-        "What is answered: echo (RFC 862), upper (ASCII letters in upper case), or a class of "
-        "your own as package.module:Class or path/to/file.py:Class.",
+        "What is answered: echo (RFC 862), upper (ASCII letters in upper case), sleep and cpu (the "
+        "same bytes, after waiting or computing), or a class of your own as package.module:Class "
+        "or path/to/file.py:Class.",
         _text,
         metavar="NAME",
+        reload=IN_PLACE,
+    )
+    handler_option: tuple[tuple[str, str], ...] = _setting(
+        (),
+        "An option of the handler, for example seconds=0.5; may be repeated.",
+        _pairs,
+        metavar="KEY=VALUE",
+        multiple=True,
+        reload=IN_PLACE,
     )
     host: str = _setting(
         "127.0.0.1", "Address or name to listen on; IPv6 works (::1).", _text, metavar="HOST"
     )
     port: int = _setting(
-        9999, "Port to listen on; 0 takes a free one.", _integer(0, 65535), metavar="PORT"
+        9999,
+        "Port to listen on; 0 takes a free one.",
+        _integer(0, 65535),
+        metavar="PORT",
+        whole_number=True,
     )
     backlog: int = _setting(
         4096,
@@ -102,20 +149,39 @@ class Config:
         "net.core.somaxconn caps it.",
         _integer(1, 2**31 - 1),
         metavar="N",
+        whole_number=True,
+    )
+    workers: int | Literal["auto"] | None = _setting(
+        None,
+        "Serve in so many processes, supervised, on one listener; auto: one for each CPU.",
+        _count_or_auto,
+        metavar="N|auto",
+        shown_default="this process alone",
+    )
+    affinity: Affinity = _setting(
+        "off",
+        "Pin each worker, or without workers this process, to one CPU: auto (the next for each) or "
+        "a list such as 0,2-3 (its next for each).",
+        parse_affinity,
+        metavar="off|auto|LIST",
+        reload=IN_WORKERS,
     )
     pool_size: int = _setting(
         64,
-        "Threads of the backend `pool`.",
+        "Threads of the backends `pool` and `selector-pool`.",
         _integer(1, 100_000),
         metavar="N",
+        whole_number=True,
         only_where_backend_reads=True,
+        reload=IN_WORKERS,
     )
     max_connections: int | None = _setting(
         None,
-        "Connections open at a time.",
+        "Connections open at a time, over all workers.",
         _integer(1, 10_000_000),
         metavar="N",
-        shown_default="10000, or 64 below the descriptor limit, or what the backend can hold",
+        whole_number=True,
+        shown_default="the least of 10000, the descriptor limit - 64, and what the backend holds",
     )
     overload: Overload = _setting(
         "queue",
@@ -123,36 +189,42 @@ class Config:
         "without a byte).",
         _choice(get_args(Overload)),
         metavar="queue|reject",
+        reload=IN_PLACE,
     )
     idle_timeout: float = _setting(
         300.0,
         "Seconds without a byte from the peer after which a connection is ended.",
         _seconds,
         metavar="SECONDS",
+        reload=IN_PLACE,
     )
     write_timeout: float = _setting(
         30.0,
         "Seconds in which the peer takes none of what it is owed, after which it is cut off.",
         _seconds,
         metavar="SECONDS",
+        reload=IN_PLACE,
     )
     drain_timeout: float = _setting(
         8.0,
         "Seconds that a shutdown waits for what is still owed to peers.",
         _seconds,
         metavar="SECONDS",
+        reload=IN_PLACE,
     )
     log_level: LogLevel = _setting(
         "info",
-        "Least severe event to log.",
+        f"Least severe event to log: {', '.join(get_args(LogLevel))}.",
         _choice(get_args(LogLevel)),
         metavar="LEVEL",
+        reload=IN_PLACE,
     )
     log_format: LogFormat = _setting(
         "auto",
         "auto is console on a terminal, JSON elsewhere.",
         _choice(get_args(LogFormat)),
         metavar="auto|console|json",
+        reload=IN_WORKERS,
     )
     lifeline: int | None = _setting(
         None,
@@ -165,6 +237,11 @@ class Config:
     # What is not a setting, but belongs to one reading of the settings:
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Setting → what it was read from, as a person would call it: ``--port``."""
+
+    origin: tuple[Mapping[str, Any], str | os.PathLike[str] | None] | None = field(
+        default=None, compare=False, repr=False
+    )
+    """The options and the file that `load_config` read, to read them again."""
 
     warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What the server logs once it can log."""
@@ -189,6 +266,35 @@ class Config:
     def source(self, name: str) -> str:
         """Return what setting `name` was read from, to stand in a sentence."""
         return self.sources.get(name, f"the default {option_name(name)}")
+
+
+def reread(config: Config, *, in_workers: bool) -> tuple[Config, list[str]]:
+    """Read again what `config` was read from, and take over what can be changed at run time.
+
+    Args:
+        config: What holds now.
+        in_workers: New processes will serve by it, and not this one.
+
+    Returns:
+        The configuration from now on, and the settings whose change must wait for a restart.
+
+    Raises:
+        ConfigError: The new one is not valid.
+    """
+    if config.origin is None:
+        return config, []
+    options, file = config.origin
+    fresh = load_config(options, file=file)
+    kept: dict[str, Any] = {}
+    waiting: list[str] = []
+    for setting in settings():
+        reloads = setting.metadata.get("reload")
+        if reloads == IN_PLACE or (in_workers and reloads):
+            continue
+        kept[setting.name] = getattr(config, setting.name)
+        if kept[setting.name] != getattr(fresh, setting.name):
+            waiting.append(option_name(setting.name))
+    return replace(fresh, **kept), waiting
 
 
 def settings() -> list["Field[Any]"]:
@@ -218,7 +324,9 @@ def load_config(
             The message names the source: ``--port``, ``ECHOSERVER_PORT``, ``server.toml: port``.
     """
     environment = os.environ if environment is None else environment
-    given = {name: value for name, value in (options or {}).items() if value is not None}
+    given = {
+        name: value for name, value in (options or {}).items() if value is not None and value != ()
+    }
     warnings: list[str] = []
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -232,7 +340,7 @@ def load_config(
     for layer in layers:
         for name, (source, value) in layer.items():
             values[name], sources[name] = value, source
-    return Config(**values, sources=sources, warnings=tuple(warnings))
+    return Config(**values, sources=sources, origin=(given, file), warnings=tuple(warnings))
 
 
 def default_of(setting: "Field[Any]") -> Any:
@@ -280,11 +388,14 @@ def _from_file(file: str | os.PathLike[str] | None) -> dict[str, tuple[str, Any]
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in known:
-            raise ConfigError(f"{file}: unknown setting {key!r}{did_you_mean(name, known)}")
+            table_hint = "; settings stand at the top level" if isinstance(value, dict) else ""
+            raise ConfigError(
+                f"{file}: unknown setting {key!r}{did_you_mean(name, known)}{table_hint}"
+            )
         if name in found:
             raise ConfigError(f"{file}: {key!r} is set twice, with a dash and with an underscore")
         # TOML has numbers of its own: port = "80" is a mistake, not a way to write 80.
-        if isinstance(value, str) and isinstance(default_of(known[name]), int | None):
+        if isinstance(value, str) and known[name].metadata.get("whole_number"):
             raise ConfigError(f"{file}: {key} must be a whole number, not the text {value!r}")
         found[name] = (f"{file}: {key}", value)
     return found
@@ -299,5 +410,5 @@ def did_you_mean(name: str, known: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = repr(value[0] if isinstance(value, tuple) and len(value) == 1 else value)
     return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004 - a sentence stays a sentence

@@ -4,24 +4,19 @@ The byte contract: every byte read is answered, in order, before our FIN. What a
 is always an exact prefix of what it is owed, then the end of the stream.
 """
 
-import fcntl
 import math
 import socket
-import struct
-import sys
-import termios
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from signal import pthread_kill
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
 
+from echoserver import blocking
+from echoserver.failures import HandlerTypeError
+from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.handlers import Answer, Handler, Sleep
-from echoserver.lifecycle import NUDGE, in_main_thread
-
-if TYPE_CHECKING:
-    from echoserver.service import Service
+from echoserver.sockets import abort, undelivered
+from echoserver.state import State
 
 # One read, and so the most that a peer who does not read can make us hold for it. It is the
 # high-water mark of every model: back-pressure begins where this much is unsent.
@@ -31,95 +26,78 @@ CHUNK = 64 * 1024
 # the kernel send RST, and that destroys output still on its way (RFC 1122, 4.2.2.13).
 LINGER = 1.0
 
-# A send gives up after this part of the write timeout, to look whether the peer reads at all.
-WRITE_TIMEOUT_PARTS = 4
+# A send gives up after this part of the write timeout, to look whether the peer reads at all; and
+# after a time that no interruption of a worker, which begins the wait anew, can come in between.
+_WRITE_TIMEOUT_PARTS = 4
+_LONGEST_WRITE_PATIENCE = 5.0
 _WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
 
+_FIRST_WORDS = 1.0  # seconds
 _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deliver
-_SOON = 0.001
-_NO_LINGER = struct.pack("ii", 1, 0)
-_TCP_CLOSE = 7  # tcp_states.h
-
 # What a handler may return although it is told to return bytes: it means the same.
 _BYTES = (bytes, bytearray, memoryview)
 
 _T = TypeVar("_T")
 
 
-class Transport(Protocol):
-    """How a concurrency model waits for one socket.
-
-    A wait that ends without success raises BlockingIOError: its time is over, or `wake` was called.
-    """
-
-    blocks_thread: bool
-    """It waits in system calls that stop the thread."""
-
-    def recv(self, size: int, /) -> bytes:
-        """Wait for input, at most the idle timeout, and return up to `size` bytes of it."""
-
-    def send(self, data: bytes | memoryview, /) -> int:
-        """Wait for room, at most a part of the write timeout; return how many bytes were taken.
-
-        None at all may be 0, or BlockingIOError.
-        """
-
-    def sleep(self, seconds: float, /) -> None:
-        """Let so many seconds pass for this connection alone."""
-
-    def recv_within(self, size: int, seconds: float) -> bytes:
-        """Do as `recv`, but wait at most so many seconds."""
+class Driver(Protocol):
+    """Whatever runs a connection's flow in the way of its concurrency model."""
 
     def wake(self) -> None:
-        """End a `recv` that waits, or the next one; the main flow calls this when it drains."""
+        """End an open-ended wait for input; the main flow calls this when it drains."""
 
     def close(self) -> None:
-        """Let go of what the model holds for the socket, but not of the socket."""
+        """Let go of what the model holds for the socket, which is about to be closed."""
 
 
-class BlockingTransport:
-    """System calls that block the thread which calls them; the kernel keeps the timeouts.
+class Timeouts(Protocol):
+    """How long a connection waits; see `Config`."""
 
-    The socket stays in blocking mode, with SO_RCVTIMEO and SO_SNDTIMEO (inherited from the
-    listener): Python's own ``settimeout`` would cost a ``poll`` before every read and write.
-    """
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds without a byte from the peer."""
 
-    blocks_thread = True
+    @property
+    def write_timeout(self) -> float:
+        """Seconds in which the peer takes nothing."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(True)  # whatever socket.setdefaulttimeout says in this program
-        self.recv = sock.recv
-        self.send = sock.send
-        self.sleep = time.sleep
-        self._sock = sock
-        self._thread = threading.get_ident()
 
-    def recv_within(self, size: int, seconds: float) -> bytes:
-        """Wait for input for at most `seconds`."""
-        set_timeout(self._sock, socket.SO_RCVTIMEO, seconds)
-        return self._sock.recv(size)
+class Host(Protocol):
+    """What a connection needs of the process that serves it."""
 
-    def wake(self) -> None:
-        """Shorten the timeout, then interrupt the wait.
+    @property
+    def config(self) -> Timeouts:
+        """What holds now."""
 
-        The order matters. A ``recv`` that began before is interrupted and, retried by Python
-        (PEP 475), takes the new timeout; one that begins later finds it. Neither call alone
-        would do: a timeout is read when the wait begins, and an interrupted call is repeated.
-        """
-        set_timeout(self._sock, socket.SO_RCVTIMEO, _SOON)
-        pthread_kill(self._thread, NUDGE)
+    @property
+    def lifecycle(self) -> State:
+        """Says when to end."""
 
-    def close(self) -> None:
-        """Nothing is held."""
+    @property
+    def make_handler(self) -> Callable[[], Handler]:
+        """Makes the handler of one connection."""
+
+    def report_failure(self, event: str, error: BaseException) -> None:
+        """Say what failed in it."""
+
+    def refuse(self, connection: "Connection", error: BaseException) -> None:
+        """Nothing could be started to serve it: say so, and release it."""
+
+    def release(self, connection: "Connection") -> None:
+        """It is over: close it, count what it did, free its slot."""
 
 
 class Connection:
     """A client that was accepted, and holds one of the server's slots until it has ended."""
 
     __slots__ = (
-        "_cut",
-        "_service",
-        "_wake",
+        "_driver",
+        "_flow",
+        "_host",
+        "_moved_before",
+        "_quiet_since",
+        "_swept",
+        "_terminate",
         "bytes_discarded",
         "bytes_in",
         "bytes_out",
@@ -128,7 +106,7 @@ class Connection:
         "sock",
     )
 
-    def __init__(self, sock: socket.socket, peer: Any, service: "Service") -> None:
+    def __init__(self, sock: socket.socket, peer: Any, host: Host) -> None:
         self.sock = sock
         """The accepted socket."""
         self.peer = peer
@@ -140,40 +118,38 @@ class Connection:
         self.bytes_discarded = 0
         """Bytes that came after our FIN, and were read only to be thrown away."""
         self.outcome = ""
-        """Why it ended; see `Totals`."""
-        self._service = service
-        self._wake: Callable[[], None] | None = None
-        self._cut: Callable[[], None] | None = None
+        """Why it ended: ``eof``, ``drained``, ``idle_timeout``, or what `Totals` counts."""
+        self._host = host
+        self._driver: Driver | None = None
+        self._flow: Flow | None = None
+        self._terminate: Callable[[], None] | None = None
+        self._swept = False
+        self._quiet_since = 0.0
+        self._moved_before = 0
 
     # -- what a backend calls ------------------------------------------------------------------
 
-    def serve(self, transport: "Callable[[socket.socket], Transport]" = BlockingTransport) -> None:
-        """Serve this connection to its end, waiting in the way of `transport`.
+    def serve(self) -> None:
+        """Serve this connection to its end in the calling thread, which blocks."""
+        blocking.serve(self, self._host.lifecycle)
 
-        Whatever happens here stays here: the connection is closed, counted, and its slot freed.
+    def driven_by(self, driver: Driver, *, blocking: bool = False, swept: bool = True) -> Flow:
+        """Return the flow that serves this connection to its end, for `driver` to run.
+
+        Whatever happens in it stays in it: the connection is closed, counted, its slot freed.
+
+        Args:
+            driver: What runs it.
+            blocking: Leave the socket in blocking mode: waiting is what the calls themselves do,
+                and the kernel keeps the timeouts.
+            swept: Let the main flow look whether it is idle.
         """
-        try:
-            self.converse(transport)
-        finally:
-            self.release()
-
-    def converse(
-        self, transport: "Callable[[socket.socket], Transport]" = BlockingTransport
-    ) -> None:
-        """Do as `serve`, but leave the socket open and the slot taken.
-
-        For a forked child, whose parent has the slot.
-        """
-        try:
-            carrier = transport(self.sock)
-            self._cut = self._shut_down
-            self._wake = carrier.wake  # from here on, a drain ends the waits below
-            with self._interruptible(carrier):
-                outcome = self._conduct(carrier)
-        except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
-            self._service.report_failure("connection_failed", error)
-            outcome = "reset"
-        self.outcome = self.outcome or outcome  # being cut shows as a reset, but is none
+        self._driver = driver
+        self._swept = swept
+        # Whatever socket.setdefaulttimeout says in this program.
+        self.sock.setblocking(blocking)
+        self._flow = self._live(blocking=blocking)
+        return self._flow
 
     def handed_over(self, terminate: Callable[[], None]) -> None:
         """Another process serves it now: close our copy of its socket.
@@ -182,107 +158,164 @@ class Connection:
             terminate: Tells that process to drain, and again when the drain's time is over.
         """
         self.sock.close()
-        self._wake = self._cut = terminate
+        self._terminate = terminate
 
     def release(self) -> None:
         """Nobody serves it any more: count what it did, and free its slot."""
-        self._service.release(self)
+        self._host.release(self)
 
     def refuse(self, error: BaseException) -> None:
         """Nothing could be started to serve it: close it, say so, free the slot."""
         self.outcome = "refused"
-        self._service.log.warning_each_second(
-            "client_refused", reason="cannot start a thread or process for it", error=str(error)
-        )
-        self.release()
+        self._host.refuse(self, error)
 
     # -- what the service calls ----------------------------------------------------------------
 
     def wake(self) -> None:
         """End its wait for input, so that it notices the drain."""
-        if self._wake is not None:
-            self._wake()
+        if self._terminate is not None:
+            self._terminate()
+        elif self._driver is not None:
+            self._driver.wake()
 
     def cut(self) -> None:
         """End it: the drain's time is over."""
-        if self._cut is not None:
-            self.outcome = "cut"
-            self._cut()
+        self.outcome = "cut"
+        if self._terminate is not None:
+            self._terminate()
+        else:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
 
-    def _shut_down(self) -> None:
-        with suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+    def abandon(self) -> None:
+        """Release it, wherever it is: even being cut did not end it."""
+        self.outcome = "abandoned"
+        if self._flow is not None:
+            with suppress(ValueError):  # a thread is running it, and does not come back
+                self._flow.close()
 
-    @contextmanager
-    def _interruptible(self, transport: Transport) -> Iterator[None]:
-        """Let signals reach the waits, where they block the thread that handles signals."""
-        here = transport.blocks_thread and in_main_thread()
-        lifecycle = self._service.lifecycle
-        with lifecycle.interrupting(self.wake, self.cut) if here else nullcontext():
-            try:
-                yield
-            finally:
-                self._wake = self._cut = None  # nothing waits any more, and soon nothing is open
-                transport.close()
+    def sweep(self, now: float, patience: float) -> None:
+        """Wake it if nothing came or went for `patience` seconds, as far as calls of this saw."""
+        moved = self.bytes_in + self.bytes_out
+        if moved != self._moved_before or not self._quiet_since:
+            self._moved_before, self._quiet_since = moved, now
+        elif self._swept and now - self._quiet_since >= patience and self._driver is not None:
+            self._driver.wake()
+
+    def pulse(self) -> None:
+        """Do as `sweep`, where no main flow can: it blocks in this very connection."""
+        if self._host.config.idle_timeout:
+            self.sweep(time.monotonic(), self._host.config.idle_timeout)
+
+    def close(self) -> None:
+        """Close the socket, after whoever still watches it has let go of it."""
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None
+        self.sock.close()
 
     # -- the conversation ----------------------------------------------------------------------
 
-    def _conduct(self, transport: Transport) -> str:
-        """Serve until the peer's end, a timeout or the drain; return the outcome."""
+    def _live(self, *, blocking: bool) -> Flow:
+        """Answer until there is a reason to stop; then end, losing nothing."""
+        host = self._host
+        ending = "reset"
         try:
-            handler = _ask(self._service.handler_class)
-            ending = self._read_and_answer(transport, handler)
-            self._carry_out(transport, _ask(handler.finish))
-        except _WriteTimeout:
-            abort(self.sock)
-            return "write_timeout"
-        except _HandlerFailed as failed:
-            self._service.report_failure("handler_failed", failed.error)
-            ending = "handler_error"
-        except OSError:
-            return "reset"
-        with suppress(OSError):
-            self._end_stream(transport, peer_has_ended=ending == "eof")
-        return ending
+            try:
+                handler = _ask(host.make_handler)
+                ending = yield from self._answer(handler, blocking=blocking)
+                if last := _ask(handler.finish):
+                    yield from self._carry_out(last)
+            except _WriteTimeout:
+                abort(self.sock)
+                ending = "write_timeout"
+                return
+            except _HandlerFailed as failed:
+                host.report_failure("handler_failed", failed.error)
+                ending = "handler_error"
+            except OSError:
+                ending = "reset"
+                return
+            # A peer that has ended its stream has nothing more to say: the kernel delivers what
+            # is left and closes by itself. Unless we drain: then the process is about to go,
+            # perhaps with its whole network namespace, and the kernel's copy of it with it.
+            if ending != "eof" or not host.lifecycle.running:
+                with suppress(OSError):
+                    yield from self._end_stream(peer_has_ended=ending == "eof")
+        except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
+            host.report_failure("connection_failed", error)
+            ending = "reset"
+        finally:
+            self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
+            self.release()
 
-    def _read_and_answer(self, transport: Transport, handler: Handler) -> str:
-        """Answer everything that is read, until there is a reason to stop; return the reason."""
-        lifecycle = self._service.lifecycle
-        recv = transport.recv
+    def _answer(  # noqa: C901 - flat, because a call per message would cost as much as the rest
+        self, handler: Handler, *, blocking: bool
+    ) -> Generator[Wait, InVain, str]:
+        """Answer all that is read: the loop that every message of every model goes through.
+
+        Returns:
+            Why it ended: ``eof``, ``idle_timeout`` or ``drained``.
+        """
+        lifecycle = self._host.lifecycle
+        recv, send, receive = self.sock.recv, self.sock.send, handler.receive
+        readable = Readable(self.sock.fileno())
         while lifecycle.running:
             try:
+                # Before waiting: a new connection has often brought its first message along.
                 data = recv(CHUNK)
             except BlockingIOError:
-                if time.monotonic() < lifecycle.drain_started:  # it has not begun
-                    return "idle_timeout"
+                if blocking:  # this is how the kernel says that the time is over
+                    break
+            else:
+                if not data:
+                    return "eof"
+                self.bytes_in += len(data)
+                try:
+                    answer = receive(data)
+                except BaseException as error:
+                    raise _HandlerFailed(error) from error
+                if answer.__class__ is bytes and answer:  # the fast path
+                    try:
+                        taken = send(answer)
+                    except BlockingIOError:
+                        taken = 0
+                    self.bytes_out += taken
+                    if taken != len(answer):
+                        yield from self._send_rest(memoryview(answer)[taken:])
+                else:
+                    yield from self._carry_out(answer)
+            if not blocking and (yield readable):
                 break
-            if not data:
-                return "eof"
-            self._respond(transport, handler, data)
-        # Draining. The first moment without input is as good an end as any: waiting for a client
-        # to fall silent would wait for ever for one that asks as soon as it is answered.
-        while time.monotonic() < lifecycle.stream_deadline:
+        if lifecycle.running:
+            return "idle_timeout"
+        return (yield from self._take_what_has_come(handler))
+
+    def _take_what_has_come(self, handler: Handler) -> Generator[Wait, InVain, str]:
+        """Draining: answer what is there, up to the first moment without input.
+
+        It is as good an end as any: waiting for a client to fall silent would wait for ever for
+        one that asks as soon as it is answered.
+        """
+        if self._host.lifecycle.retiring and not self.bytes_in:
+            # Accepted, and not yet heard: whoever takes over cannot know it.
+            yield Readable(self.sock.fileno(), _FIRST_WORDS)
+        while time.monotonic() < self._host.lifecycle.stream_deadline:
             try:
                 data = self.sock.recv(CHUNK, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             if not data:
                 return "eof"
-            self._respond(transport, handler, data)
+            self.bytes_in += len(data)
+            try:
+                answer = handler.receive(data)
+            except BaseException as error:
+                raise _HandlerFailed(error) from error
+            yield from self._carry_out(answer)
         return "drained"
 
-    def _respond(self, transport: Transport, handler: Handler, data: bytes) -> None:
-        self.bytes_in += len(data)
-        try:
-            answer = handler.receive(data)
-        except BaseException as error:
-            raise _HandlerFailed(error) from error
-        if answer.__class__ is bytes:  # the fast path
-            self._send(transport, answer)
-        else:
-            self._carry_out(transport, answer)
-
-    def _carry_out(self, transport: Transport, answer: Answer) -> None:
+    def _carry_out(self, answer: Answer) -> Flow:
         """Send the bytes of `answer`, or carry out its steps one after the other."""
         if isinstance(answer, _BYTES):
             answer = [bytes(answer)]
@@ -298,32 +331,34 @@ class Connection:
             except BaseException as error:
                 raise _HandlerFailed(error) from error
             if isinstance(step, Sleep):
-                transport.sleep(step.seconds)
+                yield step
             elif isinstance(step, _BYTES):
-                self._send(transport, bytes(step))
+                yield from self._send(bytes(step))
             else:
                 raise _HandlerFailed(HandlerTypeError(step))
 
-    def _send(self, transport: Transport, data: bytes) -> None:
+    def _send(self, data: bytes) -> Flow:
         try:
-            taken = transport.send(data) if data else 0
+            taken = self.sock.send(data) if data else 0
         except BlockingIOError:
             taken = 0
         self.bytes_out += taken
         if taken < len(data):
-            self._send_rest(transport, memoryview(data)[taken:])
+            yield from self._send_rest(memoryview(data)[taken:])
 
-    def _send_rest(self, transport: Transport, rest: memoryview) -> None:
+    def _send_rest(self, rest: memoryview) -> Flow:
         """Send to a peer that is slow to read, for as long as it reads at all.
 
         The kernel makes room in steps that a slow reader takes long to free. So whether it reads
         is seen by what it has acknowledged.
         """
-        timeout = self._service.config.write_timeout
+        timeout = self._host.config.write_timeout
+        patience = write_patience(timeout) or None
         unread, since = undelivered(self.sock), time.monotonic()
         while rest:
+            yield Writable(self.sock.fileno(), patience)
             try:
-                taken = transport.send(rest)
+                taken = self.sock.send(rest)
             except BlockingIOError:
                 taken = 0
             self.bytes_out += taken
@@ -336,53 +371,39 @@ class Connection:
 
     # -- the end -------------------------------------------------------------------------------
 
-    def _end_stream(self, transport: Transport, *, peer_has_ended: bool) -> None:
-        """Send our FIN, and stay until closing cannot destroy anything.
-
-        A peer that has ended its stream has nothing more to say: the kernel delivers what is left
-        and closes by itself. Unless we drain: then the process is about to go, perhaps with its
-        whole network namespace, and the kernel's copy of what is undelivered with it.
-        """
-        lifecycle = self._service.lifecycle
-        if peer_has_ended and lifecycle.running:
-            return
+    def _end_stream(self, *, peer_has_ended: bool) -> Flow:
+        """Send our FIN, and stay until closing cannot destroy anything."""
+        lifecycle = self._host.lifecycle
         self.sock.shutdown(socket.SHUT_WR)
         begun = time.monotonic()
         if not peer_has_ended:
             # Whoever is still there at the drain's deadline is owed something: be gone before it.
             polite_until = begun + min(LINGER, (lifecycle.deadline - begun) / 2)
             while (left := polite_until - time.monotonic()) > 0 and not peer_has_ended:
-                peer_has_ended = self._discard(transport, min(left, _GLANCE))
+                peer_has_ended = yield from self._discard(left)
         while undelivered(self.sock) and time.monotonic() < self._delivery_deadline(begun):
             if peer_has_ended:
-                transport.sleep(_GLANCE)
+                yield Sleep(_GLANCE)
             else:
-                peer_has_ended = self._discard(transport, _GLANCE)
+                peer_has_ended = yield from self._discard(_GLANCE)
 
     def _delivery_deadline(self, begun: float) -> float:
         """Return until when to wait for a peer that does not take what the kernel has for it."""
-        lifecycle = self._service.lifecycle
+        lifecycle = self._host.lifecycle
         if not lifecycle.running:
             return lifecycle.deadline + LINGER  # so that it is still there at the deadline
-        return begun + (self._service.config.write_timeout or math.inf)
+        return begun + (self._host.config.write_timeout or math.inf)
 
-    def _discard(self, transport: Transport, seconds: float) -> bool:
+    def _discard(self, seconds: float) -> Generator[Wait, InVain, bool]:
         """Read and count what comes after our FIN; tell whether it was the peer's."""
+        if (yield Readable(self.sock.fileno(), seconds)):
+            return False
         try:
-            data = transport.recv_within(CHUNK, seconds)
+            data = self.sock.recv(CHUNK)
         except BlockingIOError:
             return False
         self.bytes_discarded += len(data)
         return not data
-
-
-class HandlerTypeError(TypeError):
-    """A handler returned what is neither bytes nor a step; the message holds no payload."""
-
-    def __init__(self, found: object) -> None:
-        super().__init__(
-            f"an answer is bytes, or steps of bytes and Sleep, not {type(found).__name__}"
-        )
 
 
 class _WriteTimeout(Exception):  # noqa: N818 - a signal between two functions here
@@ -402,23 +423,6 @@ def _ask(question: Callable[[], _T]) -> _T:
         raise _HandlerFailed(error) from error
 
 
-def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
-    """Set SO_RCVTIMEO or SO_SNDTIMEO (socket(7)); 0 is off."""
-    timeval = divmod(math.ceil(seconds * 1e6), 1_000_000)  # up: what is not 0 must not become it
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *timeval))
-
-
-def undelivered(sock: socket.socket) -> int:
-    """Return how many bytes of output the peer's kernel has not acknowledged (our FIN is one).
-
-    (tcp(7), SIOCOUTQ. After a reset that figure stays where it was, so the state is asked first.)
-    """
-    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-        return 0
-    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-
-
-def abort(sock: socket.socket) -> None:
-    """Make the close that follows a reset (RST), which frees the kernel's buffers at once."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+def write_patience(write_timeout: float) -> float:
+    """Return how long one attempt to send may wait for room; 0: for ever."""
+    return min(write_timeout / _WRITE_TIMEOUT_PARTS, _LONGEST_WRITE_PATIENCE)

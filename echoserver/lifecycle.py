@@ -1,87 +1,59 @@
-"""RUNNING → DRAINING → KILLED, and the one place where the main flow of a server waits.
+"""The one thing that the main flow of a server waits for, and the signals that end that wait.
 
 A signal does nothing but move the state and wake that wait. The wake-up is a byte in a pipe (the
 self-pipe trick), because a signal, a slot that came free in another thread and a readable
-listener must all end the same ``poll``.
+listener must all end the same wait: of an epoll descriptor, which is readable when one of those
+that it watches is, and so can itself be watched by any event loop (epoll(7)).
 """
 
 import os
 import select
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from math import inf
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from echoserver.config import Config
-
-# Interrupts a system call of another thread and means nothing else. Its default is to be ignored,
-# so one that arrives before the handler is installed does no harm.
-NUDGE = signal.SIGURG
-
-# A stream that never pauses is ended after this many seconds of drain, or after a quarter of the
-# drain's time where that is less, so that it is over well before the deadline.
-STREAM_PATIENCE = 2.0
-_STREAM_SHARE = 0.25
-
-_FIRST_NAG = 0.05  # seconds between two interruptions of a driver that drains
-
-_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
+from echoserver.flow import Readable, Wait
+from echoserver.state import LEAVE, NUDGE, RETIRE, State
 
 
-class Lifecycle:
-    """The state of one server.
+def _nothing() -> None:
+    """Call nothing."""
+
+
+class Lifecycle(State):
+    """The state of one server, and its main flow's wait.
 
     Args:
         config: Says how long a drain may take, and which lifeline to watch.
-        poll: ``select.poll``, or what a concurrency model waits with instead.
     """
 
-    def __init__(self, config: Config, poll: Callable[[], Any] = select.poll) -> None:
-        self.running: bool = True
-        """Until the first signal. Drivers read it before every read of theirs."""
-
-        self.killed = False
-        """A second signal came: leave at once."""
+    def __init__(self, config: Config) -> None:
+        super().__init__(config.drain_timeout)
 
         self.signal = 0
         """The last signal that came, 0 where none did."""
 
-        self.drain_started = inf
-        """When the drain began (``time.monotonic``)."""
-
-        self.stream_deadline = inf
-        """When a connection whose input never pauses is ended all the same."""
-
-        self.deadline = inf
-        """When the drain gives up on what is still owed."""
-
-        self._config = config
-        self._interrupt: Callable[[], None] = _nothing
         self._hooks: list[Callable[[], None]] = []
+        self._woken = False
+        self._hung_up = False
         self._restore: list[Callable[[], object]] = []
         self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poll = poll()
-        self.watch(self._wakeup)
+        self._epoll = select.epoll()
+        self._ready: set[int] | None = None
+        self._calls: dict[int, Callable[[], None]] = {}
+        self.watch(self._wakeup, self._on_wakeup)
         self._lifeline = config.lifeline
         if self._lifeline is not None:
-            self.watch(self._lifeline)
+            self.watch(self._lifeline, self._on_lifeline)
 
     # -- state ---------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Begin to drain; from any thread, or from a signal handler."""
-        if self.running:
-            timeout = self._config.drain_timeout or inf
-            self.drain_started = time.monotonic()
-            self.stream_deadline = self.drain_started + min(
-                STREAM_PATIENCE, timeout * _STREAM_SHARE
-            )
-            self.deadline = self.drain_started + timeout
-            self.running = False
+        super().drain()
         self.wake()
 
     @property
@@ -89,28 +61,83 @@ class Lifecycle:
         """What that signal is called; ``none`` where something else began the drain."""
         return signal.Signals(self.signal).name if self.signal else "none"
 
-    @property
-    def overdue(self) -> bool:
-        """The drain's time is over."""
-        return time.monotonic() >= self.deadline
-
     # -- signals -------------------------------------------------------------------------------
 
     def install_signals(self) -> None:
         """Take over SIGTERM and SIGINT until `close`; only the main thread may call this."""
-        previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        self._restore.append(lambda: signal.set_wakeup_fd(previous))
+        self._take_wakeups()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handle(number, self._on_stop_signal)
-        self._handle(NUDGE, _only_wake)
+        self._handle(NUDGE, self._only_wake)
+        self._handle(signal.SIGALRM, self._on_alarm)
 
-    def wake_on(self, number: signal.Signals) -> None:
-        """Let signal `number` end the wait, and mean nothing else."""
-        self._handle(number, _only_wake)
+    def install_workers_signals(self, beat: Callable[[], None]) -> None:
+        """Take over the signals that a master sends to a worker; the terminal's are its business.
 
-    def _handle(self, number: int, handler: Callable[[int, FrameType | None], None]) -> None:
+        Args:
+            beat: Called, in the main thread, for every `NUDGE`.
+        """
+
+        def on_nudge(_number: int, _frame: FrameType | None) -> None:
+            beat()
+            self.pulse()
+            self.wake()
+
+        self._take_wakeups()
+        self._handle(signal.SIGTERM, self._on_term)
+        self._handle(RETIRE, self._on_retire)
+        self._handle(LEAVE, self._on_leave)
+        self._handle(NUDGE, on_nudge)
+        self._handle(signal.SIGALRM, self._on_alarm)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            self._handle(number, signal.SIG_IGN)
+
+    def wake_on(self, number: signal.Signals, call: Callable[[], None] = _nothing) -> None:
+        """Let signal `number` end the wait, and `call` something."""
+
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            call()
+            self.wake()
+
+        self._handle(number, on_signal)
+
+    def _on_leave(self, _number: int, _frame: FrameType | None) -> None:
+        self.killed = True
+        self.drain()
+        self.interrupt()
+
+    def on_hangup(self, hook: Callable[[], None]) -> None:
+        """Call `hook` in the main flow after a SIGHUP; until now, one has ended the process."""
+
+        def note() -> None:
+            self._hung_up = True
+
+        def reload() -> None:
+            if self._hung_up:
+                self._hung_up = False
+                hook()
+
+        self.on_wake(reload)
+        self.wake_on(signal.SIGHUP, note)
+
+    def _take_wakeups(self) -> None:
+        previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        self._restore.append(lambda: signal.set_wakeup_fd(previous))
+
+    def _handle(self, number: int, handler: Any) -> None:
         previous = signal.signal(number, handler)
         self._restore.append(lambda: signal.signal(number, previous or signal.SIG_DFL))
+
+    def _on_term(self, number: int, _frame: FrameType | None) -> None:
+        """To a worker: the first or not, for others than the master may send it, too."""
+        self.signal = number
+        self.drain()
+        self.interrupt()
+
+    def _on_retire(self, _number: int, _frame: FrameType | None) -> None:
+        self.retiring = True
+        self.drain()
+        self.interrupt()
 
     def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
@@ -118,48 +145,83 @@ class Lifecycle:
             self.drain()
         else:
             self.killed = True
-        self._interrupt()
+            self.wake()
+        self.interrupt()
+
+    def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        self.interrupt()
+
+    def _only_wake(self, _number: int, _frame: FrameType | None) -> None:
+        self.wake()
 
     # -- waiting -------------------------------------------------------------------------------
 
-    def watch(self, fd: int) -> None:
-        """Let `fd` end the wait when it is readable."""
-        self._poll.register(fd, select.POLLIN)
+    def watch(
+        self, fd: int, call: Callable[[], None] | None = None, *, exclusive: bool = False
+    ) -> None:
+        """Let `fd` end the wait when it is readable.
+
+        Args:
+            fd: What to watch.
+            call: What to do about it, in the main flow.
+            exclusive: Of several processes that watch it, not all need wake up.
+        """
+        self._epoll.register(fd, select.EPOLLIN | (select.EPOLLEXCLUSIVE if exclusive else 0))
+        if call is not None:
+            self._calls[fd] = call
 
     def forget(self, fd: int) -> None:
         """Undo `watch`."""
-        self._poll.unregister(fd)
+        self._epoll.unregister(fd)
+        self._calls.pop(fd, None)
 
     def on_wake(self, hook: Callable[[], None]) -> None:
-        """Call `hook` in the main flow whenever a wait was ended by `wake` or by a signal."""
+        """Call `hook` in the main flow whenever it was woken, by `wake` or by a signal."""
         self._hooks.append(hook)
 
     def run_hooks(self) -> None:
-        """Do what a wake-up does; for a main flow that is too busy to wait."""
-        for hook in self._hooks:
-            hook()
+        """Do what a wake-up asks for; a main flow that is too busy to wait calls this itself."""
+        if self._woken:
+            self._woken = False
+            for hook in self._hooks:
+                hook()
 
     def wake(self) -> None:
         """End the main flow's wait; from any thread, or from a signal handler."""
+        self._woken = True
         with suppress(BlockingIOError, OSError):  # a full pipe wakes as well; a closed one is over
             os.write(self._waker, b"\0")
 
-    def wait(self, timeout: float | None = None) -> set[int]:
-        """Wait for a watched descriptor, a wake-up, or `timeout` seconds; return what is readable.
+    def something(self, seconds: float | None = None) -> Readable:
+        """Return what the main flow waits for; after it comes `look`."""
+        return Readable(self._epoll.fileno(), seconds)
 
-        Only the main flow of the backend may wait here.
-        """
-        milliseconds = None if timeout is None else max(0, int(timeout * 1000) + 1)
-        ready = {fd for fd, events in self._poll.poll(milliseconds) if events & _READABLE}
-        if self._wakeup in ready:
-            with suppress(BlockingIOError):
-                os.read(self._wakeup, 65536)
-            self.run_hooks()
-        if self._lifeline in ready and self._lifeline is not None:
+    def block(self, wait: Wait) -> None:
+        """Carry out a wait of the main flow by blocking this thread."""
+        events = self._epoll.poll(wait.seconds)
+        self._ready = {fd for fd, _ in events}
+
+    def look(self) -> set[int]:
+        """Return the watched descriptors that are readable, and do what a wake-up asks for."""
+        ready, self._ready = self._ready, None
+        if ready is None:
+            ready = {fd for fd, _ in self._epoll.poll(0)}
+        for fd in ready & self._calls.keys():
+            if fd in self._calls:  # or another's call has just forgotten it
+                self._calls[fd]()
+        self.run_hooks()
+        return ready
+
+    def _on_wakeup(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wakeup, 65536)
+        self._woken = True
+
+    def _on_lifeline(self) -> None:
+        if self._lifeline is not None:
             self.forget(self._lifeline)
             self._lifeline = None
-            self.drain()
-        return ready
+        self.drain()
 
     def close(self) -> None:
         """Give the signals back and close the descriptors."""
@@ -168,77 +230,15 @@ class Lifecycle:
         self._close_pipe()
 
     def _close_pipe(self) -> None:
+        self._epoll.close()
         os.close(self._wakeup)
         os.close(self._waker)
         self._wakeup = self._waker = -1
 
-    # -- serving in the thread that handles signals ----------------------------------------------
-
-    @contextmanager
-    def interrupting(self, wake: Callable[[], None], cut: Callable[[], None]) -> Iterator[None]:
-        """While the block runs, let signals end the waits of a connection that is served in it.
-
-        For whoever serves in the main thread: a forked child, or a server of one client at a
-        time. A signal that arrives after the driver's last look at `running`, and before its
-        system call begins, ends no wait. So the driver is interrupted again and again.
-
-        Args:
-            wake: Ends a wait for input.
-            cut: Ends a wait for output, once the drain is overdue.
-        """
-        pause = _FIRST_NAG
-
-        def interrupt(*_: object) -> None:
-            nonlocal pause
-            if not self.running:
-                (cut if self.killed or self.overdue else wake)()
-                # Later each time, for every interruption begins a write timeout anew; but not
-                # later than the deadline.
-                left = self.deadline - time.monotonic()
-                signal.setitimer(signal.ITIMER_REAL, min(pause, max(left, _FIRST_NAG)))
-                pause *= 2
-
-        previous = signal.signal(signal.SIGALRM, interrupt)
-        self._interrupt = interrupt
-        try:
-            if not self.running:
-                interrupt()
-            yield
-        finally:
-            self._interrupt = _nothing
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous or signal.SIG_DFL)
-
-    def become_child(self) -> None:
-        """In a forked child: leave the parent's signals and descriptors alone.
-
-        SIGTERM drains; Ctrl-C, which reaches the whole group, means what the parent decides.
-        """
+    def become_worker(self) -> None:
+        """In a forked worker, which has a lifecycle of its own: close our copies."""
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, self._on_parents_signal)
-        # Forked while the parent drained, it may have taken the parent's word, which came before
-        # the line above, for a second signal.
-        self.killed = False
         self._close_pipe()
         if self._lifeline is not None:
             os.close(self._lifeline)
-
-    def _on_parents_signal(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number  # a second one means no more than the first: the parent decides
-        self.drain()
-        self._interrupt()
-
-
-def _nothing() -> None:
-    """Interrupt nobody."""
-
-
-def _only_wake(_number: int, _frame: FrameType | None) -> None:
-    """Handle a signal whose only purpose is to interrupt."""
-
-
-def in_main_thread() -> bool:
-    """Tell whether signals can be handled and children forked from here."""
-    return threading.current_thread() is threading.main_thread()
+        self._restore.clear()

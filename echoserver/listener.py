@@ -1,33 +1,36 @@
 """The listening socket, and the one accept policy of every backend: errors, back-off, limits."""
 
 import errno
-import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from echoserver.config import Config
 from echoserver.connection import (
     CHUNK,
     LINGER,
-    WRITE_TIMEOUT_PARTS,
     Connection,
-    abort,
-    set_timeout,
+    write_patience,
 )
 from echoserver.errors import BootError
+from echoserver.flow import Flow, Readable
 from echoserver.service import Service
+from echoserver.sockets import abort, set_timeout
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # The listener itself is of no use any more; anything else is one client's misfortune.
 _FATAL = {errno.EBADF, errno.EINVAL, errno.ENOTSOCK}
 
+# Clients accepted before others have a turn: one thread may be all there is.
+_MOST_IN_A_ROW = 64
+
 _FIRST_PAUSE = 0.05  # seconds
 _LONGEST_PAUSE = 1.0
 
 _LATEST_RESET = 0.5  # seconds
+_GLANCE = 0.1
 
 # Clients that are being turned away gently at a time; beyond it they are reset.
 _LONGEST_FAREWELL_QUEUE = 64
@@ -58,8 +61,7 @@ def bind(config: Config) -> socket.socket:
         if family == socket.AF_INET6:
             # "::" means every address, of both families, whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        set_timeout(sock, socket.SO_RCVTIMEO, config.idle_timeout)
-        set_timeout(sock, socket.SO_SNDTIMEO, config.write_timeout / WRITE_TIMEOUT_PARTS)
+        set_inherited_timeouts(sock, config)
         sock.bind(address)
         sock.listen(config.backlog)
         sock.setblocking(False)
@@ -67,6 +69,12 @@ def bind(config: Config) -> socket.socket:
         sock.close()
         raise BootError(_explain(error, config)) from None
     return sock
+
+
+def set_inherited_timeouts(sock: socket.socket, config: Config) -> None:
+    """Set on a listener what the connections that it accepts from now on inherit."""
+    set_timeout(sock, socket.SO_RCVTIMEO, config.idle_timeout)
+    set_timeout(sock, socket.SO_SNDTIMEO, write_patience(config.write_timeout))
 
 
 def _explain(error: OSError, config: Config) -> str:
@@ -105,68 +113,114 @@ class Listener:
     - anything else (ECONNABORTED, EPROTO, a network error of one client's): go on.
     """
 
-    def __init__(self, sock: socket.socket, service: Service) -> None:
+    def __init__(self, sock: socket.socket, service: Service, ready: Callable[[], object]) -> None:
         self._sock = sock
         self._service = service
+        self._ready = ready
         self._lifecycle = service.lifecycle
-        self._rejecting = service.config.overload == "reject"
         self._pause_length = 0.0
         self._pause_ends = 0.0
         self._farewells: dict[int, tuple[socket.socket, float]] = {}
-        self._watched = False
+        self._watched: set[int] = set()
 
     def __iter__(self) -> Iterator[Connection]:
-        self._announce()
-        while self._lifecycle.running:
-            self._lifecycle.run_hooks()  # clients may come so fast that it never waits
-            if self._may_accept():
-                accepted = self._accept()
-                if accepted is not None:
-                    if not self._service.full:
-                        yield self._service.admit(*accepted)
-                    else:
-                        self._turn_away(accepted[0])
+        """Accept in the calling thread, which blocks; `flow` is for all other models."""
+        for step in self._steps():
+            if isinstance(step, Connection):
+                yield step
+            else:
+                self._lifecycle.block(step)
+
+    def flow(self, start: Callable[[Connection], object]) -> Flow:
+        """Return the server's main flow: accept, then drain, to the very end.
+
+        Args:
+            start: Called with every new connection.
+        """
+        for step in self._steps():
+            if isinstance(step, Connection):
+                start(step)
+            else:
+                yield step
+        yield from self._service.draining()
+
+    def _steps(self) -> Iterator[Connection | Readable]:
+        """Yield each new connection, and what to wait for where there is none."""
+        self._ready()
+        lifecycle = self._lifecycle
+        in_a_row = 0
+        while lifecycle.running:
+            lifecycle.run_hooks()  # clients may come so fast that it never waits
+            if in_a_row < _MOST_IN_A_ROW and self._may_accept():
+                in_a_row += 1
+                accepted, connection = self._accept_one()
+                if connection is not None:
+                    yield connection
+                if accepted:
                     continue
-            self._wait()
+            yield from self._wait(at_once=in_a_row >= _MOST_IN_A_ROW)
+            in_a_row = 0
         yield from self._last_arrivals()
         self.close()
 
     def close(self) -> None:
-        """Stop listening. In a forked child: give up its copy, which the parent keeps."""
-        self._watch(wanted=False)
+        """Stop listening."""
+        for fd in list(self._watched):
+            self._watch(fd, wanted=False)
         self._sock.close()
         for sock, _ in self._farewells.values():
             self._lifecycle.forget(sock.fileno())
             sock.close()
         self._farewells.clear()
 
-    def _announce(self) -> None:
-        """Say that the server serves: whoever reads this line can connect."""
-        config = self._service.config
-        host, port = self._sock.getsockname()[:2]
-        self._service.log.announce(
-            "listening",
-            host=host,
-            port=port,
-            backend=config.backend,
-            handler=config.handler,
-            pid=os.getpid(),
-        )
-
-    def _watch(self, *, wanted: bool) -> None:
-        if wanted != self._watched:
-            if wanted:
-                self._lifecycle.watch(self._sock.fileno())
-            else:
-                self._lifecycle.forget(self._sock.fileno())
-            self._watched = wanted
+    def _watch(self, fd: int, *, wanted: bool) -> None:
+        if wanted and fd not in self._watched:
+            self._lifecycle.watch(fd, exclusive=True)
+            self._watched.add(fd)
+        elif not wanted and fd in self._watched:
+            self._lifecycle.forget(fd)
+            self._watched.discard(fd)
 
     # -- accepting -----------------------------------------------------------------------------
 
     def _may_accept(self) -> bool:
-        if self._service.full and not self._rejecting:
-            return False
         return not self._pause_ends or time.monotonic() >= self._pause_ends
+
+    def _accept_one(self) -> tuple[bool, Connection | None]:
+        """Accept a client, for whom there is a slot or who is turned away.
+
+        Returns:
+            Whether one was accepted, and its connection if it was admitted.
+        """
+        service = self._service
+        slots = service.slots
+        if not self._rejecting:
+            # A slot first: whom there is none for stays in the kernel's queue.
+            if slots.take():
+                accepted = self._accept()
+                if accepted is not None:
+                    return True, service.admit(*accepted)
+                slots.give()
+            return False, None
+        # The client first: a slot that is taken only to look whether someone is there would
+        # have another process turn its clients away.
+        if self._may_take_in_or_turn_away:
+            accepted = self._accept()
+            if accepted is not None:
+                if slots.take():
+                    return True, service.admit(*accepted)
+                self._turn_away(accepted[0])
+                return True, None
+        return False, None
+
+    @property
+    def _rejecting(self) -> bool:
+        return self._service.config.overload == "reject"
+
+    @property
+    def _may_take_in_or_turn_away(self) -> bool:
+        """Rejecting: there is room here, or none anywhere; otherwise others have to take it."""
+        return not self._service.slots.full or self._service.slots.exhausted
 
     def _accept(self) -> tuple[socket.socket, tuple[str, int]] | None:
         """Return a client and its address; None where none waits or none can be taken now."""
@@ -199,19 +253,32 @@ class Listener:
             "or lower --max-connections",
         )
 
-    def _wait(self) -> None:
+    def _wait(self, *, at_once: bool) -> Iterator[Readable]:
         """Wait for a client, a free slot, the end of a pause, or whatever ends the wait."""
-        service = self._service
-        accepting = self._may_accept()
-        if not accepting:
-            # Announce the wish for a slot, then look again, lest one came free in between.
-            service.wake_on_release = True
-            accepting = self._may_accept()
-        self._watch(wanted=accepting)
-        ends = [deadline for _, deadline in self._farewells.values()]
-        if not accepting and self._pause_ends:
-            ends.append(self._pause_ends)
-        ready = self._lifecycle.wait(min(ends) - time.monotonic() if ends else None)
+        service, slots = self._service, self._service.slots
+        # Announce the wish for a slot before looking, lest one comes free in between.
+        service.wake_on_release = True
+        if self._rejecting:
+            wanted = self._may_take_in_or_turn_away
+        elif wanted := slots.take():
+            slots.give()
+        service.wake_on_release = not wanted
+        paused = not self._may_accept()
+        self._watch(self._sock.fileno(), wanted=wanted and not paused)
+        if slots.fd is not None:
+            self._watch(slots.fd, wanted=not wanted and slots.exhausted)
+        now = time.monotonic()
+        ends = [deadline - now for _, deadline in self._farewells.values()]
+        if paused:
+            ends.append(self._pause_ends - now)
+        if (next_sweep := service.sweep()) is not None:
+            ends.append(next_sweep)
+        if at_once:
+            ends.append(0.0)
+        if self._rejecting and not wanted:
+            ends.append(_GLANCE)  # others have room; nobody tells when they have none
+        yield self._lifecycle.something(max(0.0, min(ends)) if ends else None)
+        ready = self._lifecycle.look()
         service.wake_on_release = False
         if self._pause_ends and ready:
             self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
@@ -220,20 +287,29 @@ class Listener:
     def _last_arrivals(self) -> Iterator[Connection]:
         """Take in who was in the kernel's queue when the drain began.
 
-        Whoever no slot is free for, or time, is reset and counted.
+        Whoever no slot is free for, or time, is reset and counted; where another process takes
+        over, they are its clients.
         """
-        lifecycle = self._lifecycle
-        while not lifecycle.killed and (accepted := self._accept()) is not None:
-            lifecycle.run_hooks()
-            now = time.monotonic()
-            if not self._service.full and now < lifecycle.stream_deadline:
-                yield self._service.admit(*accepted)
-            else:
-                self._service.totals.unserved += 1
-                abort(accepted[0])
-                accepted[0].close()
-                if now > lifecycle.stream_deadline + _LATEST_RESET:
-                    return  # they come faster than they can be turned away: the close does it
+        service, lifecycle = self._service, self._lifecycle
+        while not lifecycle.killed:
+            in_time = time.monotonic() < lifecycle.stream_deadline
+            room = in_time and service.slots.take()
+            if lifecycle.retiring and not room:
+                return
+            accepted = self._accept()
+            if accepted is not None and room:
+                yield service.admit(*accepted)
+                lifecycle.run_hooks()
+                continue
+            if room:
+                service.slots.give()
+            if accepted is None:
+                return
+            service.totals.unserved += 1
+            abort(accepted[0])
+            accepted[0].close()
+            if time.monotonic() > lifecycle.stream_deadline + _LATEST_RESET:
+                return  # they come faster than they can be turned away: the close does it
 
     # -- turning away (--overload reject) --------------------------------------------------------
 

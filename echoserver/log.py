@@ -11,9 +11,17 @@ import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-import structlog
+from echoserver.config import Config, LogLevel
 
-from echoserver.config import Config
+# structlog imports rich where it is installed, for tracebacks that this server never prints. That
+# is a fifth of the memory that every forked child would begin with.
+_without_rich = "rich" not in sys.modules
+if _without_rich:
+    sys.modules["rich"] = None  # type: ignore[assignment] # the documented way to say "not there"
+import structlog  # noqa: E402 - see above
+
+if _without_rich:
+    del sys.modules["rich"]
 
 # A pipe takes up to PIPE_BUF bytes at once or not at all: no line is ever torn.
 _LONGEST_LINE = select.PIPE_BUF
@@ -26,7 +34,7 @@ _STDERR = 2
 class Log:
     """What the server says about itself; a structlog logger, and two manners it needs besides."""
 
-    def __init__(self, config: Config, writer: "StderrWriter | None" = None) -> None:
+    def __init__(self, config: Config, writer: "StderrWriter | None" = None, **values: Any) -> None:
         self._writer = writer or StderrWriter()
         renderer = _renderer(config.log_format)
         chain = [
@@ -42,18 +50,22 @@ class Log:
                 processors=chain,
                 wrapper_class=structlog.make_filtering_bound_logger(level),
                 cache_logger_on_first_use=True,
+                **values,
             )
 
-        self._logger = logger(_LEVELS[config.log_level])
+        self._make = logger
         self._announcer = logger(0)
-        self.debugging = config.log_level == "debug"
-        """Ask this before composing a line per connection."""
         self._last: dict[str, float] = {}
         self._held_back: dict[str, int] = {}
-        self.debug = self._logger.debug
-        self.info = self._logger.info
-        self.warning = self._logger.warning
-        self.error = self._logger.error
+        self.set_level(config.log_level)
+
+    def set_level(self, level: LogLevel) -> None:
+        """Log what is at least so severe."""
+        self.debugging = level == "debug"
+        """Ask this before composing a line per connection."""
+        made = self._make(_LEVELS[level])
+        self.debug, self.info = made.debug, made.info
+        self.warning, self.error = made.warning, made.error
 
     def announce(self, event: str, **values: Any) -> None:
         """Log at any level: the two lines that programs wait for."""
@@ -74,6 +86,10 @@ class Log:
     def dropped(self) -> int:
         """Lines that stderr did not take."""
         return self._writer.dropped
+
+    def count_dropped(self, lines: int) -> None:
+        """Count lines of another process's log as dropped, too."""
+        self._writer.dropped += lines
 
 
 class StderrWriter:

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,15 +17,25 @@ if TYPE_CHECKING:
     from echoserver.handlers import Handler
 
 BACKENDS = {
+    "iterative": "echoserver.backends.iterative:IterativeBackend",
     "process": "echoserver.backends.process:ProcessBackend",
     "thread": "echoserver.backends.thread:ThreadBackend",
     "pool": "echoserver.backends.pool:PoolBackend",
+    "selector": "echoserver.backends.selector:SelectorBackend",
+    "selector-pool": "echoserver.backends.selector_pool:SelectorPoolBackend",
+    "coroutine": "echoserver.backends.coroutine:CoroutineBackend",
     "gevent": "echoserver.backends.gevent:GeventBackend",
+    "asyncio": "echoserver.backends.asyncio:AsyncioBackend",
+    "uvloop": "echoserver.backends.uvloop:UvloopBackend",
 }
 HANDLERS = {
     "echo": "echoserver.handlers.echo:EchoHandler",
     "upper": "echoserver.handlers.upper:UpperHandler",
+    "sleep": "echoserver.handlers.sleep:SleepHandler",
+    "cpu": "echoserver.handlers.cpu:CpuHandler",
 }
+# Packages that an extra of this project installs.
+_EXTRAS = {"uvloop"}
 
 _T = TypeVar("_T")
 
@@ -36,6 +47,8 @@ class BackendInfo:
     name: str
     summary: str
     """What the model is, in one line."""
+    cost: str
+    """What a connection costs."""
     available: bool
     hint: str
     """Where it is not available: why, and what to install."""
@@ -48,9 +61,9 @@ def available_backends() -> list[BackendInfo]:
         try:
             backend = load_backend(name)
         except ConfigError as error:
-            found.append(BackendInfo(name, "", available=False, hint=str(error)))
+            found.append(BackendInfo(name, "", "", available=False, hint=str(error)))
         else:
-            found.append(BackendInfo(name, backend.summary, available=True, hint=""))
+            found.append(BackendInfo(name, backend.summary, backend.cost, available=True, hint=""))
     return found
 
 
@@ -77,17 +90,7 @@ def load_handler(spec: str, source: str = "--handler") -> "type[Handler]":
 
 
 def _load(spec: str, source: str, kind: str, builtin: dict[str, str], base: type[_T]) -> type[_T]:
-    target = builtin.get(spec, spec)
-    if ":" not in target:
-        plugins = _entry_points(f"{kind}s")
-        if spec not in plugins:
-            names = [*builtin, *plugins]
-            raise ConfigError(
-                f"{source}: no {kind} named {spec!r}{did_you_mean(spec, names)}; choose one of "
-                f"{', '.join(names)}, or a class as package.module:Class or path/to/file.py:Class"
-            )
-        target = plugins[spec]
-    location, _, class_name = target.rpartition(":")
+    location, class_name = _locate(spec, source, kind, builtin)
     found = _import(location, source, kind, spec)
     for attribute in class_name.split("."):
         found = getattr(found, attribute, None)
@@ -102,23 +105,63 @@ def _load(spec: str, source: str, kind: str, builtin: dict[str, str], base: type
     return found
 
 
+def locate_handler(spec: str, source: str = "--handler") -> tuple[str, str]:
+    """Return where the handler class that `spec` names is, and what it is called there.
+
+    Returns:
+        A module's name or a file's path, and an attribute, perhaps of an attribute.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    return _locate(spec, source, "handler", HANDLERS)
+
+
+def _locate(spec: str, source: str, kind: str, builtin: dict[str, str]) -> tuple[str, str]:
+    target = builtin.get(spec, spec)
+    if ":" not in target:
+        plugins = _entry_points(f"{kind}s")
+        if spec not in plugins:
+            names = [*builtin, *plugins]
+            raise ConfigError(
+                f"{source}: no {kind} named {spec!r}{did_you_mean(spec, names)}; choose one of "
+                f"{', '.join(names)}, or a class as package.module:Class or path/to/file.py:Class"
+            )
+        target = plugins[spec]
+    location, _, class_name = target.rpartition(":")
+    return location, class_name
+
+
+def is_file(location: str) -> bool:
+    """Tell whether a plugin's location is a file's path; else it is a module's name."""
+    return location.endswith(".py") or "/" in location
+
+
+def plugin_name(path: str | Path) -> str:
+    """Return the name that the module has which is made of a file."""
+    return f"echoserver_plugin_{Path(path).stem}"
+
+
 def _import(location: str, source: str, kind: str, spec: str) -> Any:
     try:
-        if location.endswith(".py") or "/" in location:
-            return _import_file(Path(location), source)
+        if is_file(location):
+            return _load_file(Path(location), source)
         if location and not all(part.isidentifier() for part in location.split(".")):
             raise ConfigError(f"{source}: {location!r} is neither a module's name nor a .py file")
         # Last on the path: a plugin beside you is found, yet hides nothing that is installed.
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
+        with suppress(OSError):  # that directory may be gone
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.append(str(Path.cwd()))
         return importlib.import_module(location)
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
         if error.name and not location.startswith(error.name):
+            package = error.name.partition(".")[0]
+            wanted = f"'echoserver[{package}]'" if package in _EXTRAS else package
             raise ConfigError(
                 f"{source}: {kind} {spec!r} needs the package {error.name!r}, which is not "
-                f"installed; try: pip install {error.name.partition('.')[0]}"
+                f"installed; try: pip install {wanted}"
             ) from None
         raise ConfigError(f"{source}: there is no module {location!r}") from None
     except SyntaxError as error:
@@ -131,17 +174,28 @@ def _import(location: str, source: str, kind: str, spec: str) -> Any:
         ) from None
 
 
-def _import_file(path: Path, source: str) -> Any:
+def _load_file(path: Path, source: str) -> Any:
     if not path.is_file():
         raise ConfigError(f"{source}: there is no file {path}")
-    name = f"echoserver_plugin_{path.stem}"
+    module = import_file(plugin_name(path), path)
+    if module is None:
+        raise ConfigError(f"{source}: {path} is not a Python file (its name must end in .py)")
+    return module
+
+
+def import_file(name: str, path: str | Path) -> Any:
+    """Return the module of that name that is in this file; None where it is not one of Python's."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{source}: {path} is not a Python file (its name must end in .py)")
+        return None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    sys.path.append(str(path.resolve().parent))
-    spec.loader.exec_module(module)
+    sys.path.append(str(Path(path).resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

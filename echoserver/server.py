@@ -1,18 +1,27 @@
 """A server from its configuration to its exit code: bind, serve, drain."""
 
+import os
 import resource
+import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
-from echoserver.config import Config, option_name, settings
+from echoserver.affinity import pin, unusable_cpus
+from echoserver.backends import Backend
+from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import ConfigError
-from echoserver.lifecycle import Lifecycle, in_main_thread
-from echoserver.listener import Listener, bind, somaxconn
+from echoserver.handlers import Handler
+from echoserver.handlers.options import bind_options
+from echoserver.lifecycle import Lifecycle
+from echoserver.listener import Listener, bind, set_inherited_timeouts, somaxconn
 from echoserver.log import Log
 from echoserver.registry import load_backend, load_handler
-from echoserver.service import Service
+from echoserver.service import Service, Totals
+from echoserver.slots import LocalSlots, Slots
+from echoserver.state import in_main_thread
 
 # Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
 _RESERVED_DESCRIPTORS = 64
@@ -22,7 +31,7 @@ EXIT_OUTPUT_OWED = 4
 
 
 def serve(config: Config | None = None, **overrides: Any) -> int:
-    """Serve in this process until SIGTERM or SIGINT, then drain; return the exit code.
+    """Serve until SIGTERM or SIGINT, then drain; return the exit code.
 
     Args:
         config: The settings; default: all defaults.
@@ -34,11 +43,57 @@ def serve(config: Config | None = None, **overrides: Any) -> int:
 
     Raises:
         ConfigError: A backend or handler cannot be loaded, or settings contradict each other.
-        BootError: The address cannot be listened on, or threads of a pool not started.
+        BootError: The address cannot be listened on, or what is to serve cannot be started.
         RuntimeError: Called outside the main thread, where Python handles no signals; `spawn`
             runs a server beside your program instead.
     """
     return EchoServer(replace(config or Config(), **overrides)).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A configuration, with what its names stand for."""
+
+    config: Config
+    backend: type[Backend]
+    make_handler: Callable[[], Handler]
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Load what `config` names.
+
+        Raises:
+            ConfigError: It cannot be loaded, or settings contradict each other.
+        """
+        backend = load_backend(config.backend, config.source("backend"))
+        handler = load_handler(config.handler, config.source("handler"))
+        options, source = config.handler_option, config.source("handler_option")
+        _refuse_contradictions(config, backend)
+        return cls(config, backend, bind_options(handler, options, source))
+
+    def limit(self) -> int:
+        """Return how many connections one process may have open at a time."""
+        descriptors = raise_descriptor_limit()
+        limit = self.config.max_connections or max(
+            1, min(_DEFAULT_MAX_CONNECTIONS, descriptors - _RESERVED_DESCRIPTORS)
+        )
+        concurrency = self.backend.concurrency(self.config)
+        return limit if concurrency is None else min(limit, concurrency)
+
+    def serve(
+        self,
+        sock: socket.socket,
+        lifecycle: Lifecycle,
+        log: Log,
+        slots: Slots,
+        ready: Callable[[Service], None],
+        publish: Callable[[Totals], None] | None = None,
+    ) -> Totals:
+        """Serve in this process until `lifecycle` says otherwise; return what was done."""
+        service = Service(self.config, self.make_handler, lifecycle, log, slots)
+        service.publish = publish
+        self.backend().serve(Listener(sock, service, lambda: ready(service)), service)
+        return service.totals
 
 
 class EchoServer:
@@ -50,9 +105,7 @@ class EchoServer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._backend_class = load_backend(config.backend, config.source("backend"))
-        self._handler_class = load_handler(config.handler, config.source("handler"))
-        self._refuse_contradictions()
+        self._design = Design.of(config)
 
     def run(self) -> int:
         """Listen, serve until a signal, drain; return the exit code. See `serve`."""
@@ -62,27 +115,26 @@ class EchoServer:
                 "echoserver.spawn() runs one beside your program"
             )
         config = self.config
-        started = time.monotonic()
-        descriptors = _raise_descriptor_limit()
+        descriptors = raise_descriptor_limit()
         log = Log(config)
-        backend = self._backend_class()
-        lifecycle = Lifecycle(config, self._backend_class.poll)
+        lifecycle = Lifecycle(config)
         sock = None
+        started = time.monotonic()
         try:
-            lifecycle.install_signals()  # before the first client can connect, and someone stop us
+            # Before the first client can connect, and someone stop us.
+            lifecycle.install_signals()
             sock = bind(config)
-            limit = self._limit(descriptors)
-            service = Service(config, self._handler_class, lifecycle, log, limit)
-            self._warn(log, descriptors)
-            backend.serve(Listener(sock, service), service)
-            code = 0
-            if lifecycle.killed:
-                code = 128 + lifecycle.signal
-            elif service.totals.cut:
-                code = EXIT_OUTPUT_OWED
+            _warn(config, log, descriptors)
+            if config.workers is not None:
+                from echoserver.workers import Master
+
+                totals = Master(self._design, sock, lifecycle, log).run()
+            else:
+                totals = self._serve_alone(sock, lifecycle, log)
+            code = exit_code(lifecycle, totals)
             log.announce(
                 "stopped",
-                **asdict(service.totals),
+                **asdict(totals),
                 log_lines_dropped=log.dropped,
                 seconds=round(time.monotonic() - started, 3),
                 exit_code=code,
@@ -93,51 +145,102 @@ class EchoServer:
                 sock.close()
         return code
 
-    def _refuse_contradictions(self) -> None:
-        for setting in settings():
-            # Only where it was typed beside the backend: a file or an environment may hold
-            # settings for several backends.
-            typed = self.config.sources.get(setting.name) == option_name(setting.name)
-            if (
-                setting.metadata.get("only_where_backend_reads")
-                and typed
-                and setting.name not in self._backend_class.reads
-            ):
-                raise ConfigError(
-                    f"{option_name(setting.name)} has no effect on the backend "
-                    f"{self.config.backend!r} ({self.config.source('backend')}); leave one out"
-                )
+    def _serve_alone(self, sock: socket.socket, lifecycle: Lifecycle, log: Log) -> Totals:
+        pin(self.config.affinity, 0)
 
-    def _limit(self, descriptors: int) -> int:
-        """Return how many connections may be open at a time."""
-        limit = self.config.max_connections or max(
-            1, min(_DEFAULT_MAX_CONNECTIONS, descriptors - _RESERVED_DESCRIPTORS)
+        def ready(service: Service) -> None:
+            lifecycle.on_hangup(lambda: reload_in_place(service, sock))
+            announce(self.config, sock, log)
+
+        return self._design.serve(sock, lifecycle, log, LocalSlots(self._design.limit()), ready)
+
+
+def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
+    """Say that the server serves: whoever reads this line can connect."""
+    host, port = sock.getsockname()[:2]
+    log.announce(
+        "listening",
+        host=host,
+        port=port,
+        backend=config.backend,
+        handler=config.handler,
+        pid=os.getpid(),
+        **more,
+    )
+
+
+def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
+    """Return what a server that has done this, and ended so, exits with."""
+    if lifecycle.killed:
+        return 128 + lifecycle.signal
+    return EXIT_OUTPUT_OWED if totals.cut else 0
+
+
+def reload_in_place(service: Service, sock: socket.socket) -> None:
+    """Read the configuration again, and serve by what can be changed without a new process."""
+    log = service.log
+    try:
+        config, waiting = reread(service.config, in_workers=False)
+        design = Design.of(config)
+    except ConfigError as error:
+        log.error("reload_failed", reason=str(error))
+        return
+    service.reconfigure(config, design.make_handler)
+    service.lifecycle.drain_timeout = config.drain_timeout
+    set_inherited_timeouts(sock, config)
+    log.set_level(config.log_level)
+    log_reload(log, waiting)
+
+
+def log_reload(log: Log, waiting: list[str]) -> None:
+    """Say that the configuration was read again, and what of it cannot take effect."""
+    if waiting:
+        log.warning("reload_incomplete", restart_for=", ".join(waiting))
+    log.info("reloaded")
+
+
+def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
+    for setting in settings():
+        # Only where it was typed beside the backend: a file or an environment may hold
+        # settings for several backends.
+        typed = config.sources.get(setting.name) == option_name(setting.name)
+        if (
+            setting.metadata.get("only_where_backend_reads")
+            and typed
+            and setting.name not in backend.reads
+        ):
+            raise ConfigError(
+                f"{option_name(setting.name)} has no effect on the backend "
+                f"{config.backend!r} ({config.source('backend')}); leave one out"
+            )
+    if unusable := unusable_cpus(config.affinity):
+        raise ConfigError(
+            f"{config.source('affinity')}: this process may not run on CPU {unusable[0]} (it may "
+            f"on {', '.join(map(str, sorted(os.sched_getaffinity(0))))})"
         )
-        concurrency = self._backend_class.concurrency(self.config)
-        return limit if concurrency is None else min(limit, concurrency)
-
-    def _warn(self, log: Log, descriptors: int) -> None:
-        for warning in self.config.warnings:
-            log.warning("setting_ignored", reason=warning)
-        cap = somaxconn()
-        if cap is not None and cap < self.config.backlog:
-            log.warning(
-                "backlog_capped",
-                backlog=self.config.backlog,
-                somaxconn=cap,
-                advice=f"sysctl -w net.core.somaxconn={self.config.backlog}",
-            )
-        wanted = self.config.max_connections or 0
-        if wanted > descriptors:
-            log.warning(
-                "descriptors_scarce",
-                max_connections=wanted,
-                descriptors=descriptors,
-                advice="raise the hard limit (ulimit -Hn)",
-            )
 
 
-def _raise_descriptor_limit() -> int:
+def _warn(config: Config, log: Log, descriptors: int) -> None:
+    for warning in config.warnings:
+        log.warning("setting_ignored", reason=warning)
+    cap = somaxconn()
+    if cap is not None and cap < config.backlog:
+        log.warning(
+            "backlog_capped",
+            backlog=config.backlog,
+            somaxconn=cap,
+            advice=f"sysctl -w net.core.somaxconn={config.backlog}",
+        )
+    if (config.max_connections or 0) > descriptors:
+        log.warning(
+            "descriptors_scarce",
+            max_connections=config.max_connections,
+            descriptors=descriptors,
+            advice="raise the hard limit (ulimit -Hn)",
+        )
+
+
+def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard one; return what holds now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

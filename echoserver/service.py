@@ -3,18 +3,22 @@
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 from echoserver.config import Config
-from echoserver.connection import Connection, HandlerTypeError
+from echoserver.connection import Connection
+from echoserver.failures import describe
+from echoserver.flow import Flow
 from echoserver.handlers import Handler
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
+from echoserver.slots import Slots
 
+_SWEEPS = 8  # an idle timeout
+_SHORTEST_SWEEP = 0.01  # seconds from one to the next
 _TICK = 0.1  # seconds between two attempts to cut
 _AFTERMATH = 1.0  # seconds in which connections that were cut may report what they had done
 
@@ -61,52 +65,75 @@ class Service:
     def __init__(
         self,
         config: Config,
-        handler_class: type[Handler],
+        make_handler: Callable[[], Handler],
         lifecycle: Lifecycle,
         log: Log,
-        limit: int,
+        slots: Slots,
     ) -> None:
         self.config = config
-        self.handler_class = handler_class
+        self.make_handler = make_handler
+        """Makes the handler of one connection."""
         self.lifecycle = lifecycle
         self.log = log
-        self.limit = limit
-        """Connections open at a time."""
+        self.slots = slots
+        """How many connections may be open at a time."""
+        self.publish: Callable[[Totals], None] | None = None
+        """Told the totals whenever a connection begins or ends, where someone keeps account."""
         self.totals = Totals()
         self.wake_on_release = False
         """Set by whoever waits for a slot."""
+        self._next_sweep = 0.0
         self._open: set[Connection] = set()
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
         # pthread_kill of one that has ended is undefined.
         self._lock = threading.Lock()
 
+    def reconfigure(self, config: Config, make_handler: Callable[[], Handler]) -> None:
+        """Serve by other settings from now on; connections that are open keep their handler."""
+        self.config = config
+        self.make_handler = make_handler
+        self._next_sweep = 0.0
+
     # -- slots ---------------------------------------------------------------------------------
 
     @property
-    def full(self) -> bool:
-        """Every slot is taken."""
-        return len(self._open) >= self.limit
+    def limit(self) -> int:
+        """Connections that this process may have open at a time."""
+        return self.slots.limit
 
     def admit(self, sock: socket.socket, peer: Any) -> Connection:
-        """Give a client that was accepted its slot."""
+        """Give a client that was accepted the slot that was taken for it."""
         connection = Connection(sock, peer, self)
         with self._lock:
             self._open.add(connection)
             self.totals.connections += 1
+            if self.publish is not None:
+                self.publish(self.totals)
         if self.log.debugging:
             self.log.debug("connection_opened", peer=_address(peer))
         return connection
+
+    def refuse(self, connection: Connection, error: BaseException) -> None:
+        """Nothing could be started to serve a connection: say so, and release it."""
+        self.log.warning_each_second(
+            "client_refused", reason="cannot start a thread or process for it", error=str(error)
+        )
+        self.release(connection)
 
     def release(self, connection: Connection) -> None:
         """Take a connection's slot back, close its socket, and count what it did."""
         totals = self.totals
         with self._lock:
-            connection.sock.close()
+            # First: who sees our FIN and comes back at once finds a slot.
+            self.slots.give()
+            connection.close()
             totals.bytes_in += connection.bytes_in
             totals.bytes_out += connection.bytes_out
             totals.bytes_discarded += connection.bytes_discarded
             if counter := _COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
+            if self.publish is not None:
+                self.publish(totals)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.
             self._open.discard(connection)
         if self.log.debugging:
@@ -120,14 +147,39 @@ class Service:
         if self.wake_on_release:
             self.lifecycle.wake()
 
+    # -- silence -------------------------------------------------------------------------------
+
+    def sweep(self) -> float | None:
+        """Wake connections that were silent for the idle timeout; to within an eighth of it.
+
+        One timer for all instead of one per wait: a message costs no timer at all. (Where a
+        thread blocks, the kernel keeps the time.)
+
+        Returns:
+            Seconds until the next sweep is due; None: never.
+        """
+        if not self.config.idle_timeout:
+            return None
+        now = time.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + max(self.config.idle_timeout / _SWEEPS, _SHORTEST_SWEEP)
+            patience = self.config.idle_timeout
+            self._tell_all(lambda connection: connection.sweep(now, patience))
+        return self._next_sweep - now
+
     # -- the end -------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """End every connection once it has what it is owed; return when all have ended.
 
-        A backend calls this when its accept loop is over. Connections that still have output
-        undelivered at the deadline are cut and counted.
+        A backend whose main flow blocks calls this when its accept loop is over. Connections
+        that still have output undelivered at the deadline are cut and counted.
         """
+        for wait in self.draining():
+            self.lifecycle.block(wait)
+
+    def draining(self) -> Flow:
+        """Do as `drain`, as a flow."""
         lifecycle = self.lifecycle
         self.wake_on_release = True
         self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
@@ -135,7 +187,8 @@ class Service:
         self._tell_all(Connection.wake)
         while self._open and not lifecycle.killed and not lifecycle.overdue:
             left = lifecycle.deadline - time.monotonic()
-            lifecycle.wait(None if left == inf else max(0.0, left))
+            yield lifecycle.something(None if left == inf else max(0.0, left))
+            lifecycle.look()
         if not self._open:
             return
         if not lifecycle.killed:
@@ -149,11 +202,13 @@ class Service:
             self._tell_all(Connection.cut)
             if time.monotonic() >= give_up:
                 break
-            lifecycle.wait(_TICK)
+            yield lifecycle.something(_TICK)
+            lifecycle.look()
         with self._lock:
-            self.totals.cut += len(self._open)
-            for connection in self._open:
-                connection.outcome = "abandoned"  # counted, should it still be released
+            left_over = list(self._open)
+            self.totals.cut += len(left_over)
+        for connection in left_over:
+            connection.abandon()
 
     def _tell_all(self, what: Callable[[Connection], None]) -> None:
         with self._lock:
@@ -164,12 +219,7 @@ class Service:
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Log what failed and where; never the error's words, which may quote what a peer sent."""
-        about = {"handler": self.handler_class.__qualname__, "error": type(error).__name__}
-        if isinstance(error, HandlerTypeError):
-            about["reason"] = str(error)  # the core's own words
-        elif frames := traceback.extract_tb(error.__traceback__)[-1:]:
-            about["where"] = f"{frames[0].filename}:{frames[0].lineno} in {frames[0].name}"
-        self.log.error(event, **about)
+        self.log.error(event, **describe(self.make_handler, error))
 
 
 def _address(peer: Any) -> str:

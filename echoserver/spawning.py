@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -47,9 +47,9 @@ class SpawnedServer:
         lifeline, self._lifeline = os.pipe()
         options = [
             word
-            for name, value in {**settings, "lifeline": lifeline}.items()
-            if value is not None
-            for word in (option_name(name), str(value))
+            for name, setting in {**settings, "lifeline": lifeline}.items()
+            for value in _words(setting)
+            for word in (option_name(name), value)
         ]
         try:
             self.process = subprocess.Popen(
@@ -195,6 +195,17 @@ class SpawnedServer:
         last = self.stderr.strip().splitlines()[-1:] or [f"it ended with exit code {code}"]
         kind: type[EchoServerError] = ConfigError if code == ConfigError.exit_code else BootError
         raise kind(last[0].removeprefix("echoserver: "))
+
+
+def _words(value: Any) -> list[str]:
+    """Return what is typed for a setting: nothing, once, or once for each of several."""
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        return [f"{key}={text}" for key, text in value.items()]
+    if isinstance(value, list | tuple):
+        return ["=".join(item) if isinstance(item, tuple) else str(item) for item in value]
+    return [str(value)]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -20,5 +20,5 @@ def parse_duration(text: str | float) -> float:
     else:
         seconds = float(text)
     if not 0 <= seconds <= _LONGEST:
-        raise ValueError("a number of seconds, or a duration such as 500ms, 5s or 2m")
+        raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")
     return seconds

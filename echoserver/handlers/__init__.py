@@ -6,14 +6,12 @@ own way: `Sleep` blocks a thread, parks a greenlet, or arms a timer.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterable
+from typing import ClassVar, TypeAlias
 
 _LONGEST_SLEEP = 1e8  # seconds
 
 
-@dataclass(frozen=True, slots=True)
 class Sleep:
     """A step of an answer: let `seconds` pass before the next one.
 
@@ -21,12 +19,16 @@ class Sleep:
         ValueError: `seconds` is negative, or no time that anyone would wait.
     """
 
-    seconds: float
+    __slots__ = ("seconds",)
 
-    def __post_init__(self) -> None:
-        """Complain where it is made, in the handler, and not where it is carried out."""
-        if not 0 <= self.seconds <= _LONGEST_SLEEP:
-            raise ValueError(f"cannot sleep for {self.seconds!r} seconds")
+    def __init__(self, seconds: float) -> None:
+        # Complain where it is made, in the handler, and not where it is carried out.
+        if not 0 <= seconds <= _LONGEST_SLEEP:
+            raise ValueError(f"cannot sleep for {seconds!r} seconds")
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        return f"Sleep({self.seconds!r})"
 
 
 Step: TypeAlias = bytes | Sleep
@@ -34,7 +36,13 @@ Answer: TypeAlias = bytes | Iterable[Step]
 
 
 class Handler(ABC):
-    """One connection's side of the conversation; a fresh one is made for every connection."""
+    """One connection's side of the conversation; a fresh one is made for every connection.
+
+    The named parameters of its constructor are its options (``--handler-option KEY=VALUE``).
+    """
+
+    answers: ClassVar[Callable[[bytes], bytes]] = bytes
+    """What a whole message is answered with, for those who check: by default the same bytes."""
 
     @abstractmethod
     def receive(self, data: bytes) -> Answer:

@@ -9,6 +9,8 @@ class UpperHandler(Handler):
     It works on bytes, never on text, so a UTF-8 sequence cut in two by TCP passes unharmed.
     """
 
+    answers = bytes.upper
+
     def receive(self, data: bytes) -> bytes:
         """Return `data` with its ASCII letters in upper case."""
         return data.upper()

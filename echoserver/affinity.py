@@ -1,0 +1,46 @@
+"""Which CPUs a server's processes may run on (sched_setaffinity(2))."""
+
+import os
+import re
+
+Affinity = tuple[int, ...] | str
+"""``off``, ``auto``, or CPU numbers."""
+
+
+def parse_affinity(value: object) -> Affinity:
+    """Read ``off``, ``auto`` or a list of CPUs as ``0,2-3``.
+
+    Raises:
+        ValueError: It is none of these; the message completes "--affinity must be ...".
+    """
+    if isinstance(value, str) and value in {"off", "auto"}:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, tuple | list):
+        value = ",".join(str(item) for item in value)
+    cpus: list[int] = []
+    if isinstance(value, str):
+        for part in value.split(","):
+            if not (found := re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part, re.ASCII)):
+                break
+            first, last = int(found[1]), int(found[2] or found[1])
+            if last < first:
+                break
+            cpus += range(first, last + 1)
+        else:
+            return tuple(dict.fromkeys(cpus))
+    raise ValueError("off, auto, or CPU numbers such as 0,2-3")
+
+
+def unusable_cpus(affinity: Affinity) -> list[int]:
+    """Return the CPUs of a list that this process may not run on."""
+    allowed = os.sched_getaffinity(0)
+    return [] if isinstance(affinity, str) else [cpu for cpu in affinity if cpu not in allowed]
+
+
+def pin(affinity: Affinity, number: int) -> None:
+    """Confine this process to the CPU that is worker `number`'s (from 0), unless it is `off`."""
+    if affinity != "off":
+        cpus = sorted(os.sched_getaffinity(0)) if isinstance(affinity, str) else affinity
+        os.sched_setaffinity(0, {cpus[number % len(cpus)]})

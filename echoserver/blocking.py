@@ -1,0 +1,79 @@
+"""Running flows in the most direct way: the calling thread blocks in the kernel."""
+
+import select
+import socket
+import time
+from _thread import get_ident
+from contextlib import suppress
+from signal import pthread_kill
+from typing import TYPE_CHECKING
+
+from echoserver.flow import InVain, Readable, Wait
+from echoserver.handlers import Sleep
+from echoserver.sockets import set_timeout
+from echoserver.state import NUDGE, State, in_main_thread
+
+if TYPE_CHECKING:
+    from echoserver.connection import Connection
+
+_SOON = 0.001
+
+
+def serve(connection: "Connection", state: State) -> None:
+    """Serve a connection to its end in the calling thread.
+
+    The socket stays in blocking mode, with SO_RCVTIMEO and SO_SNDTIMEO (inherited from the
+    listener): Python's own ``settimeout`` would cost a ``poll`` before every read and write.
+    """
+    thread = BlockedThread(connection.sock)
+    # The main thread may be interrupted for other reasons, each of which begins a wait anew.
+    in_main = in_main_thread()
+    flow = connection.driven_by(thread, blocking=True, swept=in_main)
+    if in_main:
+        state.welcome(connection)
+    try:
+        in_vain: InVain = None
+        while True:
+            in_vain = thread.carry_out(flow.send(in_vain))
+    except (StopIteration, ValueError):  # its end; or the main thread is just abandoning it
+        pass
+    finally:
+        if in_main:
+            state.dismiss()
+
+
+class BlockedThread:
+    """A thread that blocks in the system calls of one connection."""
+
+    __slots__ = ("_sock", "_thread")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._thread = get_ident()
+
+    def carry_out(self, wait: Wait) -> InVain:
+        """Wait, where the system call that follows does not."""
+        if isinstance(wait, Sleep):
+            time.sleep(wait.seconds)
+        elif isinstance(wait, Readable) and wait.seconds is not None:
+            # Not by SO_RCVTIMEO, which whoever wakes us sets.
+            poll = select.poll()
+            poll.register(wait.fd, select.POLLIN)
+            return not poll.poll(wait.seconds * 1000) or None
+        return None
+
+    def wake(self) -> None:
+        """Shorten the timeout, then interrupt the wait.
+
+        The order matters. A ``recv`` that began before is interrupted and, retried by Python
+        (PEP 475), takes the new timeout; one that begins later finds it. Neither call alone
+        would do: a timeout is read when the wait begins, and an interrupted call is repeated.
+        (Called by this very thread, it is in a signal's handler: that is the interruption.)
+        """
+        with suppress(OSError):  # just closed
+            set_timeout(self._sock, socket.SO_RCVTIMEO, _SOON)
+        if get_ident() != self._thread:
+            pthread_kill(self._thread, NUDGE)
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,30 @@
+"""What is said about an exception that code of someone else's raised."""
+
+from collections.abc import Callable
+from functools import partial
+
+
+class HandlerTypeError(TypeError):
+    """A handler returned what is neither bytes nor a step; the message holds no payload."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(
+            f"an answer is bytes, or steps of bytes and Sleep, not {type(found).__name__}"
+        )
+
+
+def describe(make_handler: Callable[[], object], error: BaseException) -> dict[str, str]:
+    """Tell what failed and where; never the error's words, which may quote what a peer sent."""
+    import traceback  # rarely needed, and large
+
+    about = {"handler": _name(make_handler), "error": type(error).__name__}
+    if isinstance(error, HandlerTypeError):
+        about["reason"] = str(error)  # the core's own words
+    elif frames := traceback.extract_tb(error.__traceback__)[-1:]:
+        about["where"] = f"{frames[0].filename}:{frames[0].lineno} in {frames[0].name}"
+    return about
+
+
+def _name(make_handler: Callable[[], object]) -> str:
+    what = make_handler.func if isinstance(make_handler, partial) else make_handler
+    return getattr(what, "__qualname__", repr(what))

@@ -1,0 +1,78 @@
+"""What a handler can be told: ``--handler-option KEY=VALUE``.
+
+A handler's options are the named parameters of its constructor; their defaults and annotations
+(``float``, ``int``, ``bool``, ``str``) say what they take.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from echoserver.config import did_you_mean
+from echoserver.errors import ConfigError
+from echoserver.handlers import Handler
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_KINDS = {float: "a number", int: "a whole number", bool: "yes or no", str: "a text"}
+
+
+def bind_options(
+    handler: type[Handler], options: Iterable[tuple[str, str]], source: str
+) -> Callable[[], Handler]:
+    """Return what makes handlers of this class, with these options.
+
+    Raises:
+        ConfigError: An option is unknown, malformed, missing, or not to the handler's liking.
+    """
+    parameters = _parameters(handler)
+    values: dict[str, Any] = {}
+    for key, text in options:
+        name = key.replace("-", "_")
+        if name not in parameters:
+            known = ", ".join(parameters) or "none"
+            raise ConfigError(
+                f"{source}: the handler {handler.__qualname__} has no option {key!r}"
+                f"{did_you_mean(name, parameters)} (its options: {known})"
+            )
+        if name in values:
+            raise ConfigError(f"{source}: {key} is given twice")
+        kind = parameters[name].annotation
+        try:
+            values[name] = _parsed(text, kind)
+        except ValueError:
+            wanted = _KINDS.get(kind, "something else")
+            raise ConfigError(f"{source}: {key} must be {wanted}, not {text!r}") from None
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in values:
+            raise ConfigError(
+                f"the handler {handler.__qualname__} needs its option {name!r}: "
+                f"--handler-option {name}=VALUE"
+            )
+    if not values:
+        return handler
+    make = partial(handler, **values)
+    try:
+        make()
+    except Exception as error:  # noqa: BLE001 - a constructor may complain in any way
+        given = ", ".join(f"{key}={text}" for key, text in options)
+        raise ConfigError(f"{source}: {given}: {error}") from None
+    return make
+
+
+def _parameters(handler: type[Handler]) -> Mapping[str, inspect.Parameter]:
+    if handler.__init__ is object.__init__:
+        return {}
+    found = inspect.signature(handler, eval_str=True).parameters
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in found.items() if parameter.kind in named}
+
+
+def _parsed(text: str, kind: Any) -> Any:
+    if kind is bool:
+        if text.lower() not in _WORDS:
+            raise ValueError
+        return _WORDS[text.lower()]
+    if kind in {int, float}:
+        return kind(text)
+    return text

@@ -1,0 +1,34 @@
+"""What the kernel is asked to do, and asked about, beyond what `socket` has methods for."""
+
+import fcntl
+import math
+import socket
+import struct
+import sys
+import termios
+from contextlib import suppress
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+_TCP_CLOSE = 7  # tcp_states.h
+
+
+def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:
+    """Set SO_RCVTIMEO or SO_SNDTIMEO (socket(7)); 0 is off."""
+    timeval = divmod(math.ceil(seconds * 1e6), 1_000_000)  # up: what is not 0 must not become it
+    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", *timeval))
+
+
+def undelivered(sock: socket.socket) -> int:
+    """Return how many bytes of output the peer's kernel has not acknowledged (our FIN is one).
+
+    (tcp(7), SIOCOUTQ. After a reset that figure stays where it was, so the state is asked first.)
+    """
+    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+        return 0
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def abort(sock: socket.socket) -> None:
+    """Make the close that follows a reset (RST), which frees the kernel's buffers at once."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

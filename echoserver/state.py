@@ -1,0 +1,130 @@
+"""RUNNING → DRAINING → KILLED: whether a process goes on serving, and by when it must have ended.
+
+Signals move this state, and do nothing else but end a wait. It stands by itself because a process
+that serves one client, and waits for nothing else, needs no more than this.
+"""
+
+import signal
+import sys
+import time
+from math import inf
+from typing import Protocol
+
+# Interrupts a system call of another thread and means nothing else. Its default is to be ignored,
+# so one that arrives before the handler is installed does no harm.
+NUDGE = signal.SIGURG
+
+# From a master to a worker: drain, for another one takes over.
+RETIRE = signal.SIGUSR1
+
+# From a master to a worker: leave at once. (A second SIGTERM may melt into the first.)
+LEAVE = signal.SIGUSR2
+
+# A stream that never pauses is ended after this many seconds of drain, or after a quarter of the
+# drain's time where that is less, so that it is over well before the deadline.
+_STREAM_PATIENCE = 2.0
+_STREAM_SHARE = 0.25
+
+_FIRST_NAG = 0.05  # seconds between two interruptions of a guest that drains
+
+
+class Guest(Protocol):
+    """A connection that is served in the thread that handles signals."""
+
+    def wake(self) -> None:
+        """End its wait for input."""
+
+    def cut(self) -> None:
+        """End it: the drain's time is over."""
+
+    def pulse(self) -> None:
+        """Look whether it is idle, and take no lock: what a signal interrupts may hold it."""
+
+
+class State:
+    """How far the end has come.
+
+    Args:
+        drain_timeout: Seconds that a drain may take; 0: as long as it takes.
+    """
+
+    def __init__(self, drain_timeout: float) -> None:
+        self.running: bool = True
+        """Until the first signal. A connection's flow looks at it before every read."""
+
+        self.killed = False
+        """A second signal came: leave at once."""
+
+        self.retiring = False
+        """Draining because another process takes over, which accepts from the same listener."""
+
+        self.stream_deadline = inf
+        """When a connection whose input never pauses is ended all the same (``monotonic``)."""
+
+        self.deadline = inf
+        """When the drain gives up on what is still owed."""
+
+        self.drain_timeout = drain_timeout
+        """How long a drain may take."""
+
+        self._guest: Guest | None = None
+        self._pause = _FIRST_NAG
+
+    def drain(self) -> None:
+        """Begin to drain; from any thread, or from a signal handler."""
+        if self.running:
+            timeout = self.drain_timeout or inf
+            now = time.monotonic()
+            self.stream_deadline = now + min(_STREAM_PATIENCE, timeout * _STREAM_SHARE)
+            self.deadline = now + timeout
+            self.running = False
+
+    @property
+    def overdue(self) -> bool:
+        """The drain's time is over."""
+        return time.monotonic() >= self.deadline
+
+    def welcome(self, guest: Guest) -> None:
+        """Let signals end the waits of a connection that is served in this, the main, thread.
+
+        For a forked child, or a server of one client at a time.
+        """
+        self._guest = guest
+        self._pause = _FIRST_NAG
+        self.interrupt()
+
+    def dismiss(self) -> None:
+        """It is over; signals find nobody."""
+        self._guest = None
+        if not self.running:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def interrupt(self) -> None:
+        """End the wait of the guest that is to come to its end; for handlers of signals.
+
+        A signal that arrives after its flow's last look at `running`, and before a system call
+        begins, ends no wait. So it is interrupted again and again.
+        """
+        guest = self._guest
+        if guest is None or self.running:
+            return
+        if self.killed or self.overdue:
+            guest.cut()
+        else:
+            guest.wake()
+        # Later each time, for every interruption begins a write timeout anew; but not later than
+        # the deadline.
+        left = self.deadline - time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, min(self._pause, max(left, _FIRST_NAG)))
+        self._pause *= 2
+
+    def pulse(self) -> None:
+        """A master asks whether the process lives: look after the guest, too."""
+        if self._guest is not None:
+            self._guest.pulse()
+
+
+def in_main_thread() -> bool:
+    """Tell whether signals can be handled and children forked from here."""
+    threading = sys.modules.get("threading")  # until someone imports it, there is one thread
+    return threading is None or threading.get_ident() == threading.main_thread().ident

@@ -1,0 +1,183 @@
+"""Running flows on an event loop that calls back.
+
+A `Task` registers what its flow waits for, and is called when it has come. It asks of a loop what
+asyncio's has, and no more; so asyncio's own, uvloop's and the small ones in this project all do.
+"""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from echoserver.connection import Connection
+from echoserver.flow import Flow, Readable, Wait, Writable
+
+
+class Timer(Protocol):
+    """What `EventLoop.call_later` returns."""
+
+    def cancel(self) -> None:
+        """Do not call."""
+
+
+class EventLoop(Protocol):
+    """The part of ``asyncio.AbstractEventLoop`` that tasks need; its documentation holds."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> Any:
+        """Call whenever `fd` is readable."""
+
+    def remove_reader(self, fd: int, /) -> Any:
+        """Undo it."""
+
+    def add_writer(self, fd: int, callback: Callable[[], None], /) -> Any:
+        """Call whenever `fd` is writable."""
+
+    def remove_writer(self, fd: int, /) -> Any:
+        """Undo it."""
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer:
+        """Call once, in `delay` seconds."""
+
+
+def _nothing() -> None: ...
+
+
+# Timers kept before those that are over are thrown out.
+_TIDY = 64
+
+
+class Task:
+    """Runs one flow.
+
+    A flow mostly waits for the same thing again: then nothing is registered anew, and a message
+    costs one callback.
+    """
+
+    __slots__ = ("_done", "_flow", "_loop", "_next", "_timer", "_wait")
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._wait: Wait | None = None
+        self._timer: Timer | None = None
+        self._done: Callable[[], object] = _nothing
+
+    def run(self, flow: Flow, done: Callable[[], object] = _nothing) -> None:
+        """Begin; call `done` at its end."""
+        self._flow = flow
+        self._next = flow.__next__
+        self._done = done
+        self.resume()
+
+    def resume(self) -> None:
+        """Go on: what it waits for has come."""
+        try:
+            wait = self._next()
+        except StopIteration:
+            self._end()
+        else:
+            if wait is not self._wait:
+                self._await(wait)
+
+    def wake(self) -> None:
+        """End an open-ended wait for input, in the loop's next turn."""
+        wait = self._wait
+
+        def expire() -> None:
+            if self._wait is wait and isinstance(wait, Readable) and wait.seconds is None:
+                self._expire()
+
+        self._loop.call_later(0, expire)
+
+    def close(self) -> None:
+        """Let go of everything that is registered."""
+        self._await(None)
+
+    def _expire(self) -> None:
+        """Go on, although it has not come."""
+        self._timer = None
+        try:
+            wait = self._flow.send(True)
+        except StopIteration:
+            self._end()
+        else:
+            if wait is not self._wait:
+                self._await(wait)
+
+    def _end(self) -> None:
+        self._await(None)
+        self._done()
+
+    def _await(self, wait: Wait | None) -> None:
+        """Register `wait` in the place of what was waited for before."""
+        loop, before = self._loop, self._wait
+        self._wait = wait
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        match before:
+            case Readable() if not (isinstance(wait, Readable) and wait.fd == before.fd):
+                loop.remove_reader(before.fd)
+            case Writable():
+                loop.remove_writer(before.fd)
+        match wait:
+            case None:
+                return
+            case Readable() if not (isinstance(before, Readable) and wait.fd == before.fd):
+                loop.add_reader(wait.fd, self.resume)
+            case Writable():
+                loop.add_writer(wait.fd, self.resume)
+        if wait.seconds is not None:
+            timed = isinstance(wait, Readable | Writable)
+            self._timer = loop.call_later(wait.seconds, self._expire if timed else self.resume)
+
+
+def start(loop: EventLoop, connection: Connection) -> None:
+    """Serve a connection on `loop`."""
+    task = Task(loop)
+    task.run(connection.driven_by(task))
+
+
+class Timers:
+    """Calls that are due later; for loops of our own."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, _Call]] = []
+        self._count = itertools.count()
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> "_Call":
+        """Call once, in `delay` seconds."""
+        if len(self._heap) > _TIDY and sum(call.over for *_, call in self._heap) > _TIDY // 2:
+            # In place: this may well be called by a call that `run_due` is making.
+            self._heap[:] = [entry for entry in self._heap if not entry[2].over]
+            heapq.heapify(self._heap)
+        call = _Call(callback)
+        heapq.heappush(self._heap, (time.monotonic() + delay, next(self._count), call))
+        return call
+
+    def run_due(self) -> float | None:
+        """Call what is due; return the seconds until the next call, None where there is none."""
+        heap = self._heap
+        now = time.monotonic()
+        while heap and (heap[0][0] <= now or heap[0][2].over):
+            heapq.heappop(heap)[2].run()
+        return max(0.0, heap[0][0] - time.monotonic()) if heap else None
+
+
+class _Call:
+    __slots__ = ("_callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self._callback: Callable[[], None] | None = callback
+
+    @property
+    def over(self) -> bool:
+        return self._callback is None
+
+    def cancel(self) -> None:
+        self._callback = None
+
+    def run(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()

@@ -1,0 +1,385 @@
+"""Several processes, each with any backend, on one listener (UNP 30.6, preforked servers).
+
+The master binds, forks the workers and watches over them; it never touches a connection. All
+workers accept from the one listening socket that they inherited: with a socket each
+(SO_REUSEPORT), closing one would reset the clients in its queue.
+"""
+
+import contextlib
+import mmap
+import os
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass, fields, replace
+from math import inf
+from operator import attrgetter
+from typing import NoReturn
+
+from echoserver.affinity import pin
+from echoserver.config import reread
+from echoserver.errors import BootError, EchoServerError
+from echoserver.forking import ParentalBond, collect_strays
+from echoserver.lifecycle import Lifecycle
+from echoserver.log import Log
+from echoserver.server import Design, announce, exit_code, log_reload
+from echoserver.service import Service, Totals
+from echoserver.slots import SharedSlots
+from echoserver.state import LEAVE, NUDGE, RETIRE
+
+_LOOK = 1.0  # seconds between two looks of the master at its workers
+_PING = 6.0  # seconds between two questions to a worker whether it lives; see write_patience
+_LONGEST_SILENCE = 20.0  # seconds after which a worker that does not answer is replaced
+_FAREWELL = 2.0  # seconds beyond the drain's deadline until a worker is killed
+
+# A worker that ends so soon after its start is not started again at once.
+_TOO_SOON = 1.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FUTILE_STARTS = 3  # in a row, before any worker has ever served: then the master gives up
+
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RETIRE, LEAVE, NUDGE}
+
+
+_TOTALS = [total.name for total in fields(Totals)]
+_values = attrgetter(*_TOTALS)
+
+
+class Board:
+    """What each worker tells the master, in shared memory: it is there however a worker ends.
+
+    A place has one writer, its worker. (A float or an integer is written at once, so no reader
+    sees half of one.)
+    """
+
+    _LAYOUT = struct.Struct(f"=dQQ{len(_TOTALS)}Q")  # beat, held slots, lines dropped
+
+    def __init__(self, places: int) -> None:
+        self._memory = mmap.mmap(-1, self._LAYOUT.size * places)  # MAP_SHARED
+        self._free = list(range(places))
+
+    def reserve(self) -> int:
+        """Return a place that is nobody's."""
+        return self._free.pop(0)
+
+    @property
+    def has_room(self) -> bool:
+        """There are places to spare, beyond one for each worker that may have to be restarted."""
+        return len(self._free) > len(self._memory) // self._LAYOUT.size // 2
+
+    def free(self, place: int) -> None:
+        """Wipe a place for the next worker."""
+        start = place * self._LAYOUT.size
+        self._memory[start : start + self._LAYOUT.size] = bytes(self._LAYOUT.size)
+        self._free.append(place)
+
+    def beat(self, place: int) -> None:
+        """In the worker: tell that its main thread lives."""
+        struct.pack_into("=d", self._memory, place * self._LAYOUT.size, time.monotonic())
+
+    def last_beat(self, place: int) -> float:
+        """Return when it last did (``time.monotonic``); 0 before the first time."""
+        return float(struct.unpack_from("=d", self._memory, place * self._LAYOUT.size)[0])
+
+    def write(self, place: int, held: int, dropped: int, totals: Totals) -> None:
+        """In the worker: tell what it has done."""
+        at = place * self._LAYOUT.size + 8
+        struct.pack_into(f"={2 + len(_TOTALS)}Q", self._memory, at, held, dropped, *_values(totals))
+
+    def read(self, place: int) -> tuple[int, int, Totals]:
+        """Return how many slots a worker holds, the lines it dropped, and what it has done."""
+        _, held, dropped, *done = self._LAYOUT.unpack_from(self._memory, place * self._LAYOUT.size)
+        return held, dropped, Totals(*done)
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker, as the master knows it."""
+
+    number: int
+    """From 1; who replaces it has the same."""
+    pid: int
+    place: int
+    started: float
+    replaces: "Worker | None" = None
+    ready: bool = False
+    leaving: bool = False
+    """It was told to end."""
+    pinged: float = 0.0
+
+
+class Master:
+    """Starts the workers, restarts those that end, replaces them on SIGHUP, ends them all."""
+
+    def __init__(self, design: Design, sock: socket.socket, lifecycle: Lifecycle, log: Log) -> None:
+        self._design = design
+        self._sock = sock
+        self._lifecycle = lifecycle
+        self._log = log
+        count = design.config.workers
+        self._count = count if isinstance(count, int) else len(os.sched_getaffinity(0))
+        self._bond = ParentalBond()
+        self._board = Board(places=8 * self._count + 64)
+        limit = design.limit()
+        concurrency = design.backend.concurrency(design.config)
+        self._limit = limit if concurrency is None else concurrency
+        everywhere = limit if concurrency is None else concurrency * self._count
+        if design.config.max_connections is not None:
+            everywhere = min(everywhere, design.config.max_connections)
+        self._semaphore = SharedSlots.semaphore(everywhere)
+        self._workers: list[Worker] = []
+        self._due: dict[int, float] = {}  # number of a worker that is to be started → when
+        self._to_replace: list[Worker] = []
+        self._totals = Totals()
+        self._announced = False
+        self._ever_served = False
+        self._futile = 0
+        self._pause = 0.0
+
+    def run(self) -> Totals:
+        """Serve until the lifecycle says otherwise; return what all workers did.
+
+        Raises:
+            BootError: No worker came so far as to serve.
+        """
+        lifecycle = self._lifecycle
+        lifecycle.wake_on(signal.SIGCHLD)
+        lifecycle.on_hangup(self._on_hangup)
+        lifecycle.on_wake(self._reap)
+        lifecycle.on_wake(self._collect_strays)
+        try:
+            for number in range(1, self._count + 1):
+                self._start(number)
+            while lifecycle.running:
+                self._look()
+                lifecycle.block(lifecycle.something(self._next_look()))
+                lifecycle.look()
+            self._drain()
+        finally:
+            self._kill_all()
+            os.close(self._semaphore)
+        return self._totals
+
+    # -- starting ------------------------------------------------------------------------------
+
+    def _start(self, number: int, replaces: Worker | None = None) -> None:
+        """Fork a worker."""
+        place = self._board.reserve()
+        # A signal must find either the master's handlers or the worker's, and not the moment
+        # between them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(number, place)
+        except OSError as error:  # the system has no process left
+            self._board.free(place)
+            self._log.warning_each_second("worker_not_started", worker=number, error=str(error))
+            if replaces is None:
+                self._failed(number)
+            else:
+                self._give_up_replacing("the system has no process for a new worker")
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        worker = Worker(number, pid, place, time.monotonic(), replaces)
+        self._workers.append(worker)
+        self._log.info("worker_started", worker=number, worker_pid=pid)
+
+    def _become_worker(self, number: int, place: int) -> NoReturn:
+        """In the child: serve, and end."""
+        code = BootError.exit_code
+        try:
+            design, board = self._design, self._board
+            self._lifecycle.become_worker()
+            lifecycle = Lifecycle(replace(design.config, lifeline=None))
+
+            def beat() -> None:
+                board.beat(place)
+
+            lifecycle.install_workers_signals(beat)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            self._bond.tie(signal.SIGTERM)
+            pin(design.config.affinity, number - 1)
+            log = Log(design.config, worker=number)
+            slots = SharedSlots(self._limit, self._semaphore)
+
+            def publish(totals: Totals) -> None:
+                board.write(place, slots.held, log.dropped, totals)
+
+            def ready(_service: Service) -> None:
+                beat()
+                os.kill(os.getppid(), NUDGE)  # the master looks at the board
+
+            totals = design.serve(self._sock, lifecycle, log, slots, ready, publish)
+            publish(totals)
+            code = exit_code(lifecycle, totals)
+        except EchoServerError as error:
+            log.error("worker_failed", reason=str(error))
+        except BaseException as error:  # noqa: BLE001 - it is told, and nothing of it survives
+            log.error("worker_failed", error=type(error).__name__, reason=str(error))
+        finally:
+            os._exit(code)  # whatever clean-up there is belongs to the master
+
+    # -- watching ------------------------------------------------------------------------------
+
+    def _next_look(self) -> float:
+        """Return the seconds until something is due."""
+        return max(0.0, min([_LOOK, *(at - time.monotonic() for at in self._due.values())]))
+
+    def _look(self) -> None:
+        """Greet who has begun to serve, ask the others whether they live, start who is due."""
+        now = time.monotonic()
+        for worker in list(self._workers):
+            beat = self._board.last_beat(worker.place)
+            if beat and not worker.ready:
+                self._on_ready(worker)
+            if now - max(beat, worker.started) > _LONGEST_SILENCE:
+                self._log.error(
+                    "worker_hangs",
+                    worker=worker.number,
+                    worker_pid=worker.pid,
+                    seconds=round(now - max(beat, worker.started), 1),
+                )
+                os.kill(worker.pid, signal.SIGKILL)
+            elif now - worker.pinged >= _PING and worker.ready:
+                worker.pinged = now
+                os.kill(worker.pid, NUDGE)
+        for number, at in list(self._due.items()):
+            if now >= at:
+                del self._due[number]
+                self._start(number)
+        self._replace_next()
+
+    def _on_ready(self, worker: Worker) -> None:
+        worker.ready = self._ever_served = True
+        self._futile = 0
+        self._log.info("worker_serves", worker=worker.number, worker_pid=worker.pid)
+        if worker.replaces is not None:
+            self._tell(worker.replaces, RETIRE)
+            worker.replaces.leaving = True
+            worker.replaces = None
+        if not self._announced and all(one.ready for one in self._workers) and not self._due:
+            self._announced = True
+            announce(self._design.config, self._sock, self._log, workers=self._count)
+
+    def _reap(self) -> None:
+        """Collect the workers that have ended, and see that others take their places."""
+        for worker in list(self._workers):
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if not pid:
+                continue
+            self._workers.remove(worker)
+            if worker in self._to_replace:
+                self._to_replace.remove(worker)
+            self._settle(worker)
+            for other in self._workers:  # it may have been told of a client, and have been too late
+                self._tell(other, NUDGE)
+            code = os.waitstatus_to_exitcode(status)
+            if worker.leaving or not self._lifecycle.running:
+                self._log.info("worker_stopped", worker=worker.number, exit_code=code)
+                continue
+            self._log.error("worker_died", worker=worker.number, exit_code=code)
+            successor = next((one for one in self._workers if one.replaces is worker), None)
+            if worker.replaces is not None:
+                self._give_up_replacing("a new worker died before it served")
+            elif successor is not None:
+                successor.replaces = None  # there is nobody left to retire
+            elif worker.ready and time.monotonic() - worker.started > _TOO_SOON:
+                self._pause = 0.0
+                self._due[worker.number] = 0.0
+            else:
+                self._failed(worker.number)
+
+    def _collect_strays(self) -> None:
+        if os.getpid() == 1:
+            collect_strays({worker.pid for worker in self._workers})
+
+    def _failed(self, number: int) -> None:
+        """Have a worker that came to nothing started again, a little later each time.
+
+        Raises:
+            BootError: None has ever served, and several have failed in a row.
+        """
+        self._futile += 1
+        if not self._ever_served and self._futile >= _FUTILE_STARTS:
+            raise BootError("the workers end before they serve; the log says why")
+        self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._due[number] = time.monotonic() + self._pause
+
+    def _settle(self, worker: Worker) -> None:
+        """Take over what an ended worker has told, and give back the slots that it still held."""
+        held, dropped, done = self._board.read(worker.place)
+        for total in _TOTALS:
+            setattr(self._totals, total, getattr(self._totals, total) + getattr(done, total))
+        self._log.count_dropped(dropped)
+        if held:
+            os.eventfd_write(self._semaphore, held)
+        self._board.free(worker.place)
+
+    # -- replacing -----------------------------------------------------------------------------
+
+    def _on_hangup(self) -> None:
+        """Read the configuration again; the workers are replaced one after the other."""
+        try:
+            config, waiting = reread(self._design.config, in_workers=True)
+            self._design = Design.of(config)
+        except EchoServerError as error:
+            self._log.error("reload_failed", reason=str(error))
+            return
+        self._lifecycle.drain_timeout = config.drain_timeout
+        self._log.set_level(config.log_level)
+        log_reload(self._log, waiting)
+        replaced = {worker.replaces for worker in self._workers}
+        self._to_replace = [
+            worker for worker in self._workers if not worker.leaving and worker not in replaced
+        ]
+
+    def _give_up_replacing(self, reason: str) -> None:
+        """Leave those that are still to be replaced as they are."""
+        self._to_replace.clear()
+        self._log.error("reload_failed", reason=reason)
+
+    def _replace_next(self) -> None:
+        """Start the next successor, once the one before it serves."""
+        under_way = any(worker.replaces for worker in self._workers)
+        if self._to_replace and not under_way and self._board.has_room:
+            worker = self._to_replace.pop(0)
+            self._start(worker.number, replaces=worker)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Have every worker drain, and wait for them."""
+        lifecycle = self._lifecycle
+        self._log.info("draining", signal=lifecycle.signal_name, workers=len(self._workers))
+        self._sock.close()  # or clients would queue for nobody
+        for worker in self._workers:
+            self._tell(worker, signal.SIGTERM)
+        last = lifecycle.deadline + _FAREWELL
+        killed = False
+        while self._workers and time.monotonic() < last:
+            if lifecycle.killed and not killed:
+                killed = True
+                last = min(last, time.monotonic() + _FAREWELL)
+                for worker in self._workers:
+                    self._tell(worker, LEAVE)
+            left = last - time.monotonic()
+            lifecycle.block(lifecycle.something(None if left == inf else max(0.0, left)))
+            lifecycle.look()
+        for _ in self._workers:
+            self._totals.cut += 1  # at least; it did not even tell
+
+    def _kill_all(self) -> None:
+        for worker in self._workers:
+            self._tell(worker, signal.SIGKILL)
+        for worker in self._workers:
+            os.waitpid(worker.pid, 0)
+            self._settle(worker)
+        self._workers.clear()
+
+    @staticmethod
+    def _tell(worker: Worker, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, number)
