@@ -4,10 +4,8 @@ A backend answers two questions: who calls accept, and who runs the connection. 
 (accept errors, limits, timeouts, counting, the drain, logging) is the core's.
 """
 
-import select
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from echoserver.config import Config
 from echoserver.listener import Listener
@@ -20,11 +18,11 @@ class Backend(ABC):
     summary: ClassVar[str] = "a backend without a description"
     """The model in one line, for ``--list-backends``."""
 
+    cost: ClassVar[str] = "unknown"
+    """What a connection costs, in a few words, for the same list."""
+
     reads: ClassVar[frozenset[str]] = frozenset()
     """Settings that this model alone reads; elsewhere they would have no effect."""
-
-    poll: ClassVar[Callable[[], Any]] = select.poll
-    """What the main flow waits with; a cooperative ``poll`` where blocking would stop everyone."""
 
     @classmethod
     def concurrency(cls, config: Config) -> int | None:  # noqa: ARG003 - for subclasses to read
@@ -35,7 +33,10 @@ class Backend(ABC):
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept and serve until the service drains; return when every connection has ended.
 
-        The common shape is ``for connection in listener:``, something that calls
-        ``connection.serve()`` in the model's way, and ``service.drain()`` at the end. Where
+        Where code may block, the common shape is ``for connection in listener:``, something that
+        calls ``connection.serve()`` in the model's way, and ``service.drain()`` at the end. Where
         nothing can be started for a client, ``connection.refuse(error)``.
+
+        Where it may not, the model runs flows (`echoserver.flow`): ``listener.flow(start)`` to
+        its end, and, for each connection that `start` is given, ``connection.driven_by(driver)``.
         """

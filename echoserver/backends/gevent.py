@@ -1,24 +1,24 @@
 """A greenlet per client: cooperative threads on one event loop (gevent, on libev).
 
-The code is that of a thread per client; where a thread would block in the kernel, a greenlet
-parks itself with the loop and another one runs. A switch costs well under a microsecond and a
-connection a few KiB, so ten thousand of them are no trouble. But there is one thread: a greenlet
-that computes stops every other one.
+Each greenlet runs its flow from top to bottom, as a thread would; where a thread would block in
+the kernel, it parks itself with the loop and another one runs. A switch costs well under a
+microsecond and a connection a few KiB, so ten thousand of them are no trouble. But there is one
+thread: a greenlet that computes stops every other one.
 
 Nothing is monkey-patched: the program around this file keeps its blocking sockets.
 """
 
-import socket
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any
 
 import gevent
 import gevent.hub
-import gevent.select
 import gevent.socket
 from greenlet import getcurrent
 
 from echoserver.backends import Backend
-from echoserver.connection import WRITE_TIMEOUT_PARTS
+from echoserver.connection import Connection
+from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.listener import Listener
 from echoserver.service import Service
 
@@ -29,126 +29,116 @@ class GeventBackend(Backend):
     """Spawns a greenlet for every client."""
 
     summary = "a greenlet per client, on one event loop (gevent)"
-    poll: ClassVar[Any] = gevent.select.poll
+    cost = "a greenlet: about 10 KiB"
 
-    def serve(self, listener: Listener, service: Service) -> None:
+    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow knows it
         """Accept in this greenlet, serve each client in one of its own."""
-        transports: set[GreenTransport] = set()
-        if service.config.idle_timeout:
-            gevent.spawn(_sweep, transports, service.config.idle_timeout)
-
-        def transport(sock: socket.socket) -> GreenTransport:
-            return GreenTransport(sock, transports, service.config.write_timeout)
-
-        for connection in listener:
-            gevent.spawn(connection.serve, transport)
-        service.drain()
+        Green().run(listener.flow(lambda connection: gevent.spawn(_serve, connection)))
 
 
-class GreenTransport:
-    """The blocking calls of a connection, made to park the greenlet instead of the thread.
+def _serve(connection: Connection) -> None:
+    green = Green()
+    green.run(connection.driven_by(green))
 
-    The read watcher is started once and stays: gevent's own sockets start and stop one for every
-    wait. And the wait comes before ``recv``: the next request has hardly ever arrived by the time
-    the reply is sent, so trying first would waste a system call.
 
-    At any time, its greenlet is either parked in `recv` (`_parked` is that greenlet), or busy.
-    Input that comes while it is busy would make the watcher fire for ever; so the first time that
-    it fires in vain it is paused, and `recv` starts it again.
+class Green:
+    """Runs one flow in the greenlet that made it.
+
+    A flow mostly waits for input from the same socket again. So its read watcher is started once
+    and stays: gevent's own sockets start and stop one for every wait. Input that comes while the
+    greenlet is not parked would make the watcher fire for ever; so the first time that it fires
+    in vain it is stopped, and the next wait starts it again.
     """
 
-    blocks_thread = False
+    __slots__ = ("_greenlet", "_hub", "_in_vain", "_parked", "_wait", "_watcher", "_watching")
 
-    def __init__(
-        self, sock: socket.socket, siblings: "set[GreenTransport]", write_timeout: float
-    ) -> None:
-        sock.setblocking(False)
-        self.sleep = gevent.sleep
-        self._quiet_sweeps = 0
-        self._sock = sock
-        self._siblings = siblings
-        self._send_timeout = write_timeout / WRITE_TIMEOUT_PARTS or None
+    def __init__(self) -> None:
+        self._greenlet = getcurrent()
         self._hub = gevent.hub.get_hub()
-        self._parked: Any = None
-        self._interrupted = False
-        self._watcher = self._hub.loop.io(sock.fileno(), _READ)
-        self._watcher.start(self._resume)
-        self._watching = True
-        siblings.add(self)
+        self._wait: Wait | None = None
+        self._parked = False
+        self._in_vain: InVain = None
+        self._watcher: Any = None
+        self._watching = False
 
-    def recv(self, size: int) -> bytes:
-        """Wait until there is input, and read it."""
-        self._quiet_sweeps = 0
-        while True:
-            if self._interrupted:
-                self._interrupted = False
-                raise BlockingIOError
-            if not self._watching:
-                self._watcher.start(self._resume)
-                self._watching = True
-            self._parked = getcurrent()
-            try:
-                self._hub.switch()
-            finally:
-                self._parked = None
-            if not self._interrupted:
-                try:
-                    return self._sock.recv(size)
-                except BlockingIOError:  # readable, but a bad checksum: select(2), BUGS
-                    continue
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Send what the kernel takes; wait for room only where it takes nothing."""
-        while True:
-            try:
-                return self._sock.send(data)
-            except BlockingIOError:
-                gevent.socket.wait_write(self._sock.fileno(), self._send_timeout, BlockingIOError())
-
-    def recv_within(self, size: int, seconds: float) -> bytes:
-        """Wait for input for at most `seconds`, and read it."""
-        self._pause()
-        gevent.socket.wait_read(self._sock.fileno(), seconds, BlockingIOError())
-        return self._sock.recv(size)
+    def run(self, flow: Flow) -> None:
+        """Run it to its end."""
+        resume, park = flow.send, self._hub.switch
+        in_vain = None
+        with suppress(StopIteration):
+            while True:
+                wait = resume(in_vain)
+                if wait is self._wait:  # input, and no other end to the wait
+                    if not self._watching:
+                        self._watch()
+                    self._parked = True
+                    park()
+                    self._parked = False
+                    in_vain, self._in_vain = self._in_vain, None
+                else:
+                    in_vain = self._carry_out(wait)
 
     def wake(self) -> None:
-        """End a `recv`, or the next one, without input."""
-        self._interrupted = True
-        if self._parked is not None:
-            self._hub.loop.run_callback(self._resume)
-
-    def count_sweep(self, patience: int) -> None:
-        """Wake it, as if it had timed out, if it has waited for more than `patience` sweeps."""
-        if self._parked is not None:
-            self._quiet_sweeps += 1
-            if self._quiet_sweeps > patience:
-                self.wake()
+        """End an open-ended wait for input, in the loop's next turn."""
+        if self._parked and self._wait is not None and self._wait.seconds is None:
+            self._end_in_vain()
 
     def close(self) -> None:
         """Give the watcher back to the loop."""
-        self._siblings.discard(self)
         self._pause()
-        self._watcher.close()
+        if self._watcher is not None:
+            self._watcher.close()
 
-    def _resume(self) -> None:
-        """Let the greenlet go on: input came, or someone wants its wait to end. Runs in the hub."""
-        if self._parked is not None:
-            self._parked.switch()
-        elif self._watching:  # busy with its last input: until it asks for more, be quiet
+    def _carry_out(self, wait: Wait) -> InVain:
+        """Wait for something else than before."""
+        if not isinstance(wait, Readable):
+            self._pause()
+            self._wait = None
+            if isinstance(wait, Writable):
+                return self._await_room(wait)
+            gevent.sleep(wait.seconds)
+            return None
+        if self._watcher is None:
+            self._watcher = self._hub.loop.io(wait.fd, _READ)
+        self._wait = wait
+        self._watch()
+        timer = None
+        if wait.seconds is not None:
+            timer = self._hub.loop.timer(wait.seconds)
+            timer.start(self._end_in_vain)
+        self._parked = True
+        self._hub.switch()
+        self._parked = False
+        if timer is not None:
+            timer.close()
+        in_vain, self._in_vain = self._in_vain, None
+        return in_vain
+
+    @staticmethod
+    def _await_room(wait: Writable) -> InVain:
+        try:
+            gevent.socket.wait_write(wait.fd, wait.seconds, TimeoutError())
+        except TimeoutError:
+            return True
+        return None
+
+    def _unpark(self) -> None:
+        """Let the greenlet go on. Runs in the hub."""
+        if self._parked:
+            self._greenlet.switch()
+        else:
             self._pause()
 
+    def _end_in_vain(self) -> None:
+        self._in_vain = True
+        self._hub.loop.run_callback(self._unpark)
+
+    def _watch(self) -> None:
+        if not self._watching:
+            self._watcher.start(self._unpark)
+            self._watching = True
+
     def _pause(self) -> None:
-        self._watcher.stop()
-        self._watching = False
-
-
-def _sweep(transports: set[GreenTransport], idle_timeout: float) -> None:
-    """End the wait of those that were silent too long, to within an eighth of the timeout.
-
-    One timer for all instead of one per wait: a message costs no timer at all.
-    """
-    sweeps = 8
-    while True:
-        gevent.sleep(idle_timeout / sweeps)
-        for transport in transports:
-            transport.count_sweep(sweeps)
+        if self._watching:
+            self._watcher.stop()
+            self._watching = False

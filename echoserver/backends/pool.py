@@ -9,6 +9,7 @@ conversations, wrong for long ones.
 """
 
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 
 from echoserver.backends import Backend
@@ -21,9 +22,10 @@ from echoserver.service import Service
 
 
 class PoolBackend(Backend):
-    """Serves as many clients at a time as it has threads."""
+    """Serves as many clients at a time as it has threads: ``--pool-size``, or the limit if less."""
 
     summary = "a fixed pool of threads; a connection keeps its thread until it ends"
+    cost = "one of its threads"
     reads = frozenset({"pool_size"})
 
     @classmethod
@@ -40,18 +42,26 @@ class PoolBackend(Backend):
             while (connection := waiting.get()) is not None:
                 connection.serve()
 
-        threading.stack_size(STACK_SIZE)
-        threads = [threading.Thread(target=work, daemon=True) for _ in range(service.limit)]
-        for started, thread in enumerate(threads):
-            try:
-                thread.start()
-            except RuntimeError:
-                source = service.config.source("pool_size")
-                raise BootError(
-                    f"{source}: the system gave {started} threads of {len(threads)}"
-                ) from None
+        start_threads(service.config, service.limit, work)
         for connection in listener:
             waiting.put(connection)
         service.drain()
-        for _ in threads:
+        for _ in range(service.limit):
             waiting.put(None)
+
+
+def start_threads(config: Config, count: int, work: Callable[[], None]) -> None:
+    """Start the pool, all of it.
+
+    Raises:
+        BootError: The system has not so many threads.
+    """
+    threading.stack_size(STACK_SIZE)
+    for number in range(count):
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            source = config.source("pool_size")
+            raise BootError(
+                f"{source}: the system gave {number} threads of {count}; choose a smaller pool"
+            ) from None

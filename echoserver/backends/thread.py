@@ -10,6 +10,7 @@ per message.
 """
 
 import threading
+from _thread import start_new_thread
 
 from echoserver.backends import Backend
 from echoserver.listener import Listener
@@ -23,13 +24,15 @@ class ThreadBackend(Backend):
     """Starts a thread for every client."""
 
     summary = "a thread per client"
+    cost = "a thread: about 23 KiB"
 
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept in this thread, serve each client in one of its own."""
         threading.stack_size(STACK_SIZE)
         for connection in listener:
             try:
-                threading.Thread(target=connection.serve, daemon=True).start()
+                # A threading.Thread is 2.5 KiB more, and its start waits until the thread runs.
+                start_new_thread(connection.serve, ())
             except RuntimeError as error:  # the system has no thread left
                 connection.refuse(error)
         service.drain()

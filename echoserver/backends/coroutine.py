@@ -1,0 +1,128 @@
+"""Coroutines made by hand: plain generators on a small scheduler.
+
+A task runs until it would block; there it yields what it waits for, and the scheduler runs the
+next one that can go on. It is what greenlets and ``async def`` do, in a page: a queue of those
+that are ready, an epoll for those that wait for a socket, a heap for those that wait for a time.
+
+A connection costs its generators, about 2 KiB; a switch well under a microsecond. One thread:
+switching tasks helps those that wait, and cannot help one that computes.
+"""
+
+import select
+from collections import deque
+
+from echoserver.backends import Backend
+from echoserver.connection import Connection
+from echoserver.flow import Flow, InVain, Readable, Wait, Writable
+from echoserver.listener import Listener
+from echoserver.service import Service
+from echoserver.tasks import Timer, Timers
+
+_MOST_EVENTS = 1024  # in one turn, so that whatever else is due has its own
+
+
+class CoroutineBackend(Backend):
+    """Runs a coroutine for every client."""
+
+    summary = "a coroutine per client: generators on a small scheduler"
+    cost = "about 2 KiB"
+
+    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow knows it
+        """Accept in one coroutine, serve each client in one of its own."""
+        scheduler = Scheduler()
+
+        def serve(connection: Connection) -> None:
+            coroutine = Coroutine(scheduler)
+            coroutine.begin(connection.driven_by(coroutine))
+
+        main = Coroutine(scheduler)
+        main.begin(listener.flow(serve))
+        scheduler.run(until=main)
+
+
+class Coroutine:
+    """A generator, what it waits for, and what it will be told when it goes on."""
+
+    __slots__ = ("_scheduler", "in_vain", "parked", "resume", "timer", "wait")
+
+    def __init__(self, scheduler: "Scheduler") -> None:
+        self._scheduler = scheduler
+        self.wait: Wait | None = None
+        self.parked = True
+        """It waits; otherwise it runs, or is in the queue of those that will."""
+        self.in_vain: InVain = None
+        self.timer: Timer | None = None
+
+    def begin(self, flow: Flow) -> None:
+        """Queue it for its first step."""
+        self.resume = flow.send
+        self._scheduler.unpark(self)
+
+    def wake(self) -> None:
+        """End an open-ended wait for input."""
+        if isinstance(self.wait, Readable) and self.wait.seconds is None:
+            self._scheduler.unpark(self, in_vain=True)
+
+    def close(self) -> None:
+        """Wait for nothing any more."""
+        self._scheduler.await_next(self, None)
+
+
+class Scheduler:
+    """Runs coroutines in turn: each until it waits."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Coroutine] = deque()
+        self._waiting: dict[int, Coroutine] = {}  # by descriptor
+        self._epoll = select.epoll()
+        self._timers = Timers()
+
+    def run(self, until: Coroutine) -> None:
+        """Run everyone, until the coroutine `until` has ended."""
+        ready, waiting, poll = self._ready, self._waiting, self._epoll.poll
+        while True:
+            while ready:
+                coroutine = ready.popleft()
+                in_vain, coroutine.in_vain = coroutine.in_vain, None
+                try:
+                    wait = coroutine.resume(in_vain)
+                except StopIteration:
+                    self.await_next(coroutine, None)
+                    if coroutine is until:
+                        return
+                    continue
+                if wait is not coroutine.wait:  # mostly it waits for the same as before
+                    self.await_next(coroutine, wait)
+                coroutine.parked = True
+            idle = self._timers.run_due()  # which may well make someone ready
+            for fd, _ in poll(0 if ready else idle, _MOST_EVENTS):
+                coroutine = waiting[fd]
+                if coroutine.parked:
+                    coroutine.parked = False
+                    ready.append(coroutine)
+
+    def unpark(self, coroutine: Coroutine, in_vain: InVain = None) -> None:
+        """Queue it, if it waits."""
+        if coroutine.parked:
+            coroutine.parked = False
+            coroutine.in_vain = in_vain
+            self._ready.append(coroutine)
+
+    def await_next(self, coroutine: Coroutine, wait: Wait | None) -> None:
+        """Note that it waits for something else than before; None: for nothing."""
+        before, coroutine.wait = coroutine.wait, wait
+        if coroutine.timer is not None:
+            coroutine.timer.cancel()
+            coroutine.timer = None
+        if isinstance(before, Readable | Writable):
+            del self._waiting[before.fd]
+            self._epoll.unregister(before.fd)
+        if isinstance(wait, Readable | Writable):
+            self._waiting[wait.fd] = coroutine
+            events = select.EPOLLIN if isinstance(wait, Readable) else select.EPOLLOUT
+            self._epoll.register(wait.fd, events)
+        if wait is not None and wait.seconds is not None:
+            in_vain = True if isinstance(wait, Readable | Writable) else None
+            coroutine.timer = self._timers.call_later(
+                wait.seconds, lambda: self.unpark(coroutine, in_vain)
+            )
