@@ -11,9 +11,13 @@ from echoserver import __version__
 from echoserver.command import Duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from loadtest.compare import Plan
     from loadtest.pinning import Pinning
     from loadtest.progress import RoundProgress
     from loadtest.report import Result
+    from loadtest.targets import Target
 
 EXIT_COULD_NOT_RUN = 1
 EXIT_WRONG = 4
@@ -40,7 +44,7 @@ def _workload_options(function: Callable[..., Any]) -> Callable[..., Any]:
             default=400,
             show_default=True,
             metavar="N",
-            help="Connections, each with a thread of its own.",
+            help="Connections.",
         ),
         click.option(
             "--size",
@@ -57,6 +61,25 @@ def _workload_options(function: Callable[..., Any]) -> Callable[..., Any]:
             show_default=True,
             metavar="DURATION",
             help="For connecting, and for each reply.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["threads", "epoll"]),
+            default="threads",
+            show_default=True,
+            help="The client: a thread for every connection, or one event loop, which is faster.",
+        ),
+        click.option(
+            "--active",
+            type=click.IntRange(1, 65535),
+            metavar="N",
+            help="Connections that ask; the others are open and silent.  [default: all]",
+        ),
+        click.option(
+            "--reconnect-every",
+            type=click.IntRange(1),
+            metavar="MESSAGES",
+            help="Make a connection anew after so many messages.  [default: never]",
         ),
         click.option(
             "--seed",
@@ -87,10 +110,10 @@ def _workload_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option(
     "--handler",
-    type=click.Choice(["echo", "upper"]),
     default="echo",
     show_default=True,
-    help="What the server answers.",
+    metavar="NAME",
+    help="What the server answers: echo, upper, sleep, cpu, or a class as path/to/file.py:Class.",
 )
 @_workload_options
 def run(
@@ -99,12 +122,13 @@ def run(
     connections: int,
     duration: float | None,
     messages: int | None,
+    engine: str,
     json_file: str | None,
     **workload: Any,
 ) -> int:
     """Put one running server under load."""
     from clients.address import format_address, parse_address
-    from clients.threads import Workload
+    from clients.load import Workload
     from loadtest import pinning
     from loadtest.measure import measure
     from loadtest.report import Result
@@ -125,7 +149,7 @@ def run(
         connections=connections,
         duration=duration,
         messages=messages,
-        answer=handler,
+        handler=handler,
         timeout=_positive(workload.pop("timeout"), "--timeout"),
         **workload,
     )
@@ -134,7 +158,7 @@ def run(
 
     def go(progress: "RoundProgress") -> None:
         progress.begin(0, result.target)
-        result.rounds.append(measure(plan, cpus, progress=progress.during))
+        result.rounds.append(measure(plan, cpus, None, progress.during, engine))
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
 
     return _carry_out(go, 1, duration, [result], cpus, json_file, [])
@@ -143,16 +167,21 @@ def run(
 @command.command()
 @click.option(
     "--backends",
-    default="process,thread,pool,gevent",
+    default="process,thread,pool,selector,coroutine,gevent,asyncio",
     show_default=True,
     metavar="NAMES",
     help="What to compare, separated by commas: names, or classes as path/to/file.py:Class.",
 )
 @click.option(
+    "--peers",
+    is_flag=True,
+    help="In the same rounds, the stock Python servers of each model, and the model in C.",
+)
+@click.option(
     "-d",
     "--duration",
     type=Duration(),
-    default="2s",
+    default="1.5s",
     show_default=True,
     metavar="DURATION",
     help="How long each round asks.",
@@ -167,23 +196,41 @@ def run(
 )
 @click.option(
     "--handler",
-    type=click.Choice(["echo", "upper"]),
     default="echo",
     show_default=True,
-    help="What the servers answer.",
+    metavar="NAME",
+    help="What the servers answer: echo, upper, sleep, cpu, or a class as path/to/file.py:Class.",
+)
+@click.option(
+    "--handler-option",
+    "handler_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the handler; may be repeated.",
+)
+@click.option(
+    "--server-option",
+    "server_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of every backend's server, for example workers=2; may be repeated.",
 )
 @click.option(
     "--pin",
     type=click.Choice(["split", "off"]),
     default="split",
     show_default=True,
-    help="split: server and client each have a core, where there are two.",
+    help="split: server and client each have a core, where there are two; off: all share all.",
 )
 @_workload_options
 def compare(
     *,
     backends: str,
+    peers: bool,
     handler: str,
+    handler_options: tuple[str, ...],
+    server_options: tuple[str, ...],
+    engine: str,
     rounds: int,
     pin: str,
     seed: int,
@@ -193,44 +240,154 @@ def compare(
     **workload: Any,
 ) -> int:
     """Compare concurrency models: a fresh server for every backend and round."""
-    import echoserver
-    from clients.threads import Workload
+    from clients.load import Workload
     from loadtest import pinning
     from loadtest.compare import Plan
     from loadtest.compare import compare as run_rounds
+    from loadtest.targets import Workshop
+
+    active = workload["active"]
+    if active is not None and active > workload["connections"]:
+        _usage(f"--active {active} is more than there are connections ({workload['connections']})")
+    settings = _server_settings(server_options)
+    settings |= {"handler": handler, "handler_option": list(handler_options)}
+    cpus = pinning.choose(pin)
+    notes: list[str] = []
+    results: list[Result] = []
+    with Workshop() as folder:
+        plan = Plan(
+            targets=_targets(backends, settings, folder if peers else None, notes),
+            rounds=rounds,
+            workload=Workload(
+                host="",
+                port=0,
+                duration=_positive(duration, "-d"),
+                timeout=_positive(timeout, "--timeout"),
+                handler=handler,
+                **workload,
+            ),
+            pinning=cpus,
+            seed=seed,
+            engine=engine,
+        )
+        notes.append(_describe(plan, duration))
+        return _carry_out(
+            lambda progress: run_rounds(plan, results, progress),
+            rounds * len(plan.targets),
+            duration,
+            results,
+            cpus,
+            json_file,
+            notes,
+        )
+
+
+@command.command()
+@click.option(
+    "--backends",
+    default="process,thread,selector,coroutine,gevent,asyncio",
+    show_default=True,
+    metavar="NAMES",
+    help="What to look at, separated by commas: names, or classes as path/to/file.py:Class.",
+)
+@click.option(
+    "-c",
+    "--connections",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    metavar="N",
+    help="Idle connections to open.",
+)
+@click.option(
+    "--server-option",
+    "server_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of every server, for example workers=2; may be repeated.",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Save the result as JSON.")
+def hold(
+    *, backends: str, connections: int, server_options: tuple[str, ...], json_file: str | None
+) -> int:
+    """Count how many idle connections servers hold, and the memory of each."""
+    from echoserver.errors import EchoServerError
+    from loadtest import environment, report
+    from loadtest.hold import Held
+    from loadtest.hold import hold as open_and_look
+    from loadtest.measure import LoadError
+
+    settings = {"max_connections": str(connections + 16), **_server_settings(server_options)}
+    if json_file is not None:
+        _refuse_unwritable(json_file)
+    found: list[Held] = []
+    targets = _targets(backends, {"handler": "echo", **settings}, None, [])
+    try:
+        for target in targets:
+            print(f"{target.name}: opening {connections} connections", file=sys.stderr)
+            found.append(open_and_look(target, connections))
+    except (LoadError, EchoServerError, OSError) as error:
+        print(f"echoload: {error}", file=sys.stderr)
+        return EXIT_COULD_NOT_RUN
+    report.show_held(found)
+    if json_file is not None:
+        report.save_held(json_file, environment.describe(([], [])), found)
+    return EXIT_WRONG if any(not one.held for one in found) else 0
+
+
+def _targets(
+    backends: str, settings: dict[str, Any], peers: "Path | None", notes: list[str]
+) -> "list[Target]":
+    """Return what to compare; what cannot run here is noted instead.
+
+    Args:
+        backends: Names, separated by commas.
+        settings: Of every backend's server.
+        peers: Where to compile peers; None: no peers.
+        notes: What the reader must know; added to.
+    """
+    import echoserver
+    from loadtest.peers import PEERS, peers_of
+    from loadtest.targets import BackendTarget, PeerTarget
 
     names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
     if not names:
         _usage("--backends names no backend")
     for name in names:
         echoserver.load_backend(name, "--backends")
-    cpus = pinning.choose(pin)
-    plan = Plan(
-        backends=names,
-        handler=handler,
-        rounds=rounds,
-        workload=Workload(
-            host="",
-            port=0,
-            duration=_positive(duration, "-d"),
-            timeout=_positive(timeout, "--timeout"),
-            answer=handler,
-            **workload,
-        ),
-        pinning=cpus,
-        seed=seed,
-    )
-    notes = [_describe(plan.workload.connections, plan.workload.size, duration, rounds, cpus)]
-    results: list[Result] = []
-    return _carry_out(
-        lambda progress: run_rounds(plan, results, progress),
-        rounds * len(names),
-        duration,
-        results,
-        cpus,
-        json_file,
-        notes,
-    )
+    echoserver.load_handler(settings["handler"])
+    found: list[Target] = [BackendTarget(name, settings) for name in names]
+    if peers is None:
+        return found
+    if settings["handler"] != "echo":
+        _usage("--peers echo, and do nothing else; leave out --handler")
+    for peer in dict.fromkeys(peer for name in names for peer in peers_of(name)):
+        if missing := PEERS[peer].missing:
+            notes.append(f"{peer} is left out: {missing} is not installed.")
+        else:
+            found.append(PeerTarget(PEERS[peer], peers))
+    return found
+
+
+def _server_settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``--server-option NAME=VALUE``; the server checks the values."""
+    from echoserver.config import Config, did_you_mean, settings
+
+    known = {setting.name for setting in settings() if not setting.metadata.get("hidden")}
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        name = name.strip().removeprefix("--").replace("-", "_")
+        if not value:
+            _usage(f"--server-option {word!r} is not NAME=VALUE, for example workers=2")
+        if name not in known:
+            _usage(f"--server-option: no setting is named {name!r}{did_you_mean(name, known)}")
+        if name in {"backend", "handler", "handler_option"}:
+            _usage(f"--server-option {word!r}: --{name.replace('_', '-')} has a place of its own")
+        found[name] = value
+    # Here, where it can be said which option is wrong; a server would name one of its own.
+    Config(**found, sources={name: f"--server-option {name}" for name in found})
+    return found
 
 
 def _carry_out(
@@ -285,13 +442,19 @@ def _interrupt(_number: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _describe(connections: int, size: int, duration: float, rounds: int, cpus: "Pinning") -> str:
+def _describe(plan: "Plan", duration: float) -> str:
+    workload = plan.workload
     where = (
-        "server and client on a core each" if cpus.split else "server and client share all cores"
+        "server and client on a core each"
+        if plan.pinning.split
+        else "server and client share all cores"
     )
-    count = f"{rounds} interleaved rounds" if rounds > 1 else "one round"
+    count = f"{plan.rounds} interleaved rounds" if plan.rounds > 1 else "one round"
+    some = f", {workload.active} of them active" if workload.active else ""
+    anew = f", made anew every {workload.reconnect_every}" if workload.reconnect_every else ""
     return (
-        f"{connections} connections, {size}-byte messages, {count} of {duration:g} s; {where}. "
+        f"{workload.connections} connections{some}{anew}, {workload.size}-byte messages, {count} "
+        f"of {duration:g} s; {where}; client: {plan.engine}. "
         "RSS counts the pages that processes share once for each of them, PSS once in all."
     )
 

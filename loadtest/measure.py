@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from clients.threads import LoadResult, Workload
+from clients.load import LoadResult, Workload
 from loadtest.pinning import Pinning, pinned
 from loadtest.sampler import Peaks, Sampler, accept_queue
 
@@ -62,6 +62,7 @@ def measure(
     pinning: Pinning,
     server_pid: int | None = None,
     progress: Callable[[float], None] = lambda _seconds: None,
+    engine: str = "threads",
 ) -> Round:
     """Run `workload` once.
 
@@ -70,13 +71,14 @@ def measure(
         pinning: The CPUs of the client.
         server_pid: The server's process, where it is ours to look at.
         progress: Called again and again with the seconds since the start.
+        engine: Which client: a key of `loadtest.worker.ENGINES`.
 
     Raises:
         LoadError: This machine cannot carry so many connections.
     """
-    _allow_descriptors(workload.connections)
+    allow_descriptors(workload.connections)
     watch = Sampler(server_pid) if server_pid is not None else None
-    with Worker(workload, pinning) as worker, watch or nullcontext():
+    with Worker(workload, pinning, engine) as worker, watch or nullcontext():
         worker.connected()
         _settle(workload.port)
         before = watch.cpu_seconds() if watch else 0.0
@@ -116,7 +118,7 @@ def client_is_the_limit(client_share: float, server_share: float | None) -> bool
 class Worker:
     """The load client's process (`loadtest.worker`), from this side."""
 
-    def __init__(self, workload: Workload, pinning: Pinning) -> None:
+    def __init__(self, workload: Workload, pinning: Pinning, engine: str) -> None:
         with pinned(pinning.client):
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "loadtest.worker"],
@@ -124,11 +126,11 @@ class Worker:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-        self._workload = workload
+        self._told = {"engine": engine, **asdict(workload)}
 
     def connected(self) -> int:
         """Let every connection be made; return how many were."""
-        self._tell(json.dumps(asdict(self._workload)))
+        self._tell(json.dumps(self._told))
         return int(self._hear()["connected"])
 
     def go(self) -> None:
@@ -200,7 +202,7 @@ def _settle(port: int) -> None:
             waiting, changed = now_waiting, time.monotonic()
 
 
-def _allow_descriptors(connections: int) -> None:
+def allow_descriptors(connections: int) -> None:
     """Raise the soft limit of open files as far as `connections` need it."""
     needed = connections + _RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -5,12 +5,18 @@ import os
 import sys
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadtest.measure import Round
-from loadtest.statistics import median, percentiles
+from loadtest.peers import peers_of
+from loadtest.statistics import Ratio, median, paired_ratio, percentiles
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from loadtest.hold import Held
 
 SCHEMA = "echoload/1"
 
@@ -105,6 +111,35 @@ class Result:
         }
 
 
+def show_held(found: "list[Held]") -> None:
+    """Print what servers held."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for heading in ("target", "held", "KiB each (PSS)", "accepted in s", "CPU while idle"):
+        table.add_column(heading, justify="right" if heading != "target" else "left")
+    for one in found:
+        held = f"{one.held} of {one.wanted}"
+        table.add_row(
+            one.target,
+            held if one.held == one.wanted else f"[bold red]{held}[/]",
+            f"{one.bytes_each / 1024:.1f}",
+            f"{one.seconds:.2f}",
+            f"{one.cpu_percent_idle:.1f} %",
+        )
+    Console(width=None if sys.stdout.isatty() else _NO_BOUND).print(table)
+
+
+def save_held(path: str | Path, environment: dict[str, Any], found: "list[Held]") -> None:
+    """Write what servers held to `path`.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    _write(path, {"schema": SCHEMA, "environment": environment, "held": list(map(asdict, found))})
+
+
 def save(path: str | Path, environment: dict[str, Any], results: list[Result]) -> None:
     """Write all results to `path`, whole or not at all.
 
@@ -115,7 +150,18 @@ def save(path: str | Path, environment: dict[str, Any], results: list[Result]) -
         "schema": SCHEMA,
         "environment": environment,
         "results": [result.as_json() for result in results],
+        "ratios": {
+            backend: {
+                peer: {figure: asdict(ratio) for figure, ratio in figures.items()}
+                for peer, figures in peers.items()
+            }
+            for backend, peers in ratios(results).items()
+        },
     }
+    _write(path, document)
+
+
+def _write(path: str | Path, document: dict[str, Any]) -> None:
     text = json.dumps(document, indent=2) + "\n"
     final = Path(os.path.realpath(path))  # a link stays one
     if final.exists() and not final.is_file():  # a pipe or a device: there is nothing to replace
@@ -129,6 +175,64 @@ def save(path: str | Path, environment: dict[str, Any], results: list[Result]) -
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
+    """Compare every backend with its peers: backend → peer → figure → ratio, round by round."""
+    by_name = {result.target: result for result in results}
+    found: dict[str, dict[str, dict[str, Ratio]]] = {}
+    for result in results:
+        for name in peers_of(result.backend or ""):
+            peer = by_name.get(name)
+            if peer is None or not peer.rounds:
+                continue
+            pairs = list(zip(result.rounds, peer.rounds, strict=False))
+            figures = {
+                "throughput": [(mine.throughput, its.throughput) for mine, its in pairs],
+                "cpu_us_per_message": [
+                    (mine.cpu_us_per_message or 0.0, its.cpu_us_per_message or 0.0)
+                    for mine, its in pairs
+                ],
+            }
+            found.setdefault(result.target, {})[name] = {
+                figure: paired_ratio([mine for mine, _ in values], [its for _, its in values])
+                for figure, values in figures.items()
+                if all(all(pair) for pair in values)
+            }
+    return found
+
+
+def show_ratios(console: "Console", results: list[Result]) -> None:
+    """Print what each backend is, measured by its peers."""
+    from rich.table import Table
+
+    found = ratios(results)
+    if not found:
+        return
+    table = Table(header_style="bold")
+    table.add_column("backend\n")
+    table.add_column("peer\n")
+    table.add_column("throughput, times\nmedian [95 %]", justify="right")
+    table.add_column("server CPU per message, times\nmedian [95 %]", justify="right")
+    limited = {result.target for result in results if result.client_limited}
+    for backend, peers in found.items():
+        for peer, figures in peers.items():
+            # Whoever was limited by the client can do more than was measured.
+            bound = {(True, True): "? ", (True, False): "≥ ", (False, True): "≤ "}.get(
+                (backend in limited, peer in limited), ""
+            )
+            rate, cpu = figures.get("throughput"), figures.get("cpu_us_per_message")
+            table.add_row(
+                backend,
+                peer,
+                _or_dash(rate, lambda ratio, bound=bound: bound + _interval(ratio)),
+                _or_dash(cpu, _interval),
+            )
+    console.print(table)
+
+
+def _interval(ratio: Ratio) -> str:
+    return f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def show(results: list[Result], notes: list[str]) -> None:
@@ -155,6 +259,7 @@ def show(results: list[Result], notes: list[str]) -> None:
         for column in table.columns[1:]:
             column.justify = "right"
     console.print(table)
+    show_ratios(console, results)
     for row in rows:
         for kind, first in row["first_errors"].items():
             console.print(f"{row['target']}: first {kind}: {first}", markup=False, highlight=False)

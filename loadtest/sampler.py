@@ -1,5 +1,6 @@
 """What a server's whole process tree uses: CPU time, memory, threads, processes."""
 
+import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Self
 
 import psutil
 
+_TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 _PERIOD = 0.5  # seconds between two looks at memory; each costs the client's core some time
 
 
@@ -31,13 +33,18 @@ class Sampler:
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the tree's living threads have used so far.
+        """Return the CPU time that the tree has used so far, its dead members included.
 
-        From schedstat, in nanoseconds: utime counts ticks of 10 ms and truncates, so hundreds of
-        children that each did a little would read as nothing (proc(5)).
+        The living are read from schedstat, in nanoseconds: utime counts ticks of 10 ms and
+        truncates, so hundreds of children that each did a little would read as nothing. Of those
+        that were waited for, the kernel keeps the sum exactly, and shows it in ticks (proc(5)).
         """
         nanoseconds = 0
         for process in self._tree():
+            with suppress(OSError, IndexError):
+                stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii")
+                after_name = stat.rpartition(")")[2].split()
+                nanoseconds += sum(map(int, after_name[13:15])) * _TICK_NS
             with suppress(OSError):
                 for task in Path(f"/proc/{process.pid}/task").iterdir():
                     with suppress(OSError):

@@ -12,14 +12,19 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from clients.threads import ThreadLoad, Workload
+from clients.epoll import EpollLoad
+from clients.load import Load, Workload
+from clients.threads import ThreadLoad
+
+ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
 
 
 def main() -> None:
     """Serve one workload."""
     # Ctrl-C reaches the whole group; whoever started us decides, and ends our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    load = ThreadLoad(Workload(**json.loads(_next_line())))
+    told = json.loads(_next_line())
+    load = ENGINES[told.pop("engine")](Workload(**told))
     try:
         connected = load.connect()
     except RuntimeError as error:

@@ -1,0 +1,99 @@
+"""Idle connections: how many a server holds, and what each of them costs it."""
+
+import socket
+import struct
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from clients.client import EchoClient
+from loadtest.measure import LoadError, allow_descriptors
+from loadtest.sampler import Sampler, accept_queue
+from loadtest.targets import Running, Target
+
+_PROBE = b"held"
+_GLANCE = 0.05  # seconds
+_SETTLED = 1.0  # seconds without a change
+_PATIENCE = 60.0  # seconds until everyone must have been accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a server was seen to hold."""
+
+    target: str
+    wanted: int
+    held: int
+    """Connections that were accepted, and still answered in the end."""
+    bytes_each: float
+    """PSS that the server's process tree grew by, per connection."""
+    seconds: float
+    """Until all were accepted."""
+    cpu_percent_idle: float
+    """CPU of the server while nobody asks; 100 is one core."""
+
+
+def hold(target: Target, connections: int) -> Held:
+    """Open `connections` to a fresh server, let them be idle, and look at its memory.
+
+    Each asks once, so that it has what a connection that was in use has.
+
+    Raises:
+        LoadError: This machine has not so many descriptors.
+    """
+    allow_descriptors(connections)
+    with target.started() as server, Sampler(server.pid) as watch, ExitStack() as stack:
+        with EchoClient(server.host, server.port) as client:
+            client.echo(_PROBE)
+        before = watch.pss_bytes() or 0
+        begun = time.monotonic()
+        socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
+        _await_accepted(server)
+        seconds = time.monotonic() - begun
+        asked = [sock for sock in socks if _answers(sock)]
+        grown = (_settled_pss(watch) or 0) - before
+        idle_from, used = time.monotonic(), watch.cpu_seconds()
+        time.sleep(_SETTLED)
+        idle = (watch.cpu_seconds() - used) / (time.monotonic() - idle_from)
+        held = sum(_answers(sock) for sock in asked)
+    return Held(
+        target.name,
+        connections,
+        held,
+        grown / held if held else 0.0,
+        seconds,
+        100 * idle,
+    )
+
+
+def _connect(server: Running) -> socket.socket:
+    sock = socket.create_connection((server.host, server.port), _PATIENCE)
+    # Its end is a reset: thousands in TIME_WAIT would keep the ports from the next server.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return sock
+
+
+def _answers(sock: socket.socket) -> bool:
+    try:
+        sock.sendall(_PROBE)
+        return sock.recv(len(_PROBE)) == _PROBE
+    except OSError:
+        return False
+
+
+def _await_accepted(server: Running) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while accept_queue(server.port):
+        if time.monotonic() > deadline:
+            raise LoadError("the server does not accept everyone; see its --max-connections")
+        time.sleep(_GLANCE)
+
+
+def _settled_pss(watch: Sampler) -> int | None:
+    """Return the memory once it has stopped to change."""
+    last, since = watch.pss_bytes(), time.monotonic()
+    while time.monotonic() - since < _SETTLED:
+        time.sleep(_GLANCE * 4)
+        if abs((now := watch.pss_bytes() or 0) - (last or 0)) > (last or 0) // 200:
+            last, since = now, time.monotonic()
+    return last

@@ -1,0 +1,106 @@
+"""Servers to compare with: what their own documentation teaches, and the same models in C or Go.
+
+Each file is a server of its own: ``python -m loadtest.peers.asyncio_streams 9999``.
+"""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server that is none of ours."""
+
+    name: str
+    needs: str
+    """What it takes to run it: a Python package, or a compiler."""
+
+    @property
+    def source(self) -> Path:
+        """The file that it is."""
+        suffix = {"cc": ".c", "go": ".go"}.get(self.needs, ".py")
+        return _HERE / f"{self.name.replace('-', '_')}{suffix}"
+
+    @property
+    def missing(self) -> str:
+        """What is missing to run it here; nothing where nothing is."""
+        if self.needs in {"cc", "go"}:
+            return "" if shutil.which(self.needs) else f"the command {self.needs}"
+        found = importlib.util.find_spec(self.needs)
+        return "" if found else f"the package {self.needs}"
+
+    def command(self, folder: Path) -> list[str]:
+        """Return the command that starts it, to which the port is added; compile it if need be.
+
+        Args:
+            folder: Where to put what is compiled.
+
+        Raises:
+            RuntimeError: The compiler does not accept it.
+        """
+        if self.needs not in {"cc", "go"}:
+            return [sys.executable, "-P", "-m", f"loadtest.peers.{self.source.stem}"]
+        program = folder / self.name
+        if not program.exists():
+            words = ["cc", "-O2", "-pthread"] if self.needs == "cc" else ["go", "build"]
+            compiled = subprocess.run(
+                [*words, "-o", str(program), str(self.source)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if compiled.returncode:
+                raise RuntimeError(f"cannot compile {self.source.name}: {compiled.stderr.strip()}")
+        return [str(program)]
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("socketserver-threading", "socketserver"),
+        Peer("socketserver-forking", "socketserver"),
+        Peer("multiprocessing-process", "multiprocessing"),
+        Peer("gevent-streamserver", "gevent"),
+        Peer("asyncio-streams", "asyncio"),
+        Peer("asyncio-protocol", "asyncio"),
+        Peer("uvloop-protocol", "uvloop"),
+        Peer("trio-serve-tcp", "trio"),
+        Peer("c-epoll", "cc"),
+        Peer("c-threads", "cc"),
+        Peer("c-fork", "cc"),
+        Peer("go-net", "go"),
+    )
+}
+
+# What a backend is measured against: stock servers of its model, and C of its model.
+STOCK = {
+    "process": ("socketserver-forking", "multiprocessing-process"),
+    "thread": ("socketserver-threading",),
+    "coroutine": ("trio-serve-tcp",),
+    "gevent": ("gevent-streamserver", "go-net"),
+    "asyncio": ("asyncio-streams", "asyncio-protocol"),
+    "uvloop": ("uvloop-protocol",),
+}
+LIMIT = {
+    "process": "c-fork",
+    "thread": "c-threads",
+    "pool": "c-threads",
+    "selector": "c-epoll",
+    "selector-pool": "c-epoll",
+    "coroutine": "c-epoll",
+    "gevent": "c-epoll",
+    "asyncio": "c-epoll",
+    "uvloop": "c-epoll",
+}
+
+
+def peers_of(backend: str) -> tuple[str, ...]:
+    """Return the names of what a backend is compared with; none for one that is not ours."""
+    limit = LIMIT.get(backend)
+    return (*STOCK.get(backend, ()), *((limit,) if limit else ()))

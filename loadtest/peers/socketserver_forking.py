@@ -1,0 +1,26 @@
+"""A process per client, by the standard library's socketserver."""
+
+import socketserver
+import sys
+
+
+class EchoHandler(socketserver.BaseRequestHandler):
+    """Serves one client."""
+
+    def handle(self) -> None:
+        """Echo until the client's end."""
+        while data := self.request.recv(65536):
+            self.request.sendall(data)
+
+
+class Server(socketserver.ForkingTCPServer):
+    """As documented, but for limits that would be measured instead of the model."""
+
+    allow_reuse_address = True
+    request_queue_size = 4096  # it is 5
+    max_children = 20_000  # it is 40: the 41st client would wait for another one's end
+
+
+if __name__ == "__main__":
+    with Server(("127.0.0.1", int(sys.argv[1])), EchoHandler) as server:
+        server.serve_forever()
