@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 import echoserver
+from echoserver import registry
 from tests import wire
 
-BUILTIN = ("process", "thread", "pool", "gevent")
+BUILTIN = tuple(registry.BACKENDS)
+REPRESENTATIVE = ("process", "thread", "gevent", "selector")
 HANDLERS: dict[str, Callable[[bytes], bytes]] = {"echo": bytes, "upper": bytes.upper}
 
 StartServer = Callable[..., echoserver.SpawnedServer]
@@ -36,15 +38,38 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--backend") or BUILTIN
-        metafunc.parametrize("backend", chosen, ids=[name.rpartition(":")[2] for name in chosen])
-    if "handler" in metafunc.fixturenames:
+    fixtures = metafunc.fixturenames
+    given = metafunc.config.getoption("--backend")
+    if "workers" in fixtures:
+        # All of it over all of them takes half an hour. So by default: all of it over these, and
+        # of every other backend, and of every backend in two workers, the checks marked `core`.
+        core = metafunc.definition.get_closest_marker("core") is not None
+        params = [
+            pytest.param(
+                backend,
+                workers,
+                id=_id(backend) + ("-2workers" if workers else ""),
+                marks=()
+                if core or (workers is None and (given or backend in REPRESENTATIVE))
+                else pytest.mark.slow,
+            )
+            for backend in given or BUILTIN
+            for workers in (None, 2)
+        ]
+        metafunc.parametrize(("backend", "workers"), params)
+    elif "backend" in fixtures:
+        chosen = given or BUILTIN
+        metafunc.parametrize("backend", chosen, ids=map(_id, chosen))
+    if "handler" in fixtures:
         # What is done with the bytes hardly matters to how connections live and end.
         every = getattr(metafunc.module, "EVERY_HANDLER", False)
         marks = () if every else pytest.mark.slow
         names = ["echo", pytest.param("upper", marks=marks)]
         metafunc.parametrize("handler", names)
+
+
+def _id(backend: str) -> str:
+    return backend.rpartition(":")[2]
 
 
 @pytest.fixture(autouse=True)
@@ -55,22 +80,31 @@ def _close_sockets() -> Iterator[None]:
 
 
 @pytest.fixture
-def concurrency(backend: str) -> Callable[..., int | None]:
+def concurrency(backend: str, workers: int | None) -> Callable[..., int | None]:
     """How many clients the backend serves at a time under given settings; None: no bound."""
 
     def ask(**settings: Any) -> int | None:
-        return echoserver.load_backend(backend).concurrency(echoserver.Config(**settings))
+        each = echoserver.load_backend(backend).concurrency(echoserver.Config(**settings))
+        return each and each * (workers or 1)
 
     return ask
 
 
 @pytest.fixture
-def start(backend: str, handler: str) -> Iterator[StartServer]:
+def room(concurrency: Callable[..., int | None]) -> Callable[[int], int]:
+    """Of so many clients, how many are served at a time with everything at its default."""
+    return lambda clients: min(clients, concurrency() or clients)
+
+
+@pytest.fixture
+def start(backend: str, workers: int | None, handler: str) -> Iterator[StartServer]:
     """Start servers of the backend at hand; each must have left without a traceback."""
     servers: list[echoserver.SpawnedServer] = []
 
     def start_server(**settings: Any) -> echoserver.SpawnedServer:
-        server = echoserver.spawn(**{"backend": backend, "handler": handler, **settings})
+        server = echoserver.spawn(
+            **{"backend": backend, "workers": workers, "handler": handler, **settings}
+        )
         servers.append(server)
         return server
 

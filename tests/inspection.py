@@ -5,9 +5,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+import echoserver
 from loadtest.sampler import Sampler
 
 
@@ -30,19 +32,41 @@ def tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def servers(pid: int) -> list[int]:
+    """Return the processes that accept: the workers of a master, or the only one there is."""
+    name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    if b"--workers" not in name:
+        return [pid]
+    return [child.pid for child in psutil.Process(pid).children()]
+
+
+def events(server: echoserver.SpawnedServer, name: str) -> list[dict[str, Any]]:
+    """Return the lines of one event that have been read so far; the last may be on its way."""
+    return [event for event in server.log if event["event"] == name]
+
+
+def descriptors(pid: int) -> set[int]:
+    """Return the open file descriptors of a process."""
+    return {int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def tell_all(pid: int, number: int) -> None:
+    """Send a signal to a server's whole process tree."""
+    for process in tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
 def state(pid: int) -> State:
     """Count what a server holds."""
     processes = tree(pid)
-    zombies = 0
+    held = threads = zombies = 0
     for process in processes:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             zombies += process.status() == psutil.STATUS_ZOMBIE
-    return State(
-        descriptors=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
-        threads=processes[0].num_threads(),
-        children=len(processes) - 1,
-        zombies=zombies,
-    )
+            threads += process.num_threads()
+            held += len(descriptors(process.pid))
+    return State(held, threads, len(processes) - 1, zombies)
 
 
 def settled(pid: int, seconds: float = 0.2) -> State:

@@ -42,8 +42,8 @@ def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def shell(script: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a shell script whose ``"$@"`` is the installed command and its arguments; then end it."""
-    words = [command(arguments[0]), *arguments[1:]]
+    """Run a shell script whose ``"$@"`` is a command and its arguments; then end it."""
+    words = [sys.executable, "-P", "-m", *arguments]
     process = subprocess.Popen(["sh", "-c", script, "sh", *words], **options)
     try:
         yield process
@@ -71,8 +71,8 @@ def terminate(process: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def task_limit(pid: int, spare: int) -> Iterator[None]:
-    """Let process `pid` have `spare` tasks (threads and processes) more than it has now.
+def task_limit(pids: Sequence[int], spare: int) -> Iterator[None]:
+    """Let processes have `spare` tasks (threads and processes) more than they have now.
 
     By the pids controller of cgroup v1 or v2; where neither can be written, by RLIMIT_NPROC, which
     counts all tasks of a user, and which root is exempt from.
@@ -81,14 +81,17 @@ def task_limit(pid: int, spare: int) -> Iterator[None]:
     if group is None:
         if os.geteuid() == 0:
             pytest.skip("root, and no pids controller that can be written")
-        before = resource.prlimit(pid, resource.RLIMIT_NPROC)
+        before = resource.prlimit(pids[0], resource.RLIMIT_NPROC)
         limit = _tasks_of_this_user() + spare
-        resource.prlimit(pid, resource.RLIMIT_NPROC, (limit, before[1]))
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_NPROC, (limit, before[1]))
         yield
-        resource.prlimit(pid, resource.RLIMIT_NPROC, before)
+        for pid in pids:
+            resource.prlimit(pid, resource.RLIMIT_NPROC, before)
         return
     try:
-        (group / "cgroup.procs").write_text(str(pid))
+        for pid in pids:
+            (group / "cgroup.procs").write_text(str(pid))
         current = int((group / "pids.current").read_text())
         (group / "pids.max").write_text(str(current + spare))
         yield

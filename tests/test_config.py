@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -30,6 +31,9 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
     values: dict[str, str] = {
         "backend": "gevent",
         "handler": "upper",
+        "handler_option": "key=value",
+        "workers": "7",
+        "affinity": "auto",
         "host": "::1",
         "port": "7",
         "backlog": "7",
@@ -56,7 +60,9 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
     assert from_environment == from_file
     assert from_file != echoserver.Config()
     for name, value in values.items():
-        assert str(getattr(from_file, name)) == value
+        if name != "handler_option":
+            assert str(getattr(from_file, name)) == value
+    assert from_file.handler_option == (("key", "value"),)
 
 
 def test_empty_variable_is_no_setting() -> None:
@@ -158,3 +164,30 @@ def test_zero_turns_a_timeout_off() -> None:
     with echoserver.spawn(idle_timeout=0, write_timeout=0, drain_timeout=0) as server:
         assert wire.served(server.address)
     assert server.process.returncode == 0
+
+
+def test_a_file_may_say_auto_and_lists(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('workers = "auto"\naffinity = [0, 2]\nhandler-option = ["a=1", "b=2"]\n')
+    config = echoserver.load_config(file=file, environment={})
+    assert config.workers == "auto"
+    assert config.affinity == (0, 2)
+    assert config.handler_option == (("a", "1"), ("b", "2"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("handler-option = 5", "handler-option must be KEY=VALUE, not 5"),
+        ("handler-option = true", "handler-option must be KEY=VALUE"),
+        ('handler-option = [["a", "b", "c"]]', "handler-option must be KEY=VALUE"),
+        ("affinity = [[0]]", "affinity must be off, auto"),
+        ("affinity = {}", "affinity must be off, auto"),
+        ('pool-size = "3"', "pool-size must be a whole number, not the text '3'"),
+        ("[server]\nport = 1", "settings stand at the top level"),
+    ],
+)
+def test_what_a_file_cannot_say(line: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "server.toml").write_text(line)
+    with pytest.raises(echoserver.ConfigError, match=re.escape(says)):
+        echoserver.load_config(file=tmp_path / "server.toml", environment={})

@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 Address = tuple[str, int]
 
@@ -72,6 +72,12 @@ def served(address: Address) -> bool:
             return ask(sock, b"SERVED?") == b"SERVED?" and finish(sock) == b""
     except ConnectionResetError:
         return False
+
+
+def send_what_is_taken(sock: socket.socket, data: bytes) -> None:
+    """Send until all is sent, or the peer takes no more; for a thread of its own."""
+    with suppress(OSError):
+        sock.sendall(data)
 
 
 def eventually(condition: Callable[[], object], seconds: float | None = None) -> bool:

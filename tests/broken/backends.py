@@ -13,35 +13,34 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from echoserver import Backend, Connection, Listener, Service
 from echoserver.backends.process import ProcessBackend
-from echoserver.connection import BlockingTransport, abort
+from echoserver.sockets import abort
+
+
+class Wrong:
+    """A socket that does one thing wrong."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
 
 
 class BrokenThreads(Backend):
-    """A thread per client, on a transport that is wrong."""
+    """A thread per client, on a socket that is wrong."""
 
-    transport: ClassVar[type[BlockingTransport]] = BlockingTransport
+    socket: ClassVar[type[Wrong]] = Wrong
     fails: ClassVar[set[str]] = set()
 
     def serve(self, listener: Listener, service: Service) -> None:
         for connection in listener:
-            threading.Thread(target=connection.serve, args=(self.transport,), daemon=True).start()
+            connection.sock = self.socket(connection.sock)  # type: ignore[assignment]
+            threading.Thread(target=connection.serve, daemon=True).start()
         service.drain()
-
-
-class _ReadsItsOwnWay(BlockingTransport):
-    """Reads by a method of its own, `_recv`; `_read` is what it is made of."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._read = sock.recv
-        self.recv = self._recv  # type: ignore[assignment]
-
-    def _recv(self, size: int) -> bytes:
-        raise NotImplementedError
 
 
 # A short message may well arrive together with the FIN; whether it does is chance, and a check
@@ -49,7 +48,7 @@ class _ReadsItsOwnWay(BlockingTransport):
 _A_FEW_WORDS = 100
 
 
-class _EndsWithTheInput(_ReadsItsOwnWay):
+class _EndsWithTheInput(Wrong):
     """Once the peer has sent its FIN, everything is over, however much is still to be read."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -57,13 +56,13 @@ class _EndsWithTheInput(_ReadsItsOwnWay):
         self._poll = select.poll()
         self._poll.register(sock, select.POLLRDHUP)
 
-    def _recv(self, size: int) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         for _, events in self._poll.poll(0):
             reset = events & (select.POLLERR | select.POLLHUP)
             if not reset and unread(self._sock) > _A_FEW_WORDS:
                 abort(self._sock)
                 return b""
-        return self._read(size)
+        return self._sock.recv(size, flags)
 
 
 def unread(sock: socket.socket) -> int:
@@ -74,19 +73,15 @@ def unread(sock: socket.socket) -> int:
 class NoHalfClose(BrokenThreads):
     """Takes the peer's FIN for the end of everything."""
 
-    transport = _EndsWithTheInput
+    socket = _EndsWithTheInput
     fails: ClassVar[set[str]] = {
         "test_half_close_flushes_everything_then_fin[echo]",
         "test_half_close_flushes_everything_then_fin[upper]",
     }
 
 
-class _SendsOnce(BlockingTransport):
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self.send = self._send  # type: ignore[assignment]
-
-    def _send(self, data: bytes | memoryview) -> int:
+class _SendsOnce(Wrong):
+    def send(self, data: bytes | memoryview) -> int:
         with suppress(BlockingIOError):
             self._sock.send(data, socket.MSG_DONTWAIT)
         return len(data)  # as if it had all been taken
@@ -95,7 +90,7 @@ class _SendsOnce(BlockingTransport):
 class SendForSendall(BrokenThreads):
     """Believes that send takes everything, however little it took."""
 
-    transport = _SendsOnce
+    socket = _SendsOnce
     fails: ClassVar[set[str]] = {
         "test_sizes_from_one_byte_to_16_mib[echo]",
         "test_sizes_from_one_byte_to_16_mib[upper]",
@@ -105,25 +100,24 @@ class SendForSendall(BrokenThreads):
     }
 
 
-class _Hoards(_ReadsItsOwnWay):
+class _Hoards(Wrong):
     """A writer thread has the output, all of it."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self._unsent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._failure: OSError | None = None
-        self.send = self._send  # type: ignore[assignment]
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         self._unsent.put(bytes(data))
         return len(data)
 
-    def _recv(self, size: int) -> bytes:
-        data = self._read(size)
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = self._sock.recv(size, flags)
         if not data:
-            self.close()
+            self._finish()
             if self._failure is not None:
                 raise self._failure
         return data
@@ -135,21 +129,29 @@ class _Hoards(_ReadsItsOwnWay):
             except OSError as error:
                 self._failure = error
 
-    def close(self) -> None:
+    def _finish(self) -> None:
         self._unsent.put(None)
         self._writer.join()
+
+    def shutdown(self, how: int) -> None:
+        self._finish()
+        self._sock.shutdown(how)
+
+    def close(self) -> None:
+        self._finish()
+        self._sock.close()
 
 
 class BuffersWithoutLimit(BrokenThreads):
     """Reads on, whether or not the peer takes what it is owed."""
 
-    transport = _Hoards
+    socket = _Hoards
     fails: ClassVar[set[str]] = {"test_64_mib_at_a_peer_that_does_not_read"}
 
 
-class _ClosesHard(_ReadsItsOwnWay):
-    def _recv(self, size: int) -> bytes:
-        data = self._read(size)
+class _ClosesHard(Wrong):
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        data = self._sock.recv(size, flags)
         if not data:
             abort(self._sock)
         return data
@@ -158,7 +160,7 @@ class _ClosesHard(_ReadsItsOwnWay):
 class DropsOutputOnClose(BrokenThreads):
     """Closes with a reset, which destroys what the kernel has not delivered."""
 
-    transport = _ClosesHard
+    socket = _ClosesHard
     fails: ClassVar[set[str]] = {
         "test_one_byte_segments[echo]",
         "test_one_byte_segments[upper]",
@@ -187,7 +189,6 @@ class _Leaky:
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._kept: list[socket.socket] = []
-        self.close = listener.close
 
     def __iter__(self) -> Iterator[Connection]:
         for connection in self._listener:
@@ -207,9 +208,9 @@ class LeaksAcceptedSocket(ProcessBackend):
 _shared = bytearray(64 * 1024)
 
 
-class _ReadsIntoTheSharedBuffer(_ReadsItsOwnWay):
-    def _recv(self, size: int) -> bytes:
-        count = self._sock.recv_into(_shared, size)
+class _ReadsIntoTheSharedBuffer(Wrong):
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        count = self._sock.recv_into(_shared, size, flags)
         time.sleep(0.001)  # as any computation would
         return bytes(_shared[:count])
 
@@ -217,7 +218,7 @@ class _ReadsIntoTheSharedBuffer(_ReadsItsOwnWay):
 class SharedBuffer(BrokenThreads):
     """All connections read into one buffer."""
 
-    transport = _ReadsIntoTheSharedBuffer
+    socket = _ReadsIntoTheSharedBuffer
     fails: ClassVar[set[str]] = {
         "test_interleaved_turns",
         "test_no_cross_talk_among_simultaneous_senders",
@@ -225,40 +226,31 @@ class SharedBuffer(BrokenThreads):
     }
 
 
-class _Spins(_ReadsItsOwnWay):
+class _Spins(Wrong):
     """The tutorial's ``if not data: continue``."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
-        self._woken = False
-
-    def _recv(self, size: int) -> bytes:
-        while not (data := self._read(size)):
-            if self._woken:
-                raise BlockingIOError
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        while not (data := self._sock.recv(size, flags)):
+            pass
         return data
-
-    def wake(self) -> None:
-        self._woken = True
-        super().wake()
 
 
 class SpinsOnClosedPeer(BrokenThreads):
     """Reads a closed connection again and again."""
 
-    transport = _Spins
+    socket = _Spins
     fails: ClassVar[set[str]] = DropsOutputOnClose.fails
 
 
-class _Text(_ReadsItsOwnWay):
-    def _recv(self, size: int) -> bytes:
-        return self._read(size).decode("utf-8", "replace").encode("utf-8")
+class _Text(Wrong):
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return self._sock.recv(size, flags).decode("utf-8", "replace").encode("utf-8")
 
 
 class DecodesText(BrokenThreads):
     """Takes each read for whole characters."""
 
-    transport = _Text
+    socket = _Text
     fails: ClassVar[set[str]] = {
         "test_all_256_byte_values[echo]",
         "test_all_256_byte_values[upper]",

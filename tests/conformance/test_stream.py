@@ -22,6 +22,7 @@ def address(start: StartServer, handler: str) -> wire.Address:
     return start(handler=handler).address
 
 
+@pytest.mark.core
 def test_all_256_byte_values(address: wire.Address, answer: Callable[[bytes], bytes]) -> None:
     data = wire.ALL_BYTES + b"\r\n\0" + wire.ALL_BYTES[::-1]
     with wire.connect(address) as sock:
@@ -69,6 +70,7 @@ def test_thousand_messages_before_the_first_read(
         assert not wire.difference(wire.read_exactly(sock, len(data)), answer(data))
 
 
+@pytest.mark.core
 def test_sizes_from_one_byte_to_16_mib(
     address: wire.Address, answer: Callable[[bytes], bytes]
 ) -> None:
@@ -85,6 +87,7 @@ def test_sizes_from_one_byte_to_16_mib(
         assert wire.finish(sock) == b""
 
 
+@pytest.mark.core
 def test_half_close_flushes_everything_then_fin(
     address: wire.Address, answer: Callable[[bytes], bytes]
 ) -> None:

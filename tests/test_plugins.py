@@ -1,0 +1,104 @@
+"""Plugins as other people write them: the page that teaches it, taken at its word."""
+
+import re
+import subprocess
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests import wire
+from tests.launching import await_listening, free_port, shell, terminate
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "write-a-backend.md"
+
+
+def files_of_the_page() -> dict[str, str]:
+    """Return the files that the page shows: each begins with its name in a comment."""
+    blocks = re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return dict(blocks)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh virtual environment with the page's package in it; our packages are on its path."""
+    pytest.importorskip("trio")
+    folder = tmp_path_factory.mktemp("plugin")
+    package = folder / "package"
+    for name, text in files_of_the_page().items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    where = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    Path(where, "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
+    installed = subprocess.run(
+        [
+            *(python, "-m", "pip", "install", "--no-index", "--no-deps"),
+            *("--no-build-isolation", "--disable-pip-version-check", package),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    return python
+
+
+def in_environment(python: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, *words], capture_output=True, text=True, timeout=170, check=False, cwd=ROOT
+    )
+
+
+def test_the_page_has_all_its_files() -> None:
+    assert set(files_of_the_page()) == {"threads.py", "src/echoserver_trio.py", "pyproject.toml"}
+
+
+@pytest.mark.timeout(120)
+def test_an_installed_plugin_is_a_backend_like_any_other(environment: Path) -> None:
+    listed = in_environment(environment, "-P", "-m", "echoserver", "--list-backends")
+    assert re.search(r"^trio +a task per client", listed.stdout, re.MULTILINE), listed.stderr
+    script = "import sys; from echoserver.launch import echoload; sys.argv[0] = 'x'; echoload()"
+    compared = in_environment(
+        environment,
+        *("-P", "-c", script, "compare", "--backends", "trio,thread", "--rounds", "1"),
+        *("-c", "20", "-d", "0.3s", "--pin", "off"),
+    )
+    assert compared.returncode == 0, compared.stderr
+    assert re.search(r"trio.* 20 of 20 ", compared.stdout)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ["-m", "core", "-k", "trio and echo"],
+        pytest.param(["-m", ""], marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
+    ids=["core", "all"],
+)
+def test_the_trio_backend_conforms(environment: Path, selection: list[str]) -> None:
+    result = in_environment(
+        environment,
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "tests/conformance"),
+        *("--backend", "trio", *selection),
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout
+
+
+def test_the_blocking_one_serves(tmp_path: Path) -> None:
+    (tmp_path / "threads.py").write_text(files_of_the_page()["threads.py"])
+    port = free_port()
+    arguments = ["--backend", f"{tmp_path}/threads.py:Threads", "--port", str(port)]
+    with shell('exec "$@" 2>/dev/null', "echoserver", *arguments) as process:
+        assert wire.served(await_listening(port, process))
+        assert terminate(process) == 0

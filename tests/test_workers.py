@@ -1,0 +1,377 @@
+"""Several processes on one listener: supervised, replaced, pinned; and what SIGHUP changes."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import echoserver
+from loadtest.sampler import accept_queue
+from tests import inspection, wire
+from tests.inspection import events
+from tests.launching import command, free_port, run
+from tests.test_cli import sentence
+
+
+def worker_pids(server: echoserver.SpawnedServer) -> list[int]:
+    return inspection.servers(server.pid)
+
+
+def server_of(sock: Any, server: echoserver.SpawnedServer) -> int:
+    """Return the worker that serves a connection: it, or its child, has the other end of it."""
+    mine, theirs = sock.getsockname()[1], sock.getpeername()[1]
+    for pid in worker_pids(server):
+        for process in inspection.tree(pid):
+            for connection in process.net_connections("tcp"):
+                if connection.laddr.port == theirs and connection.raddr[1:] == (mine,):
+                    return pid
+    raise AssertionError("nobody serves it")
+
+
+@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+def test_a_killed_worker_is_back_within_250_ms(model: str) -> None:
+    """In one of a few attempts: a machine that is busy with other tests makes it later."""
+    with echoserver.spawn(backend=model, workers=4) as server:
+
+        def serving(number: int) -> bool:
+            return len(events(server, "worker_serves")) == number
+
+        took = []
+        for number, victim in enumerate(worker_pids(server), start=5):
+            os.kill(victim, signal.SIGKILL)
+            killed = time.monotonic()
+            assert wire.eventually(partial(serving, number))
+            took.append(time.monotonic() - killed)
+        assert min(took) < 0.25, took
+
+
+@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+def test_a_killed_worker_takes_only_its_own_connections_with_it(model: str) -> None:
+    with echoserver.spawn(backend=model, workers=2, max_connections=8) as server:
+        socks = [wire.connect(server.address) for _ in range(8)]
+        assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
+        served_by = {sock: server_of(sock, server) for sock in socks}
+        victim = served_by[socks[0]]
+        os.kill(victim, signal.SIGKILL)
+        assert wire.eventually(lambda: len(events(server, "worker_serves")) == 3)
+        assert [event["exit_code"] for event in events(server, "worker_died")] == [-9]
+        for sock, pid in served_by.items():
+            if pid != victim:
+                assert wire.ask(sock, b"STILL HERE") == b"STILL HERE"
+            else:
+                with pytest.raises(ConnectionResetError), sock:
+                    assert sock.recv(1) == b""
+                    raise ConnectionResetError  # an end is as good
+        # Its slots are free again, and no more than its own.
+        gone = sum(pid == victim for pid in served_by.values())
+        fresh = [wire.connect(server.address) for _ in range(gone)]
+        assert all(wire.ask(sock, b"X") == b"X" for sock in fresh)
+        surplus = wire.connect(server.address)
+        surplus.sendall(b"X")
+        surplus.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            surplus.recv(1)
+    assert server.stopped is not None
+    # When the drain began, the last one was in the queue; whether a slot came free is chance.
+    assert server.stopped["connections"] + server.stopped["unserved"] == 8 + gone + 1
+
+
+def test_the_limit_counts_over_all_workers() -> None:
+    with echoserver.spawn(workers=3, max_connections=2, overload="reject") as server:
+        inside = [wire.connect(server.address) for _ in range(2)]
+        assert all(wire.ask(sock, b"X") == b"X" for sock in inside)
+        for _ in range(6):
+            with wire.connect(server.address) as sock:
+                assert wire.read_to_end(sock) == b""
+        assert all(wire.ask(sock, b"X") == b"X" for sock in inside)
+        assert wire.finish(inside[0]) == b""
+        assert wire.eventually(lambda: wire.served(server.address))
+    assert server.stopped is not None
+    assert server.stopped["rejected"] >= 6
+
+
+def test_as_many_as_are_allowed_are_never_turned_away() -> None:
+    """A worker that only looks whether someone is there must not hold a slot meanwhile."""
+    with echoserver.spawn(workers=4, max_connections=2, overload="reject") as server:
+        for _ in range(150):
+            socks = [wire.connect(server.address) for _ in range(2)]
+            assert [wire.ask(sock, b"X") for sock in socks] == [b"X", b"X"]
+            assert [wire.finish(sock) for sock in socks] == [b"", b""]
+            for sock in socks:
+                sock.close()
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert server.stopped["rejected"] == 0
+
+
+def test_lines_carry_the_worker(tmp_path: Path) -> None:
+    with echoserver.spawn(workers=2, log_level="debug") as server:
+        assert wire.served(server.address)
+    assert {event["worker"] for event in events(server, "worker_started")} == {1, 2}
+    assert {event["worker"] for event in events(server, "connection_opened")} <= {1, 2}
+    listening = events(server, "listening")
+    assert len(listening) == 1
+    assert listening[0]["workers"] == 2
+    assert listening[0]["pid"] == server.pid
+    assert len(events(server, "stopped")) == 1
+
+
+def test_workers_that_cannot_start_are_exit_3(tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(
+        "from echoserver import Backend\n"
+        "class Dies(Backend):\n"
+        "    def serve(self, listener, service):\n"
+        "        raise SystemExit('no')\n"
+    )
+    begun = time.monotonic()
+    result = run(
+        "echoserver", "--port", "0", "--workers", "2", "--backend", f"{tmp_path}/dies.py:Dies"
+    )
+    assert result.returncode == 3
+    assert time.monotonic() - begun < 10
+    assert "the workers end before they serve" in result.stderr.splitlines()[-1]
+    assert "worker_failed" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_worker_that_dies_again_and_again_is_started_ever_later() -> None:
+    with echoserver.spawn(workers=1) as server:
+        assert wire.served(server.address)
+        deaths = 0
+        begun = time.monotonic()
+        while time.monotonic() - begun < 1.5:
+            for pid in worker_pids(server):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    deaths += 1
+            time.sleep(0.01)
+        assert deaths < 20, "it restarts it without end"
+        assert wire.eventually(lambda: wire.served(server.address))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_hanging_worker_is_replaced() -> None:
+    with echoserver.spawn(workers=2, backend="iterative") as server:
+        idle = [wire.connect(server.address) for _ in range(2)]
+        assert all(wire.ask(sock, b"X") == b"X" for sock in idle)
+        time.sleep(25)  # the test is that nothing happens: waiting for an idle client is no hanging
+        assert len(events(server, "worker_started")) == 2
+        stopped = server_of(idle[0], server)
+        os.kill(stopped, signal.SIGSTOP)
+        assert wire.eventually(lambda: len(events(server, "worker_serves")) == 3, seconds=40)
+        assert events(server, "worker_hangs")[0]["worker_pid"] == stopped
+        assert wire.ask(idle[1], b"STILL HERE") == b"STILL HERE"
+        assert wire.served(server.address)
+
+
+def test_affinity() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    with echoserver.spawn(workers=2, affinity="auto") as server:
+        for number, pid in enumerate(sorted(worker_pids(server))):
+            assert os.sched_getaffinity(pid) == {allowed[number % len(allowed)]}
+    with echoserver.spawn(affinity=str(allowed[-1])) as server:
+        assert os.sched_getaffinity(server.pid) == {allowed[-1]}
+    with echoserver.spawn() as server:
+        assert os.sched_getaffinity(server.pid) == set(allowed)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--workers", "0"], "--workers must be auto, or a whole number from 1"),
+        (["--workers", "many"], "--workers must be auto"),
+        (["--affinity", "some"], "--affinity must be off, auto, or CPU numbers such as 0,2-3"),
+        (["--affinity", "3-1"], "--affinity must be"),
+        (["--affinity", "60000"], "--affinity: this process may not run on CPU 60000"),
+    ],
+)
+def test_bad_input(words: list[str], says: str) -> None:
+    result = run("echoserver", "--port", "0", *words)
+    assert result.returncode == 2
+    assert says in sentence(result)
+
+
+def served(server: echoserver.SpawnedServer, workers: int) -> bool:
+    """Tell whether so many workers have come to serve, those that have ended included."""
+    return len(events(server, "worker_serves")) == workers
+
+
+class Reconnecting:
+    """A client that asks once a connection, again and again; each request must be answered."""
+
+    def __init__(self, address: wire.Address) -> None:
+        self.address = address
+        self.answered = 0
+        self.failures: list[str] = []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            message = b"REQUEST %d" % self.answered
+            try:
+                with wire.connect(self.address) as sock:
+                    reply = wire.ask(sock, message)
+                    rest = wire.finish(sock)
+                if (reply, rest) != (message, b""):
+                    self.failures.append(f"{reply!r} and {rest!r} for {message!r}")
+            except OSError as error:
+                self.failures.append(repr(error))
+            self.answered += 1
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    path = tmp_path / "server.toml"
+    path.write_text(f"port = {free_port()}\n")
+    return path
+
+
+@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+def test_sighup_replaces_the_workers_under_load(model: str, toml: Path) -> None:
+    settings = toml.read_text()
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(backend=model, workers=2, port=None, arguments=arguments) as server:
+        before = set(worker_pids(server))
+        stays = wire.connect(server.address)
+        assert wire.ask(stays, b"stays") == b"stays"
+        clients = [Reconnecting(server.address) for _ in range(4)]
+        for turn, handler in enumerate(["upper", "echo", "upper"], 1):
+            toml.write_text(settings + f"handler = '{handler}'\nbacklog = {turn}\n")
+            os.kill(server.pid, signal.SIGHUP)
+            assert wire.eventually(partial(served, server, 2 + 2 * turn))
+        assert wire.eventually(lambda: len(events(server, "worker_stopped")) == 6)
+        assert before.isdisjoint(worker_pids(server))
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"shout") == b"SHOUT"
+        for client in clients:
+            client.stop.set()
+            client.thread.join()
+        assert [client.failures for client in clients] == [[], [], [], []]
+        assert sum(client.answered for client in clients) > 20
+        assert wire.read_to_end(stays) == b"", "it was drained with its worker"
+        assert "--backlog" in events(server, "reload_incomplete")[0]["restart_for"]
+        # A mistake in the file changes nothing.
+        toml.write_text("handler = 'ecco'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: events(server, "reload_failed"))
+        assert "did you mean 'echo'" in events(server, "reload_failed")[0]["reason"]
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"shout") == b"SHOUT"
+    assert server.stopped is not None
+    assert server.stopped["cut"] == 0
+
+
+@pytest.mark.parametrize("model", ["thread", "selector", "process", "iterative"])
+def test_sighup_without_workers_reloads_in_place(model: str, toml: Path) -> None:
+    settings = toml.read_text()
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(backend=model, port=None, arguments=arguments) as server:
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"shout") == b"shout"
+            toml.write_text(settings + "handler = 'upper'\nidle-timeout = 0.3\npool-size = 3\n")
+            os.kill(server.pid, signal.SIGHUP)
+            if model != "iterative":  # which has no time for it before this client has gone
+                assert wire.eventually(lambda: events(server, "reloaded"))
+                assert wire.ask(sock, b"shout") == b"shout", "it keeps the handler that it has"
+        with wire.connect(server.address) as sock:
+            assert wire.eventually(lambda: events(server, "reloaded"))
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"shout") == b"SHOUT"
+            assert wire.read_to_end(sock) == b"", "0.3 seconds of silence end it"
+        assert events(server, "reload_incomplete")[0]["restart_for"] == "--pool-size"
+
+
+def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:
+        client = Reconnecting(server.address)
+        for _ in range(30):
+            os.kill(server.pid, signal.SIGHUP)
+            for pid in worker_pids(server)[:1]:  # and one dies now and then, whoever it is
+                if client.answered % 5 == 0:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        client.stop.set()
+        client.thread.join()
+        assert wire.eventually(
+            lambda: (
+                len(worker_pids(server)) == 2
+                and inspection.settled(server.pid, seconds=0.5).children == 2
+            )
+        )
+        assert {event["worker"] for event in events(server, "worker_serves")} == {1, 2}
+        assert wire.served(server.address)
+
+
+def test_workers_that_never_serve_do_not_end_one_that_does(tmp_path: Path) -> None:
+    """The first worker serves; its fellow fails again and again, and is tried again and again."""
+    (tmp_path / "flaky.py").write_text(
+        "import os\n"
+        "from echoserver.backends.thread import ThreadBackend\n"
+        "class Flaky(ThreadBackend):\n"
+        "    def serve(self, listener, service):\n"
+        f"        with open({str(tmp_path / 'starts')!r}, 'a+b', buffering=0) as file:\n"
+        "            first = file.tell() == 0\n"
+        "            file.write(b'x')\n"
+        "        if not first: raise RuntimeError('not today')\n"
+        "        super().serve(listener, service)\n"
+    )
+    port = free_port()
+    with subprocess.Popen(
+        [
+            *(command("echoserver"), "--workers", "2", "--port", str(port)),
+            *("--backend", f"{tmp_path}/flaky.py:Flaky"),
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        starts = tmp_path / "starts"
+        assert wire.eventually(lambda: starts.exists() and starts.stat().st_size >= 6, 20)
+        assert wire.served(("127.0.0.1", port))
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("model", ["process", "thread", "selector"])
+def test_a_reload_leaves_clients_time_for_their_first_words(model: str) -> None:
+    with echoserver.spawn(backend=model, workers=2) as server:
+        socks = [wire.connect(server.address) for _ in range(12)]
+        assert wire.eventually(lambda: accept_queue(server.address[1]) == 0)
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: len(events(server, "worker_serves")) > 2)
+        time.sleep(0.3)  # being late is what is tested
+        for sock in socks:
+            sock.sendall(b"HELLO")
+        for sock in socks:
+            assert wire.read_exactly(sock, 5) == b"HELLO"
+            sock.close()
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("model", ["process", "thread", "selector"])
+def test_a_signal_to_every_process_is_one_to_the_server(model: str) -> None:
+    """As service managers send it: to the workers too, which are told by the master as well."""
+    data = os.urandom(4 << 20)
+    with echoserver.spawn(backend=model, workers=2) as server:
+        sock = wire.connect(server.address)
+        sender = threading.Thread(target=wire.send_what_is_taken, args=[sock, data])
+        sender.start()
+        received = wire.read_exactly(sock, 1 << 16)
+        for process in reversed(inspection.tree(server.pid)):
+            process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)  # a slow reader is what is tested
+        with suppress(OSError):
+            while piece := sock.recv(1 << 16):
+                received += piece
+        sender.join()
+        assert data.startswith(received)
+        assert server.wait() == 0
