@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests mostly wait, for a timeout or for each other's CPU; so there are more of them than CPUs.
+JOBS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help install compare test test-all lint format lock clean
@@ -24,10 +26,10 @@ compare: install ## Compare every backend under 400 clients; ARGS="..." is passe
 	@$(BIN)/echoload compare $(ARGS)
 
 test: install ## Run the default tests; ARGS="..." is passed on to pytest
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-all: install ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -n auto --dist loadgroup -m "" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "" $(ARGS)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .
