@@ -19,37 +19,38 @@ if TYPE_CHECKING:
 _SOON = 0.001
 
 
-def serve(connection: "Connection", state: State) -> None:
-    """Serve a connection to its end in the calling thread.
+class BlockedThread:
+    """The calling thread, which blocks in the system calls of one connection.
 
-    The socket stays in blocking mode, with SO_RCVTIMEO and SO_SNDTIMEO (inherited from the
+    The socket is in blocking mode, with SO_RCVTIMEO and SO_SNDTIMEO (inherited from the
     listener): Python's own ``settimeout`` would cost a ``poll`` before every read and write.
     """
-    thread = BlockedThread(connection.sock)
-    # The main thread may be interrupted for other reasons, each of which begins a wait anew.
-    in_main = in_main_thread()
-    flow = connection.driven_by(thread, blocking=True, swept=in_main)
-    if in_main:
-        state.welcome(connection)
-    try:
-        in_vain: InVain = None
-        while True:
-            in_vain = thread.carry_out(flow.send(in_vain))
-    except (StopIteration, ValueError):  # its end; or the main thread is just abandoning it
-        pass
-    finally:
-        if in_main:
-            state.dismiss()
 
+    __slots__ = ("_connection", "_flow", "_in_main", "_sock", "_state", "_thread")
 
-class BlockedThread:
-    """A thread that blocks in the system calls of one connection."""
-
-    __slots__ = ("_sock", "_thread")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, connection: "Connection", state: State) -> None:
+        self._connection = connection
+        self._state = state
+        self._sock = connection.sock
         self._thread = get_ident()
+        # The main thread may be interrupted for other reasons, each of which begins a wait anew.
+        self._in_main = in_main_thread()
+        self._flow = connection.driven_by(self, blocking=True, swept=self._in_main)
+
+    def run(self) -> None:
+        """Serve the connection to its end."""
+        resume, in_main = self._flow.send, self._in_main
+        if in_main:
+            self._state.welcome(self._connection)
+        try:
+            in_vain: InVain = None
+            while True:
+                in_vain = self.carry_out(resume(in_vain))
+        except (StopIteration, ValueError):  # its end; or the main thread is just abandoning it
+            pass
+        finally:
+            if in_main:
+                self._state.dismiss()
 
     def carry_out(self, wait: Wait) -> InVain:
         """Wait, where the system call that follows does not."""

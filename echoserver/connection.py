@@ -131,7 +131,7 @@ class Connection:
 
     def serve(self) -> None:
         """Serve this connection to its end in the calling thread, which blocks."""
-        blocking.serve(self, self._host.lifecycle)
+        blocking.BlockedThread(self, self._host.lifecycle).run()
 
     def driven_by(self, driver: Driver, *, blocking: bool = False, swept: bool = True) -> Flow:
         """Return the flow that serves this connection to its end, for `driver` to run.

@@ -34,7 +34,9 @@ def test_a_thread_that_begins_what_is_being_abandoned_just_leaves() -> None:
         abandoning = threading.Thread(target=connection.the_flow.close)
         abandoning.start()
         assert closing.wait(10)
-        serving = threading.Thread(target=blocking.serve, args=[connection, State(1)])
+        serving = threading.Thread(
+            target=lambda: blocking.BlockedThread(connection, State(1)).run()
+        )
         serving.start()  # pytest fails what a thread raises
         serving.join(10)
         go_on.set()

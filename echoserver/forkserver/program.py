@@ -13,6 +13,9 @@ import select
 import signal
 import socket
 import sys
+
+# What `signal` wraps around it would touch 40 pages more in every child.
+from _signal import pthread_sigmask  # type: ignore[import-not-found]
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +23,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
+from echoserver.blocking import BlockedThread
 from echoserver.connection import Connection
 from echoserver.failures import describe
 from echoserver.forkserver.messages import (
@@ -112,6 +116,8 @@ class _ForkServer:
         self._reports = reports
         self._host: Alone | None = None
         """Made once; each child has, by being forked, a copy of its own."""
+        self._conversation: _Conversation | None = None
+        """Likewise."""
         self._pids: dict[int, int] = {}
         self._numbers: dict[int, int] = {}
         self._unsent: deque[bytes] = deque()
@@ -188,29 +194,32 @@ class _ForkServer:
 
     def _prepare(self, told: dict[str, Any]) -> None:
         try:
-            self._host = Alone(Settings(told))
+            host = Alone(Settings(told))
         except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way
             self._tell(UNUSABLE, 0, 0, _text(error))
             return
         with suppress(OSError):  # no descriptor is free: then without
-            self._rehearse(self._host)
+            self._rehearse(host)
+        self._host = host
+        self._conversation = _Conversation(host)
         # Or the first collection in a child would touch, and so copy, every page.
         gc.collect()
         gc.freeze()
         self._tell(READY, 0)
 
     def _serve(self, number: int, fd: int) -> None:
+        assert self._conversation is not None  # noqa: S101 - "prepare" comes first
+        self._conversation.take(fd)
         try:
             pid = os.fork()
         except OSError as error:  # the system has no process left
             self._tell(REFUSED, number, error.errno or 0)
         else:
             if pid == 0:
-                self._live(number, fd)
+                self._live(number, self._conversation)
             self._pids[number] = pid
             self._numbers[pid] = number
-        # While a copy of it is open, the client never sees the child's FIN.
-        os.close(fd)
+        self._conversation.leave()  # while a copy is open, the client never sees the child's FIN
 
     def _reap(self) -> None:
         """Collect the children that have ended."""
@@ -262,24 +271,17 @@ class _ForkServer:
 
     # -- the child -----------------------------------------------------------------------------
 
-    def _live(self, number: int, fd: int) -> NoReturn:
+    def _live(self, number: int, conversation: "_Conversation") -> NoReturn:
         """Serve one connection, and end.
 
         The descriptors of the fork server stay open, for to close them is more than to keep them;
         a signal here wakes it, in vain.
         """
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_CHILDREN)
-            assert self._host is not None  # noqa: S101 - "prepare" comes first
-            self._converse(self._host, number, socket.socket(fileno=fd))
+            pthread_sigmask(signal.SIG_UNBLOCK, _FOR_CHILDREN)
+            conversation.hold(self._reports, number)
         finally:
             os._exit(0)  # that closes the socket; whatever else there is belongs to the parent
-
-    def _converse(self, host: "Alone", number: int, sock: socket.socket) -> None:
-        connection = Connection(sock, None, host)
-        connection.serve()
-        figures = connection.bytes_in, connection.bytes_out, connection.bytes_discarded
-        self._reports.write(number, figures, connection.outcome, host.failures)
 
     def _rehearse(self, host: "Alone") -> None:
         """Do here, a few times, what children are going to do.
@@ -294,9 +296,42 @@ class _ForkServer:
                 for _ in range(_MESSAGES):
                     theirs.send(b"one, two")
                 theirs.shutdown(socket.SHUT_WR)
-                self._converse(host, self._reports.spare, ours)
+                conversation = _Conversation(host)
+                conversation.take(ours.detach())
+                conversation.hold(self._reports, self._reports.spare)
         self._reports.take(self._reports.spare)
         host.make_handler = make_handler
+
+
+class _Conversation:
+    """All that a child needs for its connection, but for the client's socket.
+
+    It is made before the fork, which copies it: what a child need not make, it need not touch
+    pages for. A client's socket takes the place of the one that it was made with (dup2(2)).
+    """
+
+    def __init__(self, host: "Alone") -> None:
+        self._host = host
+        self._nobody = socket.socket()
+        self._sock = self._nobody.dup()
+        self._connection = Connection(self._sock, None, host)
+        self._thread = BlockedThread(self._connection, host.lifecycle)
+
+    def take(self, fd: int) -> None:
+        """Let it be with a client, until `leave`."""
+        os.dup2(fd, self._sock.fileno())
+        os.close(fd)
+
+    def leave(self) -> None:
+        """Close our copy of the client's socket."""
+        os.dup2(self._nobody.fileno(), self._sock.fileno())
+
+    def hold(self, reports: Reports, number: int) -> None:
+        """Serve it to its end, and report."""
+        connection = self._connection
+        self._thread.run()
+        figures = connection.bytes_in, connection.bytes_out, connection.bytes_discarded
+        reports.write(number, figures, connection.outcome, self._host.failures)
 
 
 def _text(error: BaseException) -> bytes:
