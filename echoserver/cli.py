@@ -74,13 +74,16 @@ def command(*, config_file: str | None, list_backends: bool, **options: str | No
 def _list_backends() -> int:
     from echoserver.registry import available_backends
 
-    backends = available_backends()
-    width = max(len(backend.name) for backend in backends)
-    for backend in backends:
-        about = f"{backend.summary}; a connection costs {backend.cost}"
-        if not backend.available:
-            about = f"not available: {backend.hint}"
-        click.echo(f"{backend.name:<{width}}  {about}")
+    rows = [("backend", "available", "a connection costs", "model")]
+    for backend in available_backends():
+        if backend.available:
+            rows.append((backend.name, "yes", backend.cost, backend.summary))
+        else:
+            rows.append((backend.name, "no", "", backend.hint))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
     return 0
 
 

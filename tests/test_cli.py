@@ -35,8 +35,25 @@ def test_version() -> None:
 def test_list_backends() -> None:
     result = run("echoserver", "--list-backends")
     assert result.returncode == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == list(BUILTIN)
-    assert "a thread per client" in result.stdout
+    heading, *lines = result.stdout.splitlines()
+    assert heading.split() == ["backend", "available", "a", "connection", "costs", "model"]
+    assert [line.split()[:2] for line in lines] == [[name, "yes"] for name in BUILTIN]
+    thread = next(line for line in lines if line.startswith("thread "))
+    assert thread.endswith("a thread per client")
+    assert "a thread: about 23 KiB" in thread
+
+
+def test_an_extra_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text("raise ModuleNotFoundError('no', name='uvloop')\n")
+    without = {"PYTHONPATH": str(tmp_path)}
+    result = run("echoserver", "--backend", "uvloop", env=without)
+    assert result.returncode == 2
+    assert "try: pip install 'echoserver[uvloop]'" in sentence(result)
+    listed = run("echoserver", "--list-backends", env=without).stdout.splitlines()
+    (line,) = [line for line in listed if line.startswith("uvloop ")]
+    assert line.split()[1] == "no"
+    assert "pip install 'echoserver[uvloop]'" in line
+    assert [line.split()[1] for line in listed[1:]].count("no") == 1
 
 
 def test_works_as_typed() -> None:

@@ -65,7 +65,7 @@ def test_the_page_has_all_its_files() -> None:
 @pytest.mark.timeout(120)
 def test_an_installed_plugin_is_a_backend_like_any_other(environment: Path) -> None:
     listed = in_environment(environment, "-P", "-m", "echoserver", "--list-backends")
-    assert re.search(r"^trio +a task per client", listed.stdout, re.MULTILINE), listed.stderr
+    assert re.search(r"^trio +yes +.*a task per client", listed.stdout, re.MULTILINE), listed.stderr
     script = "import sys; from echoserver.launch import echoload; sys.argv[0] = 'x'; echoload()"
     compared = in_environment(
         environment,
