@@ -26,22 +26,21 @@ class BlockedThread:
     listener): Python's own ``settimeout`` would cost a ``poll`` before every read and write.
     """
 
-    __slots__ = ("_connection", "_flow", "_in_main", "_sock", "_state", "_thread")
+    __slots__ = ("_flow", "_in_main", "_sock", "_state", "_thread")
 
     def __init__(self, connection: "Connection", state: State) -> None:
-        self._connection = connection
         self._state = state
         self._sock = connection.sock
         self._thread = get_ident()
         # The main thread may be interrupted for other reasons, each of which begins a wait anew.
         self._in_main = in_main_thread()
         self._flow = connection.driven_by(self, blocking=True, swept=self._in_main)
+        if self._in_main:
+            state.welcome(connection)
 
     def run(self) -> None:
         """Serve the connection to its end."""
-        resume, in_main = self._flow.send, self._in_main
-        if in_main:
-            self._state.welcome(self._connection)
+        resume = self._flow.send
         try:
             in_vain: InVain = None
             while True:
@@ -49,7 +48,7 @@ class BlockedThread:
         except (StopIteration, ValueError):  # its end; or the main thread is just abandoning it
             pass
         finally:
-            if in_main:
+            if self._in_main:
                 self._state.dismiss()
 
     def carry_out(self, wait: Wait) -> InVain:

@@ -32,6 +32,8 @@ _WRITE_TIMEOUT_PARTS = 4
 _LONGEST_WRITE_PATIENCE = 5.0
 _WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
 
+_UNUSED = Readable(-1)  # of a connection that never yields where it reads
+
 _FIRST_WORDS = 1.0  # seconds
 _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deliver
 # What a handler may return although it is told to return bytes: it means the same.
@@ -247,7 +249,7 @@ class Connection:
             ending = "reset"
         finally:
             self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
-            self.release()
+            host.release(self)
 
     def _answer(  # noqa: C901 - flat, because a call per message would cost as much as the rest
         self, handler: Handler, *, blocking: bool
@@ -259,7 +261,7 @@ class Connection:
         """
         lifecycle = self._host.lifecycle
         recv, send, receive = self.sock.recv, self.sock.send, handler.receive
-        readable = Readable(self.sock.fileno())
+        readable = _UNUSED if blocking else Readable(self.sock.fileno())
         while lifecycle.running:
             try:
                 # Before waiting: a new connection has often brought its first message along.

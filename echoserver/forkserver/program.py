@@ -43,7 +43,9 @@ from echoserver.handlers import Handler
 from echoserver.handlers.echo import EchoHandler
 from echoserver.state import RETIRE, State
 
-_FOR_CHILDREN = (signal.SIGTERM, RETIRE)
+# Plain figures, for the same reason.
+_FOR_CHILDREN = (int(signal.SIGTERM), int(RETIRE))
+_UNBLOCK = int(signal.SIG_UNBLOCK)
 # Of the rehearsal: more than it takes Python to adapt code that runs, and code that loops.
 _CONVERSATIONS = _MESSAGES = 20
 
@@ -278,7 +280,7 @@ class _ForkServer:
         a signal here wakes it, in vain.
         """
         try:
-            pthread_sigmask(signal.SIG_UNBLOCK, _FOR_CHILDREN)
+            pthread_sigmask(_UNBLOCK, _FOR_CHILDREN)
             conversation.hold(self._reports, number)
         finally:
             os._exit(0)  # that closes the socket; whatever else there is belongs to the parent
@@ -330,8 +332,14 @@ class _Conversation:
         """Serve it to its end, and report."""
         connection = self._connection
         self._thread.run()
-        figures = connection.bytes_in, connection.bytes_out, connection.bytes_discarded
-        reports.write(number, figures, connection.outcome, self._host.failures)
+        reports.write(
+            number,
+            connection.bytes_in,
+            connection.bytes_out,
+            connection.bytes_discarded,
+            connection.outcome,
+            self._host.failures,
+        )
 
 
 def _text(error: BaseException) -> bytes:
