@@ -202,6 +202,8 @@ class _ForkServer:
             return
         with suppress(OSError):  # no descriptor is free: then without
             self._rehearse(host)
+        if self._conversation is not None:
+            self._conversation.close()
         self._host = host
         self._conversation = _Conversation(host)
         # Or the first collection in a child would touch, and so copy, every page.
@@ -301,6 +303,7 @@ class _ForkServer:
                 conversation = _Conversation(host)
                 conversation.take(ours.detach())
                 conversation.hold(self._reports, self._reports.spare)
+                conversation.close()
         self._reports.take(self._reports.spare)
         host.make_handler = make_handler
 
@@ -321,12 +324,17 @@ class _Conversation:
 
     def take(self, fd: int) -> None:
         """Let it be with a client, until `leave`."""
-        os.dup2(fd, self._sock.fileno())
+        os.dup2(fd, self._sock.fileno(), inheritable=False)
         os.close(fd)
 
     def leave(self) -> None:
         """Close our copy of the client's socket."""
-        os.dup2(self._nobody.fileno(), self._sock.fileno())
+        os.dup2(self._nobody.fileno(), self._sock.fileno(), inheritable=False)
+
+    def close(self) -> None:
+        """Nobody will need it."""
+        self._sock.close()
+        self._nobody.close()
 
     def hold(self, reports: Reports, number: int) -> None:
         """Serve it to its end, and report."""
