@@ -71,12 +71,20 @@ class Lifecycle(State):
         self._handle(NUDGE, self._only_wake)
         self._handle(signal.SIGALRM, self._on_alarm)
 
-    def install_workers_signals(self, beat: Callable[[], None]) -> None:
+    def install_workers_signals(self, beat: Callable[[], None], alone: Callable[[], bool]) -> None:
         """Take over the signals that a master sends to a worker; the terminal's are its business.
 
         Args:
             beat: Called, in the main thread, for every `NUDGE`.
+            alone: Tells whether a SIGTERM is for this worker alone, so that others take over.
         """
+
+        def on_term(number: int, _frame: FrameType | None) -> None:
+            # The first or not, for others than the master may send it, too.
+            self.signal = number
+            self.retiring = alone()
+            self.drain()
+            self.interrupt()
 
         def on_nudge(_number: int, _frame: FrameType | None) -> None:
             beat()
@@ -84,7 +92,7 @@ class Lifecycle(State):
             self.wake()
 
         self._take_wakeups()
-        self._handle(signal.SIGTERM, self._on_term)
+        self._handle(signal.SIGTERM, on_term)
         self._handle(RETIRE, self._on_retire)
         self._handle(LEAVE, self._on_leave)
         self._handle(NUDGE, on_nudge)
@@ -127,12 +135,6 @@ class Lifecycle(State):
     def _handle(self, number: int, handler: Any) -> None:
         previous = signal.signal(number, handler)
         self._restore.append(lambda: signal.signal(number, previous or signal.SIG_DFL))
-
-    def _on_term(self, number: int, _frame: FrameType | None) -> None:
-        """To a worker: the first or not, for others than the master may send it, too."""
-        self.signal = number
-        self.drain()
-        self.interrupt()
 
     def _on_retire(self, _number: int, _frame: FrameType | None) -> None:
         self.retiring = True

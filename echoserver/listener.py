@@ -173,9 +173,9 @@ class Listener:
             sock.close()
         self._farewells.clear()
 
-    def _watch(self, fd: int, *, wanted: bool) -> None:
+    def _watch(self, fd: int, *, wanted: bool, exclusive: bool = True) -> None:
         if wanted and fd not in self._watched:
-            self._lifecycle.watch(fd, exclusive=True)
+            self._lifecycle.watch(fd, exclusive=exclusive)
             self._watched.add(fd)
         elif not wanted and fd in self._watched:
             self._lifecycle.forget(fd)
@@ -260,13 +260,14 @@ class Listener:
         service.wake_on_release = True
         if self._rejecting:
             wanted = self._may_take_in_or_turn_away
-        elif wanted := slots.take():
-            slots.give()
+        else:
+            wanted = not (slots.full or slots.exhausted)
         service.wake_on_release = not wanted
         paused = not self._may_accept()
         self._watch(self._sock.fileno(), wanted=wanted and not paused)
         if slots.fd is not None:
-            self._watch(slots.fd, wanted=not wanted and slots.exhausted)
+            # All who could use a slot wake up: who takes it may be too busy to accept at once.
+            self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
         now = time.monotonic()
         ends = [deadline - now for _, deadline in self._farewells.values()]
         if paused:
@@ -291,18 +292,23 @@ class Listener:
         over, they are its clients.
         """
         service, lifecycle = self._service, self._lifecycle
+        slots = service.slots
         while not lifecycle.killed:
             in_time = time.monotonic() < lifecycle.stream_deadline
-            room = in_time and service.slots.take()
-            if lifecycle.retiring and not room:
-                return
-            accepted = self._accept()
+            if self._rejecting:  # in this order, as in `_accept_one`
+                accepted = self._accept()
+                room = accepted is not None and in_time and slots.take()
+            else:
+                room = in_time and slots.take()
+                if lifecycle.retiring and not room:
+                    return
+                accepted = self._accept()
             if accepted is not None and room:
                 yield service.admit(*accepted)
                 lifecycle.run_hooks()
                 continue
             if room:
-                service.slots.give()
+                slots.give()
             if accepted is None:
                 return
             service.totals.unserved += 1

@@ -156,7 +156,8 @@ def _import(location: str, source: str, kind: str, spec: str) -> Any:
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
-        if error.name and not location.startswith(error.name):
+        itself = not is_file(location) and f"{location}.".startswith(f"{error.name}.")
+        if error.name and not itself:
             package = error.name.partition(".")[0]
             wanted = f"'echoserver[{package}]'" if package in _EXTRAS else package
             raise ConfigError(

@@ -71,6 +71,13 @@ class Design:
         _refuse_contradictions(config, backend)
         return cls(config, backend, bind_options(handler, options, source))
 
+    def limit_of_all(self, workers: int) -> int:
+        """Return how many connections so many processes may have open together."""
+        concurrency = self.backend.concurrency(self.config)
+        if concurrency is None:
+            return self.limit()
+        return min(concurrency * workers, self.config.max_connections or concurrency * workers)
+
     def limit(self) -> int:
         """Return how many connections one process may have open at a time."""
         descriptors = raise_descriptor_limit()

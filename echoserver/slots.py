@@ -1,8 +1,10 @@
 """How many connections may be open at a time: in one process, or over several."""
 
+import fcntl
+import mmap
 import os
-import select
 import threading
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -62,53 +64,113 @@ class LocalSlots:
     exhausted = full  # nobody else has any
 
 
+class Ledger:
+    """Who holds how many of the slots that several processes share.
+
+    It is kept in shared memory, an account for each process: what a process holds is known
+    however it ends, and nothing has to be made good but by wiping its account. A lock in the
+    kernel, which the death of its holder frees (fcntl(2), advisory record locking), lets one at a
+    time look at all accounts and write to its own.
+
+    Args:
+        accounts: How many processes there may be at a time.
+        limit: How many slots they may hold together.
+    """
+
+    def __init__(self, accounts: int, limit: int) -> None:
+        self._memory = memoryview(mmap.mmap(-1, 8 * (1 + accounts))).cast("Q")  # MAP_SHARED
+        self._memory[0] = limit
+        self._lock = os.memfd_create("slots", os.MFD_CLOEXEC)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        """Readable since someone has given a slot back, until someone finds them all taken."""
+
+    @property
+    def free(self) -> bool:
+        """There are slots that nobody holds."""
+        return sum(self._memory[1:]) < self._memory[0]
+
+    def take(self, account: int) -> bool:
+        """Take a slot; False where none is free."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            if not self.free:
+                return False
+            self._memory[1 + account] += 1
+            return True
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def give(self, account: int) -> None:
+        """Give one back."""
+        self._memory[1 + account] -= 1
+        self.ring()
+
+    def held(self, account: int) -> int:
+        """Return how many a process holds."""
+        return self._memory[1 + account]
+
+    def wipe(self, account: int) -> None:
+        """Give back all that a process held, which has ended."""
+        self._memory[1 + account] = 0
+        self.ring()
+
+    def set_limit(self, limit: int) -> None:
+        """Let them hold so many from now on."""
+        self._memory[0] = limit
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake whoever waits for a slot."""
+        os.eventfd_write(self.bell, 1)
+
+    def hush(self) -> None:
+        """Let the bell be silent, unless there is a slot for which it rang."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.bell)
+        if self.free:  # given back just before that
+            self.ring()
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        os.close(self._lock)
+        os.close(self.bell)
+
+
 class SharedSlots:
-    """Slots of several processes: a semaphore that each of them can wait for (eventfd(2)).
+    """Slots of one of several processes.
 
     Args:
         limit: How many this process may hold.
-        semaphore: An eventfd, opened with EFD_SEMAPHORE, that counts those that are free.
+        ledger: What all of them hold.
+        account: This process's in it.
     """
 
-    def __init__(self, limit: int, semaphore: int) -> None:
-        self._local = LocalSlots(limit)
+    def __init__(self, limit: int, ledger: Ledger, account: int) -> None:
         self.limit = limit
-        self.fd = semaphore
-
-    @staticmethod
-    def semaphore(count: int) -> int:
-        """Return the descriptor of a semaphore with `count` free slots."""
-        return os.eventfd(count, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.fd = ledger.bell
+        self._ledger = ledger
+        self._account = account
+        self._lock = threading.Lock()  # the kernel's knows processes, not threads
 
     def take(self) -> bool:
         """Take one; False where none is free, here or at all."""
-        if not self._local.take():
-            return False
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            self._local.give()
-            return False
-        return True
-
-    @property
-    def held(self) -> int:
-        """How many this process has."""
-        return self._local.taken
+        with self._lock:
+            return not self.full and self._ledger.take(self._account)
 
     def give(self) -> None:
         """Give one back."""
-        self._local.give()
-        os.eventfd_write(self.fd, 1)
+        with self._lock:
+            self._ledger.give(self._account)
 
     @property
     def full(self) -> bool:
         """This process holds as many as it may."""
-        return self._local.full
+        return self._ledger.held(self._account) >= self.limit
 
     @property
     def exhausted(self) -> bool:
-        """None is free in any process."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
-        return not poll.poll(0)
+        """None is free in any process; until one is, `fd` is not readable."""
+        if self._ledger.free:
+            return False
+        self._ledger.hush()
+        return not self._ledger.free

@@ -144,14 +144,17 @@ class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, _Call]] = []
         self._count = itertools.count()
+        self.cancelled = 0
+        """Calls in the heap that will not be made."""
 
     def call_later(self, delay: float, callback: Callable[[], None], /) -> "_Call":
         """Call once, in `delay` seconds."""
-        if len(self._heap) > _TIDY and sum(call.over for *_, call in self._heap) > _TIDY // 2:
+        if self.cancelled > _TIDY and self.cancelled * 2 > len(self._heap):
             # In place: this may well be called by a call that `run_due` is making.
-            self._heap[:] = [entry for entry in self._heap if not entry[2].over]
+            self._heap[:] = [entry for entry in self._heap if not entry[2].cancelled]
             heapq.heapify(self._heap)
-        call = _Call(callback)
+            self.cancelled = 0
+        call = _Call(self, callback)
         heapq.heappush(self._heap, (time.monotonic() + delay, next(self._count), call))
         return call
 
@@ -159,25 +162,28 @@ class Timers:
         """Call what is due; return the seconds until the next call, None where there is none."""
         heap = self._heap
         now = time.monotonic()
-        while heap and (heap[0][0] <= now or heap[0][2].over):
+        while heap and (heap[0][0] <= now or heap[0][2].cancelled):
             heapq.heappop(heap)[2].run()
         return max(0.0, heap[0][0] - time.monotonic()) if heap else None
 
 
 class _Call:
-    __slots__ = ("_callback",)
+    __slots__ = ("_callback", "_timers", "cancelled")
 
-    def __init__(self, callback: Callable[[], None]) -> None:
+    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+        self._timers = timers
         self._callback: Callable[[], None] | None = callback
-
-    @property
-    def over(self) -> bool:
-        return self._callback is None
+        self.cancelled = False
 
     def cancel(self) -> None:
-        self._callback = None
+        if self._callback is not None:
+            self._callback = None
+            self.cancelled = True
+            self._timers.cancelled += 1
 
     def run(self) -> None:
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
+        else:
+            self._timers.cancelled -= 1

@@ -25,7 +25,7 @@ from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.server import Design, announce, exit_code, log_reload
 from echoserver.service import Service, Totals
-from echoserver.slots import SharedSlots
+from echoserver.slots import Ledger, SharedSlots
 from echoserver.state import LEAVE, NUDGE, RETIRE
 
 _LOOK = 1.0  # seconds between two looks of the master at its workers
@@ -52,11 +52,20 @@ class Board:
     sees half of one.)
     """
 
-    _LAYOUT = struct.Struct(f"=dQQ{len(_TOTALS)}Q")  # beat, held slots, lines dropped
+    _LAYOUT = struct.Struct(f"=dQ{len(_TOTALS)}Q")  # beat, lines dropped, totals
 
     def __init__(self, places: int) -> None:
-        self._memory = mmap.mmap(-1, self._LAYOUT.size * places)  # MAP_SHARED
+        self._memory = mmap.mmap(-1, self._LAYOUT.size * places + 1)  # MAP_SHARED
         self._free = list(range(places))
+
+    @property
+    def everyone_drains(self) -> bool:
+        """The master has told, or is about to tell, every worker to drain."""
+        return bool(self._memory[-1])
+
+    def drain_everyone(self) -> None:
+        """In the master: tell it."""
+        self._memory[-1] = 1
 
     def reserve(self) -> int:
         """Return a place that is nobody's."""
@@ -81,15 +90,15 @@ class Board:
         """Return when it last did (``time.monotonic``); 0 before the first time."""
         return float(struct.unpack_from("=d", self._memory, place * self._LAYOUT.size)[0])
 
-    def write(self, place: int, held: int, dropped: int, totals: Totals) -> None:
+    def write(self, place: int, dropped: int, totals: Totals) -> None:
         """In the worker: tell what it has done."""
         at = place * self._LAYOUT.size + 8
-        struct.pack_into(f"={2 + len(_TOTALS)}Q", self._memory, at, held, dropped, *_values(totals))
+        struct.pack_into(f"={1 + len(_TOTALS)}Q", self._memory, at, dropped, *_values(totals))
 
-    def read(self, place: int) -> tuple[int, int, Totals]:
-        """Return how many slots a worker holds, the lines it dropped, and what it has done."""
-        _, held, dropped, *done = self._LAYOUT.unpack_from(self._memory, place * self._LAYOUT.size)
-        return held, dropped, Totals(*done)
+    def read(self, place: int) -> tuple[int, Totals]:
+        """Return the lines that a worker dropped, and what it has done."""
+        _, dropped, *done = self._LAYOUT.unpack_from(self._memory, place * self._LAYOUT.size)
+        return dropped, Totals(*done)
 
 
 @dataclass(slots=True, eq=False)
@@ -100,6 +109,9 @@ class Worker:
     """From 1; who replaces it has the same."""
     pid: int
     place: int
+    """On the board, and its account in the ledger."""
+    design: Design
+    """What it serves by."""
     started: float
     replaces: "Worker | None" = None
     ready: bool = False
@@ -113,28 +125,26 @@ class Master:
 
     def __init__(self, design: Design, sock: socket.socket, lifecycle: Lifecycle, log: Log) -> None:
         self._design = design
+        """What has been seen to serve."""
+        self._trial: tuple[Design, list[str]] | None = None
+        """What a reload wants instead, until a worker serves by it; and what it cannot change."""
         self._sock = sock
         self._lifecycle = lifecycle
         self._log = log
         count = design.config.workers
         self._count = count if isinstance(count, int) else len(os.sched_getaffinity(0))
         self._bond = ParentalBond()
-        self._board = Board(places=8 * self._count + 64)
-        limit = design.limit()
-        concurrency = design.backend.concurrency(design.config)
-        self._limit = limit if concurrency is None else concurrency
-        everywhere = limit if concurrency is None else concurrency * self._count
-        if design.config.max_connections is not None:
-            everywhere = min(everywhere, design.config.max_connections)
-        self._semaphore = SharedSlots.semaphore(everywhere)
+        places = 8 * self._count + 64
+        self._board = Board(places)
+        self._ledger = Ledger(places, design.limit_of_all(self._count))
         self._workers: list[Worker] = []
         self._due: dict[int, float] = {}  # number of a worker that is to be started → when
-        self._to_replace: list[Worker] = []
         self._totals = Totals()
         self._announced = False
         self._ever_served = False
         self._futile = 0
         self._pause = 0.0
+        self._replace_from = 0.0
 
     def run(self) -> Totals:
         """Serve until the lifecycle says otherwise; return what all workers did.
@@ -149,7 +159,7 @@ class Master:
         lifecycle.on_wake(self._collect_strays)
         try:
             for number in range(1, self._count + 1):
-                self._start(number)
+                self._start(number, self._design)
             while lifecycle.running:
                 self._look()
                 lifecycle.block(lifecycle.something(self._next_look()))
@@ -157,12 +167,12 @@ class Master:
             self._drain()
         finally:
             self._kill_all()
-            os.close(self._semaphore)
+            self._ledger.close()
         return self._totals
 
     # -- starting ------------------------------------------------------------------------------
 
-    def _start(self, number: int, replaces: Worker | None = None) -> None:
+    def _start(self, number: int, design: Design, replaces: Worker | None = None) -> None:
         """Fork a worker."""
         place = self._board.reserve()
         # A signal must find either the master's handlers or the worker's, and not the moment
@@ -171,7 +181,7 @@ class Master:
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_worker(number, place)
+                self._become_worker(number, place, design)
         except OSError as error:  # the system has no process left
             self._board.free(place)
             self._log.warning_each_second("worker_not_started", worker=number, error=str(error))
@@ -182,31 +192,35 @@ class Master:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        worker = Worker(number, pid, place, time.monotonic(), replaces)
+        worker = Worker(number, pid, place, design, time.monotonic(), replaces)
         self._workers.append(worker)
         self._log.info("worker_started", worker=number, worker_pid=pid)
 
-    def _become_worker(self, number: int, place: int) -> NoReturn:
+    def _become_worker(self, number: int, place: int, design: Design) -> NoReturn:
         """In the child: serve, and end."""
         code = BootError.exit_code
+        log = self._log
         try:
-            design, board = self._design, self._board
+            board = self._board
             self._lifecycle.become_worker()
             lifecycle = Lifecycle(replace(design.config, lifeline=None))
 
             def beat() -> None:
                 board.beat(place)
 
-            lifecycle.install_workers_signals(beat)
+            def alone() -> bool:
+                return not board.everyone_drains
+
+            lifecycle.install_workers_signals(beat, alone)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._bond.tie(signal.SIGTERM)
             pin(design.config.affinity, number - 1)
             log = Log(design.config, worker=number)
-            slots = SharedSlots(self._limit, self._semaphore)
+            slots = SharedSlots(design.limit(), self._ledger, place)
 
             def publish(totals: Totals) -> None:
-                board.write(place, slots.held, log.dropped, totals)
+                board.write(place, log.dropped, totals)
 
             def ready(_service: Service) -> None:
                 beat()
@@ -249,12 +263,14 @@ class Master:
         for number, at in list(self._due.items()):
             if now >= at:
                 del self._due[number]
-                self._start(number)
+                self._start(number, self._design)
         self._replace_next()
 
     def _on_ready(self, worker: Worker) -> None:
         worker.ready = self._ever_served = True
         self._futile = 0
+        if self._trial is not None and worker.design is self._trial[0]:
+            self._adopt(*self._trial)
         self._log.info("worker_serves", worker=worker.number, worker_pid=worker.pid)
         if worker.replaces is not None:
             self._tell(worker.replaces, RETIRE)
@@ -271,8 +287,6 @@ class Master:
             if not pid:
                 continue
             self._workers.remove(worker)
-            if worker in self._to_replace:
-                self._to_replace.remove(worker)
             self._settle(worker)
             for other in self._workers:  # it may have been told of a client, and have been too late
                 self._tell(other, NUDGE)
@@ -305,17 +319,20 @@ class Master:
         self._futile += 1
         if not self._ever_served and self._futile >= _FUTILE_STARTS:
             raise BootError("the workers end before they serve; the log says why")
+        self._due[number] = time.monotonic() + self._longer_pause()
+
+    def _longer_pause(self) -> float:
+        """Return how many seconds to wait after one more failure."""
         self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
-        self._due[number] = time.monotonic() + self._pause
+        return self._pause
 
     def _settle(self, worker: Worker) -> None:
         """Take over what an ended worker has told, and give back the slots that it still held."""
-        held, dropped, done = self._board.read(worker.place)
+        dropped, done = self._board.read(worker.place)
         for total in _TOTALS:
             setattr(self._totals, total, getattr(self._totals, total) + getattr(done, total))
         self._log.count_dropped(dropped)
-        if held:
-            os.eventfd_write(self._semaphore, held)
+        self._ledger.wipe(worker.place)
         self._board.free(worker.place)
 
     # -- replacing -----------------------------------------------------------------------------
@@ -324,29 +341,34 @@ class Master:
         """Read the configuration again; the workers are replaced one after the other."""
         try:
             config, waiting = reread(self._design.config, in_workers=True)
-            self._design = Design.of(config)
+            self._trial = Design.of(config), waiting
         except EchoServerError as error:
             self._log.error("reload_failed", reason=str(error))
-            return
-        self._lifecycle.drain_timeout = config.drain_timeout
-        self._log.set_level(config.log_level)
+
+    def _adopt(self, design: Design, waiting: list[str]) -> None:
+        """Let what was tried hold from now on: a worker serves by it."""
+        self._design, self._trial = design, None
+        self._ledger.set_limit(design.limit_of_all(self._count))
+        self._lifecycle.drain_timeout = design.config.drain_timeout
+        self._log.set_level(design.config.log_level)
         log_reload(self._log, waiting)
-        replaced = {worker.replaces for worker in self._workers}
-        self._to_replace = [
-            worker for worker in self._workers if not worker.leaving and worker not in replaced
-        ]
 
     def _give_up_replacing(self, reason: str) -> None:
-        """Leave those that are still to be replaced as they are."""
-        self._to_replace.clear()
+        """Stay with what is known to serve; whoever is behind it has another try later."""
+        self._trial = None
         self._log.error("reload_failed", reason=reason)
+        self._replace_from = time.monotonic() + self._longer_pause()
 
     def _replace_next(self) -> None:
         """Start the next successor, once the one before it serves."""
         under_way = any(worker.replaces for worker in self._workers)
-        if self._to_replace and not under_way and self._board.has_room:
-            worker = self._to_replace.pop(0)
-            self._start(worker.number, replaces=worker)
+        if under_way or not self._board.has_room or time.monotonic() < self._replace_from:
+            return
+        design = self._trial[0] if self._trial is not None else self._design
+        for worker in self._workers:
+            if worker.ready and not worker.leaving and worker.design is not design:
+                self._start(worker.number, design, replaces=worker)
+                return
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -355,6 +377,7 @@ class Master:
         lifecycle = self._lifecycle
         self._log.info("draining", signal=lifecycle.signal_name, workers=len(self._workers))
         self._sock.close()  # or clients would queue for nobody
+        self._board.drain_everyone()
         for worker in self._workers:
             self._tell(worker, signal.SIGTERM)
         last = lifecycle.deadline + _FAREWELL

@@ -1,6 +1,7 @@
 """The fork server of the backend `process`: lean, replaceable, and nobody outlives it."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -269,6 +270,50 @@ def test_what_a_plugin_starts_when_imported_is_its_own_business(tmp_path: Path) 
             assert wire.served(server.address)
         assert server.stop() == 0
         assert not events(server, "fork_server_died")
+
+
+def said(server: echoserver.SpawnedServer) -> bytes:
+    with wire.connect(server.address) as sock:
+        return wire.ask(sock, b"hello")
+
+
+@pytest.mark.parametrize("spare", range(6))
+def test_a_reload_with_hardly_a_descriptor_left(spare: int, tmp_path: Path) -> None:
+    """Whoever is served is served right, and nobody is cut off."""
+    toml = tmp_path / "server.toml"
+    toml.write_text(f"port = {free_port()}\nhandler = 'upper'\n")
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(backend="process", port=None, arguments=arguments) as server:
+        assert said(server) == b"HELLO"
+        stays = wire.connect(server.address)
+        assert wire.ask(stays, b"stays") == b"STAYS"
+        inspection.settled(server.pid)
+        parent = fork_server(server)
+        used = inspection.descriptors(parent.pid)
+        free = [number for number in range(1000) if number not in used]
+        resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (free[spare], 20000))
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: events(server, "reloaded"))
+        assert said(server) in {b"HELLO", b""}
+        assert wire.ask(stays, b"stays") == b"STAYS"
+        resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (1000, 20000))
+        assert said(server) == b"HELLO"
+        assert not events(server, "fork_server_died")
+        assert server.stop() == 0
+
+
+def test_reloads_leave_nothing_behind(tmp_path: Path) -> None:
+    toml = tmp_path / "server.toml"
+    toml.write_text(f"port = {free_port()}\n")
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(backend="process", port=None, arguments=arguments) as server:
+        assert said(server) == b"hello"
+        before = inspection.settled(server.pid)
+        for turn in range(1, 6):
+            os.kill(server.pid, signal.SIGHUP)
+            assert wire.eventually(lambda turn=turn: len(events(server, "reloaded")) == turn)  # type: ignore[misc] # a lambda's defaults
+            assert said(server) == b"hello"
+        assert inspection.settled(server.pid) == before
 
 
 def test_a_reason_in_any_language_harms_nothing(tmp_path: Path) -> None:

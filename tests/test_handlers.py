@@ -1,5 +1,7 @@
 """What is done with the bytes: options, waiting, computing."""
 
+import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from echoserver.handlers import Handler, Sleep
 from echoserver.handlers.cpu import CpuHandler
 from echoserver.handlers.options import bind_options
 from tests import inspection, wire
-from tests.launching import run
+from tests.launching import await_listening, command, free_port, run, terminate
 from tests.test_cli import sentence
 
 
@@ -142,6 +144,43 @@ def test_cpu_costs_the_server_cpu() -> None:
             for _ in range(20):
                 assert wire.ask(sock, b"x") == b"x"
         assert inspection.cpu_seconds(server.pid) - before > 20 * 0.005
+
+
+def test_whatever_setdefaulttimeout_says(backend: str, tmp_path: Path) -> None:
+    """It is for every socket that is made in a program, and a plugin may call it."""
+    (tmp_path / "timed.py").write_text(
+        "import socket\n"
+        "from echoserver.handlers.echo import EchoHandler\n"
+        "socket.setdefaulttimeout(0.1)\n"
+        "class Timed(EchoHandler): pass\n"
+    )
+    with (
+        echoserver.spawn(backend=backend, handler=f"{tmp_path}/timed.py:Timed") as server,
+        wire.connect(server.address) as sock,
+    ):
+        assert wire.ask(sock, b"one") == b"one"
+        time.sleep(0.3)  # being silent is what is tested
+        assert wire.ask(sock, b"two") == b"two"
+        assert wire.finish(sock) == b""
+
+
+def test_a_handler_from_an_installed_package(tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(
+        "from echoserver.handlers.upper import UpperHandler as Shout\n"
+    )
+    package = tmp_path / "shouting-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[echoserver.handlers]\nshout = shouting:Shout\n")
+    port = free_port()
+    with subprocess.Popen(
+        [command("echoserver"), "--handler", "shout", "--port", str(port)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        with wire.connect(await_listening(port, process)) as sock:
+            assert wire.ask(sock, b"quiet") == b"QUIET"
+        assert terminate(process) == 0
 
 
 def test_a_sleep_is_checked_where_it_is_made() -> None:

@@ -1,7 +1,11 @@
 """Several processes on one listener: supervised, replaced, pinned; and what SIGHUP changes."""
 
+import fcntl
 import os
+import select
 import signal
+import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -10,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import echoserver
+from echoserver.slots import Ledger, SharedSlots
 from loadtest.sampler import accept_queue
 from tests import inspection, wire
 from tests.inspection import events
@@ -37,7 +43,7 @@ def server_of(sock: Any, server: echoserver.SpawnedServer) -> int:
 
 @pytest.mark.parametrize("model", ["thread", "selector", "process"])
 def test_a_killed_worker_is_back_within_250_ms(model: str) -> None:
-    """In one of a few attempts: a machine that is busy with other tests makes it later."""
+    """In most of a few attempts: a machine that is busy with other tests makes it later."""
     with echoserver.spawn(backend=model, workers=4) as server:
 
         def serving(number: int) -> bool:
@@ -49,7 +55,7 @@ def test_a_killed_worker_is_back_within_250_ms(model: str) -> None:
             killed = time.monotonic()
             assert wire.eventually(partial(serving, number))
             took.append(time.monotonic() - killed)
-        assert min(took) < 0.25, took
+        assert statistics.median(took) < 0.25, took
 
 
 @pytest.mark.parametrize("model", ["thread", "selector", "process"])
@@ -111,11 +117,107 @@ def test_as_many_as_are_allowed_are_never_turned_away() -> None:
         assert server.stopped["rejected"] == 0
 
 
-def test_lines_carry_the_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+def test_who_is_queued_is_not_lost_when_a_worker_stops(model: str) -> None:
+    with echoserver.spawn(backend=model, workers=2, max_connections=2) as server:
+        inside = [wire.connect(server.address) for _ in range(2)]
+        assert all(wire.ask(sock, b"X") == b"X" for sock in inside)
+        queued = wire.connect(server.address)
+        queued.sendall(b"QUEUED")
+        stopped = server_of(inside[0], server)
+        os.kill(stopped, signal.SIGTERM)
+        assert wire.read_exactly(queued, 6) == b"QUEUED"
+        assert wire.read_to_end(inside[0]) == b""
+        assert wire.eventually(lambda: events(server, "worker_died"))
+        assert events(server, "worker_died")[0]["exit_code"] == 0
+        assert wire.ask(queued, b"STILL HERE") == b"STILL HERE"
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert server.stopped["unserved"] == 0
+
+
+def test_what_a_killed_process_held_is_free_again() -> None:
+    """Wherever it was: whatever it had taken stands in its account, and nowhere else."""
+    ledger = Ledger(accounts=2, limit=3)
+    mine = SharedSlots(10, ledger, account=0)
+    assert mine.take()
+
+    def exhausted() -> bool:
+        return mine.exhausted
+
+    ready, tell = os.pipe()
+    if (pid := os.fork()) == 0:
+        theirs = SharedSlots(10, ledger, account=1)
+        fcntl.lockf(ledger._lock, fcntl.LOCK_EX)  # killed while it looks
+        os.write(tell, bytes([theirs.take(), theirs.take(), theirs.take()]))
+        fcntl.lockf(ledger._lock, fcntl.LOCK_EX)
+        signal.pause()
+    try:
+        assert os.read(ready, 3) == bytes([True, True, False])
+        assert exhausted()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert not mine.take(), "until someone has noticed"
+    ledger.wipe(1)
+    assert not exhausted()
+    assert [mine.take() for _ in range(3)] == [True, True, False]
+    ledger.set_limit(2)
+    mine.give()
+    assert not mine.take(), "three of two are too many"
+    mine.give()
+    assert mine.take()
+    for fd in (ready, tell):
+        os.close(fd)
+    ledger.close()
+
+
+@pytest.mark.slow
+def test_the_limit_holds_although_workers_are_killed_under_load() -> None:
+    with echoserver.spawn(workers=2, max_connections=3) as server:
+        stop = threading.Event()
+
+        def come_and_go() -> None:
+            while not stop.is_set():
+                with suppress(OSError), socket.create_connection(server.address, 1) as sock:
+                    sock.settimeout(1)
+                    sock.sendall(b"X")
+                    sock.recv(1)
+
+        clients = [threading.Thread(target=come_and_go, daemon=True) for _ in range(6)]
+        for client in clients:
+            client.start()
+        for number in range(12):
+            with suppress(ProcessLookupError, IndexError):
+                os.kill(worker_pids(server)[number % 2], signal.SIGKILL)
+            assert wire.eventually(
+                lambda: len(worker_pids(server)) == 2 and wire.served(server.address), 20
+            )
+        stop.set()
+        for client in clients:
+            client.join()
+        assert wire.eventually(lambda: wire.served(server.address))
+        socks = [wire.connect(server.address) for _ in range(6)]
+        for sock in socks:
+            sock.sendall(b"X")
+        served = select.select(socks, [], [], 1)[0]
+        assert wire.eventually(lambda: len(select.select(socks, [], [], 0)[0]) == 3), len(served)
+        time.sleep(0.3)  # the test is that nobody else is served
+        assert len(select.select(socks, [], [], 0)[0]) == 3
+
+
+def test_as_many_workers_as_there_are_cpus() -> None:
+    with echoserver.spawn(workers="auto") as server:
+        assert wire.served(server.address)
+        assert len(worker_pids(server)) == len(os.sched_getaffinity(0))
+
+
+def test_lines_carry_the_worker() -> None:
     with echoserver.spawn(workers=2, log_level="debug") as server:
         assert wire.served(server.address)
     assert {event["worker"] for event in events(server, "worker_started")} == {1, 2}
-    assert {event["worker"] for event in events(server, "connection_opened")} <= {1, 2}
+    (opened,) = events(server, "connection_opened")
+    assert opened["worker"] in {1, 2}
     listening = events(server, "listening")
     assert len(listening) == 1
     assert listening[0]["workers"] == 2
@@ -291,6 +393,76 @@ def test_sighup_without_workers_reloads_in_place(model: str, toml: Path) -> None
         assert events(server, "reload_incomplete")[0]["restart_for"] == "--pool-size"
 
 
+def reload(server: echoserver.SpawnedServer, toml: Path, text: str) -> None:
+    """Let a server of one worker read its file again, and the worker be replaced."""
+    before = len(events(server, "worker_stopped"))
+    toml.write_text(text)
+    os.kill(server.pid, signal.SIGHUP)
+    assert wire.eventually(lambda: len(events(server, "worker_stopped")) > before)
+
+
+def threads_of(server: echoserver.SpawnedServer) -> int:
+    (pid,) = worker_pids(server)
+    return psutil.Process(pid).num_threads()
+
+
+def test_what_only_workers_can_change_changes(toml: Path) -> None:
+    """Backend, pool and affinity, with the limits that follow from them."""
+    port = toml.read_text()
+    toml.write_text(port + "backend = 'iterative'\nmax-connections = 20\n")
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=1, port=None, arguments=arguments) as server:
+
+        def served_at_once(clients: int) -> int:
+            socks = [wire.connect(server.address) for _ in range(clients)]
+            for sock in socks:
+                sock.sendall(b"X")
+            served = 0
+            with suppress(TimeoutError):
+                for sock in socks:
+                    sock.settimeout(0.5)
+                    served += sock.recv(1) == b"X"
+            for sock in socks:
+                sock.close()
+            return served
+
+        assert served_at_once(3) == 1
+        reload(server, toml, port + "backend = 'thread'\nmax-connections = 20\n")
+        assert served_at_once(8) == 8
+        pool = port + "backend = 'pool'\nmax-connections = 20\npool-size = "
+        reload(server, toml, pool + "4\n")
+        assert threads_of(server) == 5
+        assert served_at_once(8) == 4
+        (cpu, *_) = os.sched_getaffinity(0)
+        reload(server, toml, pool + f"2\naffinity = '{cpu}'\n")
+        assert threads_of(server) == 3
+        assert served_at_once(8) == 2
+        assert os.sched_getaffinity(worker_pids(server)[0]) == {cpu}
+        assert not events(server, "reload_incomplete")
+
+
+def test_what_does_not_serve_does_not_replace_what_does(toml: Path, tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(
+        "from echoserver import Backend\n"
+        "class Fails(Backend):\n"
+        "    def serve(self, listener, service): raise RuntimeError('not today')\n"
+    )
+    port = toml.read_text()
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:
+        before = worker_pids(server)
+        toml.write_text(port + f"backend = '{tmp_path}/fails.py:Fails'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: events(server, "reload_failed"))
+        assert worker_pids(server) == before
+        # Who takes the place of one that dies serves by what is known to serve.
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        assert wire.eventually(lambda: served(server, 4))
+        assert wire.served(server.address)
+        assert not events(server, "reloaded")
+
+
 def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
     arguments = ["--config", str(toml)]
     with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:
@@ -310,6 +482,7 @@ def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
             )
         )
         assert {event["worker"] for event in events(server, "worker_serves")} == {1, 2}
+        assert events(server, "reloaded")
         assert wire.served(server.address)
 
 

@@ -125,7 +125,10 @@ class Client:
     def expire(self, wait: Wait) -> None:
         """Main thread: end that wait, if it is still under way."""
         with self._lock:
-            mine = self._wait is wait and self._poller.waiting.pop(self._fd, None) is self
+            # After its end, the descriptor may be another client's.
+            mine = self._wait is wait and self._poller.waiting.get(self._fd) is self
+            if mine:
+                del self._poller.waiting[self._fd]
         if mine:
             self._poller.hand_over(self, in_vain=True)
 
@@ -136,6 +139,7 @@ class Client:
             self.expire(wait)
 
     def close(self) -> None:
-        """Give its place in the epoll back."""
+        """Give its place in the epoll back, and wait for nothing any more."""
+        self._wait = None
         if self._registered:
             self._poller.clients.unregister(self._fd)

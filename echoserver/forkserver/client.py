@@ -90,6 +90,8 @@ class ForkServer:
                 self._start()
             if self._service.config is not self._prepared_for:
                 self._prepare()
+            # Whatever socket.setdefaulttimeout says in this program.
+            connection.sock.setblocking(True)
             self._order(SERVE, number, descriptor=connection.sock.fileno())
         except (OSError, BootError) as error:  # it has died, or there is still no other one
             self._free.append(number)

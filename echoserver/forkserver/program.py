@@ -40,12 +40,18 @@ from echoserver.forkserver.messages import (
 )
 from echoserver.forkserver.reports import Failure, Reports
 from echoserver.handlers import Handler
-from echoserver.handlers.echo import EchoHandler
 from echoserver.state import RETIRE, State
 
 # Plain figures, for the same reason.
 _FOR_CHILDREN = (int(signal.SIGTERM), int(RETIRE))
 _UNBLOCK = int(signal.SIG_UNBLOCK)
+# What is rehearsed.
+_ECHO = {
+    "module": "echoserver.handlers.echo",
+    "file": "",
+    "class": "EchoHandler",
+    "options": {},
+}
 # Of the rehearsal: more than it takes Python to adapt code that runs, and code that loops.
 _CONVERSATIONS = _MESSAGES = 20
 
@@ -190,23 +196,26 @@ class _ForkServer:
         elif kind == SIGNAL:
             if number in self._pids:  # or it has just ended
                 os.kill(self._pids[number], figure)
-        elif kind == PREPARE and ancillary:
+        elif kind == PREPARE and not ancillary:
+            self._tell(UNUSABLE, 0, 0, b"the fork server has no descriptor free")
+        elif kind == PREPARE:
             with open(int.from_bytes(ancillary[0][2], sys.byteorder), "rb") as file:  # noqa: PTH123 - a descriptor
                 self._prepare(marshal.load(file))  # noqa: S302 - the server wrote it
 
     def _prepare(self, told: dict[str, Any]) -> None:
         try:
             host = Alone(Settings(told))
+            conversation = _Conversation(host)
         except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way
             self._tell(UNUSABLE, 0, 0, _text(error))
             return
-        with suppress(OSError):  # no descriptor is free: then without
-            self._rehearse(host)
         if self._conversation is not None:
             self._conversation.close()
-        self._host = host
-        self._conversation = _Conversation(host)
+        self._host, self._conversation = host, conversation
+        with suppress(OSError):  # no descriptor is free: then without
+            self._rehearse(Settings(told | _ECHO))
         # Or the first collection in a child would touch, and so copy, every page.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         self._tell(READY, 0)
@@ -287,13 +296,13 @@ class _ForkServer:
         finally:
             os._exit(0)  # that closes the socket; whatever else there is belongs to the parent
 
-    def _rehearse(self, host: "Alone") -> None:
+    def _rehearse(self, settings: Settings) -> None:
         """Do here, a few times, what children are going to do.
 
         Code that has run is adapted to what it met (PEP 659). A child would do that anew, in
         copies of its own of the pages that hold the code.
         """
-        make_handler, host.make_handler = host.make_handler, EchoHandler
+        host = Alone(settings)
         for _ in range(_CONVERSATIONS):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with ours, theirs:
@@ -305,7 +314,6 @@ class _ForkServer:
                 conversation.hold(self._reports, self._reports.spare)
                 conversation.close()
         self._reports.take(self._reports.spare)
-        host.make_handler = make_handler
 
 
 class _Conversation:

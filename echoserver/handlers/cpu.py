@@ -1,7 +1,6 @@
 """Work that computes: pure Python, for as long as this machine takes for so many milliseconds."""
 
 import time
-from functools import cache
 
 from echoserver.handlers import Handler
 
@@ -13,8 +12,8 @@ _LONGEST = 60_000.0  # milliseconds
 class CpuHandler(Handler):
     """Answer with the same bytes, after computing.
 
-    What is done is fixed, and not for how long: `milliseconds` on a core of its own, the first
-    time that it is asked for. Whoever shares the core, or the GIL, takes longer.
+    What is done is fixed, and not for how long: as much as took `milliseconds` on a core of its
+    own, when this module was imported. Whoever shares the core, or the GIL, takes longer.
 
     Args:
         milliseconds: CPU time that every message takes.
@@ -26,21 +25,12 @@ class CpuHandler(Handler):
     def __init__(self, milliseconds: float = 5.0) -> None:
         if not 0 <= milliseconds <= _LONGEST:
             raise ValueError(f"cannot compute for {milliseconds:g} milliseconds")
-        self._turns = int(milliseconds * turns_per_millisecond())
+        self._turns = int(milliseconds * _TURNS_PER_MILLISECOND)
 
     def receive(self, data: bytes) -> bytes:
         """Compute, then return `data`."""
         _compute(self._turns)
         return data
-
-
-@cache
-def turns_per_millisecond() -> float:
-    """Return how much this machine computes in a millisecond; the best of several trials.
-
-    Forked workers inherit what was found before.
-    """
-    return _TRIAL / min(_timed() for _ in range(_TRIALS))
 
 
 def _timed() -> float:
@@ -54,3 +44,7 @@ def _compute(turns: int) -> int:
     for _ in range(turns):
         value = value * 1103515245 + 12345 & 0x7FFFFFFF  # a linear congruential generator
     return value
+
+
+# How much this machine computes; the best of several trials. Whoever is forked later inherits it.
+_TURNS_PER_MILLISECOND = _TRIAL / min(_timed() for _ in range(_TRIALS))

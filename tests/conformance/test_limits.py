@@ -30,9 +30,11 @@ def silent(sock: socket.socket, seconds: float = 0.3) -> bool:
     """Tell whether a client that has asked gets nothing, not even an end."""
     sock.settimeout(seconds)
     try:
-        return sock.recv(1) != b"" and False
+        sock.recv(1)
     except TimeoutError:
         return True
+    else:
+        return False
     finally:
         sock.settimeout(wire.patience)
 
