@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-compare: install ## Compare every backend under 400 clients; ARGS="..." is passed on
+compare: install ## Compare the concurrency models under 400 clients; ARGS="..." is passed on
 	@$(BIN)/echoload compare $(ARGS)
 
 test: install ## Run the default tests; ARGS="..." is passed on to pytest

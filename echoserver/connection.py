@@ -26,8 +26,9 @@ CHUNK = 64 * 1024
 # the kernel send RST, and that destroys output still on its way (RFC 1122, 4.2.2.13).
 LINGER = 1.0
 
-# A send gives up after this part of the write timeout, to look whether the peer reads at all; and
-# after a time that no interruption of a worker, which begins the wait anew, can come in between.
+# A send gives up after this part of the write timeout, to look whether the peer reads at all. And
+# not later than this: signals that ask a worker whether it lives begin the wait anew, and come
+# every six seconds.
 _WRITE_TIMEOUT_PARTS = 4
 _LONGEST_WRITE_PATIENCE = 5.0
 _WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
@@ -256,6 +257,9 @@ class Connection:
     ) -> Generator[Wait, InVain, str]:
         """Answer all that is read: the loop that every message of every model goes through.
 
+        Where the socket blocks, the kernel's EAGAIN says that the idle timeout is over, or that
+        someone ends the wait.
+
         Returns:
             Why it ended: ``eof``, ``idle_timeout`` or ``drained``.
         """
@@ -267,7 +271,7 @@ class Connection:
                 # Before waiting: a new connection has often brought its first message along.
                 data = recv(CHUNK)
             except BlockingIOError:
-                if blocking:  # this is how the kernel says that the time is over
+                if blocking:
                     break
             else:
                 if not data:

@@ -4,9 +4,22 @@ A flow is a generator. Where it would block, it yields what it waits for; a conc
 carries that out in its own way (blocks the thread, parks the greenlet, asks an event loop) and
 resumes the flow. So a conversation is written once, and every model runs it.
 
-A flow is resumed with nothing (``next``) when what it waited for has come, and with ``True``
-(``send``) when that is over without having come: its time has passed, or it was woken. A flow
-that yields the very same open-ended wait again has nothing new to register.
+A flow is resumed with ``None`` when what it waited for has come, and with ``True`` when it has not:
+its time has passed, or the flow was woken. (Of a `Sleep`, it is the time that has come.) So the
+simplest driver, for one flow, which nobody wakes, is::
+
+    in_vain = None
+    while True:  # until StopIteration
+        wait = flow.send(in_vain)
+        if isinstance(wait, Sleep):
+            time.sleep(wait.seconds)
+            in_vain = None
+        elif isinstance(wait, Readable):
+            in_vain = not select([wait.fd], [], [], wait.seconds)[0] or None
+        else:
+            in_vain = not select([], [wait.fd], [], wait.seconds)[1] or None
+
+A flow that yields the very same open-ended wait again has nothing new to register.
 """
 
 from collections.abc import Generator

@@ -191,7 +191,7 @@ class Lifecycle(State):
     def wake(self) -> None:
         """End the main flow's wait; from any thread, or from a signal handler."""
         self._woken = True
-        with suppress(BlockingIOError, OSError):  # a full pipe wakes as well; a closed one is over
+        with suppress(OSError):  # a full pipe wakes as well; a closed one is over
             os.write(self._waker, b"\0")
 
     def something(self, seconds: float | None = None) -> Readable:

@@ -191,7 +191,8 @@ def import_file(name: str, path: str | Path) -> Any:
         return None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    sys.path.append(str(Path(path).resolve().parent))
+    if (folder := str(Path(path).resolve().parent)) not in sys.path:
+        sys.path.append(folder)
     try:
         spec.loader.exec_module(module)
     except BaseException:

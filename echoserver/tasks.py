@@ -40,6 +40,10 @@ class EventLoop(Protocol):
         """Call once, in `delay` seconds."""
 
 
+# Events that a loop of ours takes in one turn, so that whatever else is due has its own.
+MOST_EVENTS = 1024
+
+
 def _nothing() -> None: ...
 
 

@@ -30,12 +30,13 @@ from echoserver.state import LEAVE, NUDGE, RETIRE
 
 _LOOK = 1.0  # seconds between two looks of the master at its workers
 _PING = 6.0  # seconds between two questions to a worker whether it lives; see write_patience
-_LONGEST_SILENCE = 20.0  # seconds after which a worker that does not answer is replaced
+_LONGEST_SILENCE = 20.0  # seconds after which a worker that has not answered is replaced
 _FAREWELL = 2.0  # seconds beyond the drain's deadline until a worker is killed
 
 # A worker that ends so soon after its start is not started again at once.
 _TOO_SOON = 1.0  # seconds
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_SUCCESSOR = 0  # the number under which failures of those who are to replace others are kept
 _FUTILE_STARTS = 3  # in a row, before any worker has ever served: then the master gives up
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RETIRE, LEAVE, NUDGE}
@@ -113,11 +114,12 @@ class Worker:
     design: Design
     """What it serves by."""
     started: float
+    asked: float
+    """When it was last asked whether it lives; its start is the first time."""
     replaces: "Worker | None" = None
     ready: bool = False
     leaving: bool = False
     """It was told to end."""
-    pinged: float = 0.0
 
 
 class Master:
@@ -143,7 +145,7 @@ class Master:
         self._announced = False
         self._ever_served = False
         self._futile = 0
-        self._pause = 0.0
+        self._pauses: dict[int, float] = {}  # number of a worker that keeps failing → seconds
         self._replace_from = 0.0
 
     def run(self) -> Totals:
@@ -175,6 +177,7 @@ class Master:
     def _start(self, number: int, design: Design, replaces: Worker | None = None) -> None:
         """Fork a worker."""
         place = self._board.reserve()
+        now = time.monotonic()  # before its first beat
         # A signal must find either the master's handlers or the worker's, and not the moment
         # between them.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -192,7 +195,7 @@ class Master:
             return
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        worker = Worker(number, pid, place, design, time.monotonic(), replaces)
+        worker = Worker(number, pid, place, design, started=now, asked=now, replaces=replaces)
         self._workers.append(worker)
         self._log.info("worker_started", worker=number, worker_pid=pid)
 
@@ -249,17 +252,18 @@ class Master:
             beat = self._board.last_beat(worker.place)
             if beat and not worker.ready:
                 self._on_ready(worker)
-            if now - max(beat, worker.started) > _LONGEST_SILENCE:
+            waiting = now - worker.asked
+            if beat < worker.asked and waiting > _LONGEST_SILENCE:
                 self._log.error(
                     "worker_hangs",
                     worker=worker.number,
                     worker_pid=worker.pid,
-                    seconds=round(now - max(beat, worker.started), 1),
+                    seconds=round(waiting, 1),
                 )
-                os.kill(worker.pid, signal.SIGKILL)
-            elif now - worker.pinged >= _PING and worker.ready:
-                worker.pinged = now
-                os.kill(worker.pid, NUDGE)
+                self._tell(worker, signal.SIGKILL)
+            elif beat >= worker.asked and waiting >= _PING:
+                worker.asked = now
+                self._tell(worker, NUDGE)
         for number, at in list(self._due.items()):
             if now >= at:
                 del self._due[number]
@@ -300,15 +304,22 @@ class Master:
                 self._give_up_replacing("a new worker died before it served")
             elif successor is not None:
                 successor.replaces = None  # there is nobody left to retire
-            elif worker.ready and time.monotonic() - worker.started > _TOO_SOON:
-                self._pause = 0.0
-                self._due[worker.number] = 0.0
             else:
-                self._failed(worker.number)
+                self._start_again(worker)
 
     def _collect_strays(self) -> None:
         if os.getpid() == 1:
             collect_strays({worker.pid for worker in self._workers})
+
+    def _start_again(self, worker: Worker) -> None:
+        """Have another one take its place: at once, unless such deaths follow each other."""
+        if worker.ready and time.monotonic() - worker.started > _TOO_SOON:
+            self._pauses.pop(worker.number, None)
+        if worker.ready and worker.number not in self._pauses:
+            self._pauses[worker.number] = 0.0
+            self._due[worker.number] = 0.0
+        else:
+            self._failed(worker.number)
 
     def _failed(self, number: int) -> None:
         """Have a worker that came to nothing started again, a little later each time.
@@ -319,12 +330,13 @@ class Master:
         self._futile += 1
         if not self._ever_served and self._futile >= _FUTILE_STARTS:
             raise BootError("the workers end before they serve; the log says why")
-        self._due[number] = time.monotonic() + self._longer_pause()
+        self._due[number] = time.monotonic() + self._longer_pause(number)
 
-    def _longer_pause(self) -> float:
-        """Return how many seconds to wait after one more failure."""
-        self._pause = min(self._pause * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
-        return self._pause
+    def _longer_pause(self, number: int) -> float:
+        """Return how many seconds to wait after one more failure of a worker."""
+        pause = min(self._pauses.get(number, 0.0) * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
+        self._pauses[number] = pause
+        return pause
 
     def _settle(self, worker: Worker) -> None:
         """Take over what an ended worker has told, and give back the slots that it still held."""
@@ -348,6 +360,7 @@ class Master:
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""
         self._design, self._trial = design, None
+        self._pauses.pop(_SUCCESSOR, None)
         self._ledger.set_limit(design.limit_of_all(self._count))
         self._lifecycle.drain_timeout = design.config.drain_timeout
         self._log.set_level(design.config.log_level)
@@ -357,7 +370,7 @@ class Master:
         """Stay with what is known to serve; whoever is behind it has another try later."""
         self._trial = None
         self._log.error("reload_failed", reason=reason)
-        self._replace_from = time.monotonic() + self._longer_pause()
+        self._replace_from = time.monotonic() + self._longer_pause(_SUCCESSOR)
 
     def _replace_next(self) -> None:
         """Start the next successor, once the one before it serves."""

@@ -25,8 +25,11 @@ class Held:
     wanted: int
     held: int
     """Connections that were accepted, and still answered in the end."""
-    bytes_each: float
-    """PSS that the server's process tree grew by, per connection."""
+    bytes_each: float | None
+    """PSS that the server's process tree grew by, per connection; None where it cannot be told.
+
+    Without the pages of files: whose share they are depends on what else runs on this machine.
+    """
     seconds: float
     """Until all were accepted."""
     cpu_percent_idle: float
@@ -45,13 +48,13 @@ def hold(target: Target, connections: int) -> Held:
     with target.started() as server, Sampler(server.pid) as watch, ExitStack() as stack:
         with EchoClient(server.host, server.port) as client:
             client.echo(_PROBE)
-        before = watch.pss_bytes() or 0
+        before = watch.pss_bytes(files=False)
         begun = time.monotonic()
         socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
         _await_accepted(server)
         seconds = time.monotonic() - begun
         asked = [sock for sock in socks if _answers(sock)]
-        grown = (_settled_pss(watch) or 0) - before
+        after = _settled_pss(watch)
         idle_from, used = time.monotonic(), watch.cpu_seconds()
         time.sleep(_SETTLED)
         idle = (watch.cpu_seconds() - used) / (time.monotonic() - idle_from)
@@ -60,7 +63,7 @@ def hold(target: Target, connections: int) -> Held:
         target.name,
         connections,
         held,
-        grown / held if held else 0.0,
+        (after - before) / held if before and after and held else None,
         seconds,
         100 * idle,
     )
@@ -90,10 +93,11 @@ def _await_accepted(server: Running) -> None:
 
 
 def _settled_pss(watch: Sampler) -> int | None:
-    """Return the memory once it has stopped to change."""
-    last, since = watch.pss_bytes(), time.monotonic()
-    while time.monotonic() - since < _SETTLED:
+    """Return the memory once it has stopped to change, or after a minute."""
+    last, since = watch.pss_bytes(files=False), time.monotonic()
+    give_up = since + _PATIENCE
+    while time.monotonic() - since < _SETTLED and time.monotonic() < give_up:
         time.sleep(_GLANCE * 4)
-        if abs((now := watch.pss_bytes() or 0) - (last or 0)) > (last or 0) // 200:
+        if abs((now := watch.pss_bytes(files=False) or 0) - (last or 0)) > (last or 0) // 200:
             last, since = now, time.monotonic()
     return last

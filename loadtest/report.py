@@ -124,7 +124,7 @@ def show_held(found: "list[Held]") -> None:
         table.add_row(
             one.target,
             held if one.held == one.wanted else f"[bold red]{held}[/]",
-            f"{one.bytes_each / 1024:.1f}",
+            _or_dash(one.bytes_each, lambda value: f"{value / 1024:.1f}"),
             f"{one.seconds:.2f}",
             f"{one.cpu_percent_idle:.1f} %",
         )

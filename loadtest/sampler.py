@@ -51,13 +51,19 @@ class Sampler:
                         nanoseconds += int((task / "schedstat").read_bytes().split()[0])
         return nanoseconds / 1e9
 
-    def pss_bytes(self) -> int | None:
-        """Return the memory in use, each shared page counted once; None where it cannot be told."""
+    def pss_bytes(self, *, files: bool = True) -> int | None:
+        """Return the memory in use, each shared page counted once; None where it cannot be told.
+
+        Args:
+            files: With the pages of files, such as libraries. Their share changes whenever any
+                program that uses the same library starts or ends.
+        """
+        wanted = ("Pss:",) if files else ("Pss_Anon:", "Pss_Shmem:")
         total = 0
         for process in self._tree():
             with suppress(OSError, IndexError):
                 for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith("Pss:"):
+                    if line.startswith(wanted):
                         total += int(line.split()[1]) * 1024
         return total or None
 

@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     fixtures = metafunc.fixturenames
     given = metafunc.config.getoption("--backend")
     if "workers" in fixtures:
-        # All of it over all of them takes half an hour. So by default: all of it over these, and
+        # All of it over all of them takes ten minutes. So by default: all of it over these, and
         # of every other backend, and of every backend in two workers, the checks marked `core`.
         core = metafunc.definition.get_closest_marker("core") is not None
         params = [

@@ -135,3 +135,35 @@ def test_hold_says_what_it_cannot(tmp_path: Path) -> None:
     assert "file descriptors" in sentence_of(result.stderr)
     result = run("echoload", "hold", "--json", str(tmp_path / "none" / "x.json"))
     assert result.returncode == 2
+
+
+def test_handlers_that_wait_and_compute_are_compared(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+
+    def compared(*words: str) -> dict[str, dict[str, float]]:
+        result = run(
+            *("echoload", "compare", "--rounds", "1", "-d", "0.8s", "-c", "8", "--engine", "epoll"),
+            *("--json", str(file), *words),
+        )
+        assert result.returncode == 0, result.stderr
+        return {
+            one["target"]: {
+                "rate": one["throughput"]["median"],
+                "cpu_us": one["server"]["cpu_us_per_message"],
+                "handler": one["handler"],
+            }
+            for one in json.loads(file.read_text())["results"]
+        }
+
+    waiting = compared(
+        *("--handler", "sleep", "--handler-option", "seconds=0.05"),
+        *("--backends", "iterative,thread,selector"),
+    )
+    assert waiting["thread"]["rate"] > 3 * waiting["iterative"]["rate"]
+    assert waiting["selector"]["rate"] > 3 * waiting["iterative"]["rate"]
+    computing = compared(
+        *("--handler", "cpu", "--handler-option", "milliseconds=4", "--pin", "off"),
+        *("--backends", "thread,process"),
+    )
+    assert all(2000 < one["cpu_us"] < 20_000 for one in computing.values())
+    assert computing["process"]["handler"] == "cpu"

@@ -1,9 +1,9 @@
 """asyncio: flows as callbacks on the standard library's event loop.
 
 The loop tells which sockets are ready, and calls back. Reading and writing stay ours, by
-``loop.add_reader``: streams and protocols would add buffers between the socket and the handler,
-and transports close in ways of their own (they read on while nobody takes what is owed, unless
-told otherwise, and allocate 256 KiB for every read).
+``loop.add_reader``: streams and protocols would add buffers between the socket and the handler.
+Transports allocate 256 KiB for every read, read on while nobody takes what is owed (unless told
+otherwise), and close in ways of their own.
 
 A connection costs its flow, about 2 KiB. One thread: whatever computes, stops everyone.
 """
@@ -25,16 +25,17 @@ class AsyncioBackend(Backend):
     cost = "about 2 KiB"
     new_loop: ClassVar[Callable[[], asyncio.AbstractEventLoop]] = asyncio.new_event_loop
 
-    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow knows it
+    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow drains it
         """Accept and serve on the loop."""
-        loop = type(self).new_loop()
+        loop = type(self).new_loop()  # through the class: it is no method
         failures: list[BaseException | None] = []
 
         def fail(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
             failures.append(context.get("exception"))
             loop.stop()
 
-        loop.set_exception_handler(fail)  # or it would log the listener's failure, and go on
+        # Only the listener can fail: connections keep their failures to themselves.
+        loop.set_exception_handler(fail)  # or the loop would log it, and go on
         try:
             main = listener.flow(lambda connection: start(loop, connection))
             loop.call_soon(lambda: Task(loop).run(main, loop.stop))

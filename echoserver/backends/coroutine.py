@@ -2,7 +2,7 @@
 
 A task runs until it would block; there it yields what it waits for, and the scheduler runs the
 next one that can go on. It is what greenlets and ``async def`` do, in a page: a queue of those
-that are ready, an epoll for those that wait for a socket, a heap for those that wait for a time.
+that are ready, an epoll for those that wait for a socket, timers for those that wait for a time.
 
 A connection costs its generators, about 2 KiB; a switch well under a microsecond. One thread:
 switching tasks helps those that wait, and cannot help one that computes.
@@ -16,9 +16,7 @@ from echoserver.connection import Connection
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.listener import Listener
 from echoserver.service import Service
-from echoserver.tasks import Timer, Timers
-
-_MOST_EVENTS = 1024  # in one turn, so that whatever else is due has its own
+from echoserver.tasks import MOST_EVENTS, Timer, Timers
 
 
 class CoroutineBackend(Backend):
@@ -27,7 +25,7 @@ class CoroutineBackend(Backend):
     summary = "a coroutine per client: generators on a small scheduler"
     cost = "about 2 KiB"
 
-    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow knows it
+    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow drains it
         """Accept in one coroutine, serve each client in one of its own."""
         scheduler = Scheduler()
 
@@ -49,7 +47,7 @@ class Coroutine:
         self._scheduler = scheduler
         self.wait: Wait | None = None
         self.parked = True
-        """It waits; otherwise it runs, or is in the queue of those that will."""
+        """It waits (at first, to be begun); else it runs, or is in the queue of those that will."""
         self.in_vain: InVain = None
         self.timer: Timer | None = None
 
@@ -91,11 +89,11 @@ class Scheduler:
                     if coroutine is until:
                         return
                     continue
-                if wait is not coroutine.wait:  # mostly it waits for the same as before
+                if wait is not coroutine.wait:  # mostly it is, and so is registered already
                     self.await_next(coroutine, wait)
                 coroutine.parked = True
             idle = self._timers.run_due()  # which may well make someone ready
-            for fd, _ in poll(0 if ready else idle, _MOST_EVENTS):
+            for fd, _ in poll(0 if ready else idle, MOST_EVENTS):
                 coroutine = waiting[fd]
                 if coroutine.parked:
                     coroutine.parked = False

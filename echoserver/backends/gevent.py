@@ -2,7 +2,7 @@
 
 Each greenlet runs its flow from top to bottom, as a thread would; where a thread would block in
 the kernel, it parks itself with the loop and another one runs. A switch costs well under a
-microsecond and a connection a few KiB, so ten thousand of them are no trouble. But there is one
+microsecond and a connection about 10 KiB, so ten thousand of them are no trouble. But there is one
 thread: a greenlet that computes stops every other one.
 
 Nothing is monkey-patched: the program around this file keeps its blocking sockets.
@@ -31,7 +31,7 @@ class GeventBackend(Backend):
     summary = "a greenlet per client, on one event loop (gevent)"
     cost = "a greenlet: about 10 KiB"
 
-    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow knows it
+    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow drains it
         """Accept in this greenlet, serve each client in one of its own."""
         Green().run(listener.flow(lambda connection: gevent.spawn(_serve, connection)))
 
@@ -46,8 +46,8 @@ class Green:
 
     A flow mostly waits for input from the same socket again. So its read watcher is started once
     and stays: gevent's own sockets start and stop one for every wait. Input that comes while the
-    greenlet is not parked would make the watcher fire for ever; so the first time that it fires
-    in vain it is stopped, and the next wait starts it again.
+    greenlet is busy elsewhere would make the watcher fire in every turn of the loop; so the first
+    time that it fires for nobody it is stopped, and the next wait starts it again.
     """
 
     __slots__ = ("_greenlet", "_hub", "_in_vain", "_parked", "_wait", "_watcher", "_watching")
@@ -68,7 +68,7 @@ class Green:
         with suppress(StopIteration):
             while True:
                 wait = resume(in_vain)
-                if wait is self._wait:  # input, and no other end to the wait
+                if wait is self._wait:  # the very same as before: input, without a time limit
                     if not self._watching:
                         self._watch()
                     self._parked = True
@@ -123,7 +123,7 @@ class Green:
         return None
 
     def _unpark(self) -> None:
-        """Let the greenlet go on. Runs in the hub."""
+        """Let the greenlet go on; if it is not waiting, stop the watcher. Runs in the hub."""
         if self._parked:
             self._greenlet.switch()
         else:

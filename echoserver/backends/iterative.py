@@ -4,7 +4,7 @@ The only thread accepts a client, serves it to its end, and accepts the next. No
 nothing is switched, nothing is started: no model does less per message. Everyone else waits in
 the kernel's queue, for as long as the client that is served likes to stay.
 
-A connection costs nothing but itself; waiting costs all others everything.
+A connection costs no memory beyond its socket; what it costs is everyone else's time.
 """
 
 from echoserver.backends import Backend

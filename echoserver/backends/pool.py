@@ -35,13 +35,14 @@ class PoolBackend(Backend):
 
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept in this thread, serve in the pool's."""
-        # Never longer than the pool: a connection that was accepted has a thread that is free.
+        # The listener accepts no more than there are threads: whoever is in it is served at once.
         waiting: SimpleQueue[Connection | None] = SimpleQueue()
 
         def work() -> None:
             while (connection := waiting.get()) is not None:
                 connection.serve()
 
+        # As many as can be connected: the pool's size, or --max-connections where that is less.
         start_threads(service.config, service.limit, work)
         for connection in listener:
             waiting.put(connection)

@@ -3,9 +3,18 @@
 This process accepts; a child serves that one client, and exits. Nothing is shared, so nothing
 needs a lock, one client's crash is nobody else's, and Python computes on every core.
 
+In one process it would read::
+
+    for connection in listener:
+        if os.fork() == 0:  # the child: serves, and never comes back
+            connection.serve()
+            os._exit(0)
+        connection.sock.close()  # the parent's copy, or the client would never see an end
+
 A connection costs a fork, and the pages that the child writes to. Both grow with what the
 forking process has in memory; so the one that forks is not this one, with its command line,
-configuration and log, but one that was made for it: see `echoserver.forkserver`.
+configuration and log, but one that was made for it. The fork, the child's life and its end are
+in `echoserver.forkserver.program`.
 """
 
 from echoserver.backends import Backend

@@ -14,9 +14,7 @@ from collections.abc import Callable
 from echoserver.backends import Backend
 from echoserver.listener import Listener
 from echoserver.service import Service
-from echoserver.tasks import Task, Timers, start
-
-_MOST_EVENTS = 1024  # in one turn, so that whatever else is due has its own
+from echoserver.tasks import MOST_EVENTS, Task, Timers, start
 
 
 class SelectorBackend(Backend):
@@ -25,15 +23,19 @@ class SelectorBackend(Backend):
     summary = "one thread, a readiness loop (epoll)"
     cost = "about 2 KiB"
 
-    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow knows it
+    def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow drains it
         """Accept and serve on the loop."""
         loop = ReadinessLoop()
-        Task(loop).run(listener.flow(lambda connection: start(loop, connection)), loop.stop)
+        main = listener.flow(lambda connection: start(loop, connection))
+        Task(loop).run(main, done=loop.stop)
         loop.run()
 
 
 class ReadinessLoop(Timers):
-    """Calls back when a descriptor is ready; one callback each, for a flow waits for one thing."""
+    """Calls back when a descriptor is ready, or a timer due.
+
+    One callback for a descriptor is enough: a flow waits for one thing at a time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +47,8 @@ class ReadinessLoop(Timers):
         """Wait, call, and wait again, until `stop`."""
         callbacks, poll = self._callbacks, self._epoll.poll
         while not self._stopped:
-            for fd, _ in poll(self.run_due(), _MOST_EVENTS):
+            idle = self.run_due()  # seconds until the next timer
+            for fd, _ in poll(idle, MOST_EVENTS):
                 # An earlier callback of this turn may have removed it.
                 if (callback := callbacks.get(fd)) is not None:
                     callback()
@@ -65,7 +68,7 @@ class ReadinessLoop(Timers):
         self._epoll.register(fd, select.EPOLLOUT)
 
     def remove_reader(self, fd: int) -> None:
-        """Call no more; merely ignoring it would spin, for a peer that has ended stays readable."""
+        """Call no more; left registered, a peer that has ended would stay readable, and spin."""
         del self._callbacks[fd]
         self._epoll.unregister(fd)
 

@@ -6,7 +6,7 @@ served by 64 threads, and nobody starves. Each socket is armed for one event at 
 (EPOLLONESHOT, epoll(7)), so no two threads ever run one flow.
 
 A connection costs its flow, about 2 KiB; a message costs a hand-over to a thread and back, about
-a quarter more than in one thread. It pays where handlers block or take long, not here.
+a quarter more than in one thread. It pays where handlers block or take long, and not for an echo.
 """
 
 import os
@@ -24,9 +24,7 @@ from echoserver.flow import InVain, Readable, Wait
 from echoserver.handlers import Sleep
 from echoserver.listener import Listener
 from echoserver.service import Service
-from echoserver.tasks import Task
-
-_MOST_EVENTS = 1024  # in one turn, so that whatever else is due has its own
+from echoserver.tasks import MOST_EVENTS, Task
 
 
 class SelectorPoolBackend(Backend):
@@ -54,6 +52,7 @@ class Poller(ReadinessLoop):
         super().__init__()
         self.lifecycle = service.lifecycle
         self.clients = select.epoll()
+        """Their sockets, which threads arm, each for one event; the loop watches it as a whole."""
         self.ready: SimpleQueue[tuple[Client, InVain] | None] = SimpleQueue()
         self.waiting: dict[int, Client] = {}
         """Those that no thread has, by descriptor. Only the main thread takes one out."""
@@ -78,7 +77,7 @@ class Poller(ReadinessLoop):
         os.eventfd_write(self._inbox, 1)
 
     def _dispatch(self) -> None:
-        for fd, _ in self.clients.poll(0, _MOST_EVENTS):
+        for fd, _ in self.clients.poll(0, MOST_EVENTS):
             if (client := self.waiting.pop(fd, None)) is not None:
                 self.hand_over(client, None)
 
@@ -98,7 +97,8 @@ class Client:
         self._flow = connection.driven_by(self)
         self._wait: Wait | None = None
         self._registered = False
-        # Between noting that it waits and arming its socket, it must not be taken out again.
+        # Between a thread's noting that it waits and arming its socket, the main thread must not
+        # end that wait (`expire`): two threads would run one flow.
         self._lock = threading.Lock()
 
     def step(self, in_vain: InVain) -> None:
@@ -117,10 +117,9 @@ class Client:
             arm = poller.clients.modify if self._registered else poller.clients.register
             self._registered = True
             arm(self._fd, event | select.EPOLLONESHOT)
-        if wait.seconds is not None:
+        # The drain may have begun in this step, and woken nobody: then it ends at once.
+        if wait.seconds is not None or not poller.lifecycle.running:
             poller.end_later(self, wait)
-        elif not poller.lifecycle.running:
-            poller.end_later(self, wait)  # the drain may have begun in this step, and woken nobody
 
     def expire(self, wait: Wait) -> None:
         """Main thread: end that wait, if it is still under way."""

@@ -1,7 +1,7 @@
 """uvloop: asyncio's interface over libuv, the event loop of Node.js.
 
-Nothing differs from the backend `asyncio` but the loop, which is written in C: a callback costs
-about half as much. An extra: ``pip install 'echoserver[uvloop]'``.
+Nothing differs from the backend `asyncio` but the loop, which is written in C. An extra:
+``pip install 'echoserver[uvloop]'``.
 """
 
 import uvloop
