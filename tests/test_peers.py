@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,7 +141,7 @@ def test_hold_says_what_it_cannot(tmp_path: Path) -> None:
 def test_handlers_that_wait_and_compute_are_compared(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
 
-    def compared(*words: str) -> dict[str, dict[str, float]]:
+    def compared(*words: str) -> dict[str, dict[str, Any]]:
         result = run(
             *("echoload", "compare", "--rounds", "1", "-d", "0.8s", "-c", "8", "--engine", "epoll"),
             *("--json", str(file), *words),
