@@ -294,7 +294,8 @@ def test_a_reload_with_hardly_a_descriptor_left(spare: int, tmp_path: Path) -> N
         resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (free[spare], 20000))
         os.kill(server.pid, signal.SIGHUP)
         assert wire.eventually(lambda: events(server, "reloaded"))
-        assert said(server) in {b"HELLO", b""}
+        with suppress(ConnectionError):  # nothing can be started for it
+            assert said(server) in {b"HELLO", b""}
         assert wire.ask(stays, b"stays") == b"STAYS"
         resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (1000, 20000))
         assert said(server) == b"HELLO"

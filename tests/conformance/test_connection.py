@@ -122,21 +122,6 @@ def cpu_share(pid: int, seconds: float = 0.6) -> float:
     return min(shares)
 
 
-@pytest.mark.core
-def test_who_comes_after_one_that_was_seen_off(start: StartServer) -> None:
-    """It may well have the same descriptor, on which a second of patience is still running."""
-    server = start(idle_timeout=0.5)
-    with wire.connect(server.address) as sock:
-        assert wire.ask(sock, b"X") == b"X"
-        assert wire.read_to_end(sock) == b"", "half a second of silence"
-    with wire.connect(server.address) as sock:
-        until = time.monotonic() + 1.2
-        while time.monotonic() < until:
-            assert wire.ask(sock, b"STILL HERE") == b"STILL HERE"
-            time.sleep(0.1)  # being served for as long as that is what is tested
-        assert wire.finish(sock) == b""
-
-
 def test_churn_leaves_nothing_behind(start: StartServer) -> None:
     server = start()
 
