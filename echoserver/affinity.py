@@ -33,14 +33,17 @@ def parse_affinity(value: object) -> Affinity:
     raise ValueError("off, auto, or CPU numbers such as 0,2-3")
 
 
+# Before this process confines itself.
+_ALLOWED = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
 def unusable_cpus(affinity: Affinity) -> list[int]:
-    """Return the CPUs of a list that this process may not run on."""
-    allowed = os.sched_getaffinity(0)
-    return [] if isinstance(affinity, str) else [cpu for cpu in affinity if cpu not in allowed]
+    """Return the CPUs of a list that this process might not run on when it began."""
+    return [] if isinstance(affinity, str) else [cpu for cpu in affinity if cpu not in _ALLOWED]
 
 
 def pin(affinity: Affinity, number: int) -> None:
     """Confine this process to the CPU that is worker `number`'s (from 0), unless it is `off`."""
     if affinity != "off":
-        cpus = sorted(os.sched_getaffinity(0)) if isinstance(affinity, str) else affinity
+        cpus = sorted(_ALLOWED) if isinstance(affinity, str) else affinity
         os.sched_setaffinity(0, {cpus[number % len(cpus)]})

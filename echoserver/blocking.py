@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from echoserver.connection import Connection
 
 _SOON = 0.001
+_DOZE = 0.1  # seconds
 
 
 class BlockedThread:
@@ -54,13 +55,25 @@ class BlockedThread:
     def carry_out(self, wait: Wait) -> InVain:
         """Wait, where the system call that follows does not."""
         if isinstance(wait, Sleep):
-            time.sleep(wait.seconds)
+            self._sleep(wait.seconds)
         elif isinstance(wait, Readable) and wait.seconds is not None:
             # Not by SO_RCVTIMEO, which whoever wakes us sets.
             poll = select.poll()
             poll.register(wait.fd, select.POLLIN)
             return not poll.poll(wait.seconds * 1000) or None
         return None
+
+    def _sleep(self, seconds: float) -> None:
+        """Let the time pass; in the main thread, no longer than the server has."""
+        if not self._in_main:
+            time.sleep(seconds)
+            return
+        # A signal's handler cannot end a sleep, which Python resumes (PEP 475).
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._state.killed or self._state.overdue:
+                return
+            time.sleep(min(left, _DOZE))
 
     def wake(self) -> None:
         """Shorten the timeout, then interrupt the wait.

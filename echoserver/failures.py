@@ -13,6 +13,18 @@ class HandlerTypeError(TypeError):
         )
 
 
+def what_failed(error: BaseException) -> dict[str, str]:
+    """Tell what failed, where, and in its own words; for what no peer has had to do with."""
+    import traceback  # rarely needed, and large
+
+    about = {"error": type(error).__name__}
+    if str(error):
+        about["reason"] = " ".join(str(error).split())
+    if frames := traceback.extract_tb(error.__traceback__)[-1:]:
+        about["where"] = f"{frames[0].filename}:{frames[0].lineno} in {frames[0].name}"
+    return about
+
+
 def describe(make_handler: Callable[[], object], error: BaseException) -> dict[str, str]:
     """Tell what failed and where; never the error's words, which may quote what a peer sent."""
     import traceback  # rarely needed, and large

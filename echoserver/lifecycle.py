@@ -115,7 +115,10 @@ class Lifecycle(State):
         self.interrupt()
 
     def on_hangup(self, hook: Callable[[], None]) -> None:
-        """Call `hook` in the main flow after a SIGHUP; until now, one has ended the process."""
+        """Call `hook` in the main flow after a SIGHUP, unless it drains.
+
+        Until now, one has ended the process.
+        """
 
         def note() -> None:
             self._hung_up = True
@@ -123,7 +126,8 @@ class Lifecycle(State):
         def reload() -> None:
             if self._hung_up:
                 self._hung_up = False
-                hook()
+                if self.running:
+                    hook()
 
         self.on_wake(reload)
         self.wake_on(signal.SIGHUP, note)

@@ -57,7 +57,7 @@ class BackendInfo:
 def available_backends() -> list[BackendInfo]:
     """Describe the backends that have a name: the built-in ones, then installed plugins'."""
     found = []
-    for name in [*BACKENDS, *_entry_points("backends")]:
+    for name in dict.fromkeys([*BACKENDS, *_entry_points("backends")]):
         try:
             backend = load_backend(name)
         except ConfigError as error:
@@ -146,7 +146,7 @@ def _import(location: str, source: str, kind: str, spec: str) -> Any:
     try:
         if is_file(location):
             return _load_file(Path(location), source)
-        if location and not all(part.isidentifier() for part in location.split(".")):
+        if not all(part.isidentifier() for part in location.split(".")):
             raise ConfigError(f"{source}: {location!r} is neither a module's name nor a .py file")
         # Last on the path: a plugin beside you is found, yet hides nothing that is installed.
         with suppress(OSError):  # that directory may be gone
@@ -204,7 +204,8 @@ def import_file(name: str, path: str | Path) -> Any:
 def _entry_points(group: str) -> dict[str, str]:
     from importlib.metadata import entry_points
 
-    return {point.name: point.value for point in entry_points(group=f"echoserver.{group}")}
+    points = entry_points(group=f"echoserver.{group}")
+    return {point.name: f"{point.module}:{point.attr}" for point in points}
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,7 +12,8 @@ from typing import Any, Self
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.backends import Backend
 from echoserver.config import Config, option_name, reread, settings
-from echoserver.errors import ConfigError
+from echoserver.errors import BootError, ConfigError, EchoServerError
+from echoserver.failures import what_failed
 from echoserver.handlers import Handler
 from echoserver.handlers.options import bind_options
 from echoserver.lifecycle import Lifecycle
@@ -43,7 +44,8 @@ def serve(config: Config | None = None, **overrides: Any) -> int:
 
     Raises:
         ConfigError: A backend or handler cannot be loaded, or settings contradict each other.
-        BootError: The address cannot be listened on, or what is to serve cannot be started.
+        BootError: The address cannot be listened on, what is to serve cannot be started, or the
+            backend failed.
         RuntimeError: Called outside the main thread, where Python handles no signals; `spawn`
             runs a server beside your program instead.
     """
@@ -66,6 +68,7 @@ class Design:
             ConfigError: It cannot be loaded, or settings contradict each other.
         """
         backend = load_backend(config.backend, config.source("backend"))
+        _refuse_odd_concurrency(config, backend)
         handler = load_handler(config.handler, config.source("handler"))
         options, source = config.handler_option, config.source("handler_option")
         _refuse_contradictions(config, backend)
@@ -99,7 +102,17 @@ class Design:
         """Serve in this process until `lifecycle` says otherwise; return what was done."""
         service = Service(self.config, self.make_handler, lifecycle, log, slots)
         service.publish = publish
-        self.backend().serve(Listener(sock, service, lambda: ready(service)), service)
+        listener = Listener(sock, service, lambda: ready(service))
+        who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
+        try:
+            self.backend().serve(listener, service)
+        except (EchoServerError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            told = ", ".join(f"{key} {text}" for key, text in what_failed(error).items())
+            raise BootError(f"{who} failed: {told}") from error
+        if lifecycle.running:
+            raise BootError(f"{who} stopped serving, and nobody had told it to")
         return service.totals
 
 
@@ -192,6 +205,9 @@ def reload_in_place(service: Service, sock: socket.socket) -> None:
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
         return
+    except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
+        log.error("reload_failed", **what_failed(error))
+        return
     service.reconfigure(config, design.make_handler)
     service.lifecycle.drain_timeout = config.drain_timeout
     set_inherited_timeouts(sock, config)
@@ -204,6 +220,17 @@ def log_reload(log: Log, waiting: list[str]) -> None:
     if waiting:
         log.warning("reload_incomplete", restart_for=", ".join(waiting))
     log.info("reloaded")
+
+
+def _refuse_odd_concurrency(config: Config, backend: type[Backend]) -> None:
+    """Ask a plugin's class once, where it can be said whose answer is wrong."""
+    asked = f"{config.source('backend')}: {config.backend}.concurrency"
+    try:
+        answer: Any = backend.concurrency(config)
+    except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
+        raise ConfigError(f"{asked} failed with {type(error).__name__}: {error}") from None
+    if answer is not None and (not isinstance(answer, int) or answer < 1):
+        raise ConfigError(f"{asked} must be None or a whole number from 1, not {answer!r}")
 
 
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:

@@ -20,6 +20,7 @@ from typing import NoReturn
 from echoserver.affinity import pin
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
+from echoserver.failures import what_failed
 from echoserver.forking import ParentalBond, collect_strays
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
@@ -35,7 +36,7 @@ _FAREWELL = 2.0  # seconds beyond the drain's deadline until a worker is killed
 
 # A worker that ends so soon after its start is not started again at once.
 _TOO_SOON = 1.0  # seconds
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _SUCCESSOR = 0  # the number under which failures of those who are to replace others are kept
 _FUTILE_STARTS = 3  # in a row, before any worker has ever served: then the master gives up
 
@@ -53,7 +54,7 @@ class Board:
     sees half of one.)
     """
 
-    _LAYOUT = struct.Struct(f"=dQ{len(_TOTALS)}Q")  # beat, lines dropped, totals
+    _LAYOUT = struct.Struct(f"=dQQ{len(_TOTALS)}Q")  # beat, serves, lines dropped, totals
 
     def __init__(self, places: int) -> None:
         self._memory = mmap.mmap(-1, self._LAYOUT.size * places + 1)  # MAP_SHARED
@@ -91,14 +92,22 @@ class Board:
         """Return when it last did (``time.monotonic``); 0 before the first time."""
         return float(struct.unpack_from("=d", self._memory, place * self._LAYOUT.size)[0])
 
+    def tell_serving(self, place: int) -> None:
+        """In the worker: tell that it accepts clients."""
+        struct.pack_into("=Q", self._memory, place * self._LAYOUT.size + 8, 1)
+
+    def serves(self, place: int) -> bool:
+        """Tell whether it has said so."""
+        return bool(struct.unpack_from("=Q", self._memory, place * self._LAYOUT.size + 8)[0])
+
     def write(self, place: int, dropped: int, totals: Totals) -> None:
         """In the worker: tell what it has done."""
-        at = place * self._LAYOUT.size + 8
+        at = place * self._LAYOUT.size + 16
         struct.pack_into(f"={1 + len(_TOTALS)}Q", self._memory, at, dropped, *_values(totals))
 
     def read(self, place: int) -> tuple[int, Totals]:
         """Return the lines that a worker dropped, and what it has done."""
-        _, dropped, *done = self._LAYOUT.unpack_from(self._memory, place * self._LAYOUT.size)
+        _, _, dropped, *done = self._LAYOUT.unpack_from(self._memory, place * self._LAYOUT.size)
         return dropped, Totals(*done)
 
 
@@ -215,6 +224,7 @@ class Master:
                 return not board.everyone_drains
 
             lifecycle.install_workers_signals(beat, alone)
+            beat()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._bond.tie(signal.SIGTERM)
@@ -226,7 +236,7 @@ class Master:
                 board.write(place, log.dropped, totals)
 
             def ready(_service: Service) -> None:
-                beat()
+                board.tell_serving(place)
                 os.kill(os.getppid(), NUDGE)  # the master looks at the board
 
             totals = design.serve(self._sock, lifecycle, log, slots, ready, publish)
@@ -235,7 +245,7 @@ class Master:
         except EchoServerError as error:
             log.error("worker_failed", reason=str(error))
         except BaseException as error:  # noqa: BLE001 - it is told, and nothing of it survives
-            log.error("worker_failed", error=type(error).__name__, reason=str(error))
+            log.error("worker_failed", **what_failed(error))
         finally:
             os._exit(code)  # whatever clean-up there is belongs to the master
 
@@ -250,7 +260,7 @@ class Master:
         now = time.monotonic()
         for worker in list(self._workers):
             beat = self._board.last_beat(worker.place)
-            if beat and not worker.ready:
+            if not worker.ready and self._board.serves(worker.place):
                 self._on_ready(worker)
             waiting = now - worker.asked
             if beat < worker.asked and waiting > _LONGEST_SILENCE:
@@ -356,6 +366,8 @@ class Master:
             self._trial = Design.of(config), waiting
         except EchoServerError as error:
             self._log.error("reload_failed", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
+            self._log.error("reload_failed", **what_failed(error))
 
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""

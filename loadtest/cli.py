@@ -129,6 +129,7 @@ def run(
     """Put one running server under load."""
     from clients.address import format_address, parse_address
     from clients.load import Workload
+    from echoserver import load_handler
     from loadtest import pinning
     from loadtest.measure import measure
     from loadtest.report import Result
@@ -143,6 +144,7 @@ def run(
         duration = _positive(duration if duration is not None else 5.0, "-d")
     _resolve(host, port)
     handler = workload.pop("handler")
+    load_handler(handler)
     plan = Workload(
         host=host,
         port=port,
@@ -250,7 +252,7 @@ def compare(
     if active is not None and active > workload["connections"]:
         _usage(f"--active {active} is more than there are connections ({workload['connections']})")
     settings = _server_settings(server_options)
-    settings |= {"handler": handler, "handler_option": list(handler_options)}
+    settings |= {"handler": handler, "handler_option": handler_options}
     cpus = pinning.choose(pin)
     notes: list[str] = []
     results: list[Result] = []
@@ -321,17 +323,21 @@ def hold(
     if json_file is not None:
         _refuse_unwritable(json_file)
     found: list[Held] = []
+    failure = ""
     targets = _targets(backends, {"handler": "echo", **settings}, None, [])
     try:
         for target in targets:
             print(f"{target.name}: opening {connections} connections", file=sys.stderr)
             found.append(open_and_look(target, connections))
     except (LoadError, EchoServerError, OSError) as error:
-        print(f"echoload: {error}", file=sys.stderr)
+        failure = str(error)
+    if found:
+        report.show_held(found)
+        if json_file is not None:
+            report.save_held(json_file, environment.describe(([], [])), found)
+    if failure:
+        print(f"echoload: {failure}", file=sys.stderr)
         return EXIT_COULD_NOT_RUN
-    report.show_held(found)
-    if json_file is not None:
-        report.save_held(json_file, environment.describe(([], [])), found)
     return EXIT_WRONG if any(not one.held for one in found) else 0
 
 
@@ -346,17 +352,17 @@ def _targets(
         peers: Where to compile peers; None: no peers.
         notes: What the reader must know; added to.
     """
-    import echoserver
     from loadtest.peers import PEERS, peers_of
     from loadtest.targets import BackendTarget, PeerTarget
 
     names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
     if not names:
         _usage("--backends names no backend")
-    for name in names:
-        echoserver.load_backend(name, "--backends")
-    echoserver.load_handler(settings["handler"])
-    found: list[Target] = [BackendTarget(name, settings) for name in names]
+    ours = [BackendTarget(name, _settings_of(name, settings)) for name in names]
+    for setting in settings:
+        if not any(setting in target.settings for target in ours):
+            _usage(f"--server-option {setting}: none of --backends has a use for it")
+    found: list[Target] = [*ours]
     if peers is None:
         return found
     if settings["handler"] != "echo":
@@ -369,9 +375,30 @@ def _targets(
     return found
 
 
+def _settings_of(backend: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return those settings that a backend has a use for; complain now, not in the first round."""
+    from echoserver import Config, EchoServer, load_backend
+    from echoserver.config import option_name
+    from echoserver.config import settings as all_settings
+
+    reads = load_backend(backend, "--backends").reads
+    not_its_own = {
+        setting.name
+        for setting in all_settings()
+        if setting.metadata.get("only_where_backend_reads") and setting.name not in reads
+    }
+    mine = {name: value for name, value in settings.items() if name not in not_its_own}
+    own_place = {"handler", "handler_option"}
+    sources = {
+        name: option_name(name) if name in own_place else f"--server-option {name}" for name in mine
+    }
+    EchoServer(Config(backend=backend, **mine, sources={"backend": "--backends", **sources}))
+    return mine
+
+
 def _server_settings(words: tuple[str, ...]) -> dict[str, Any]:
     """Read ``--server-option NAME=VALUE``; the server checks the values."""
-    from echoserver.config import Config, did_you_mean, settings
+    from echoserver.config import did_you_mean, settings
 
     known = {setting.name for setting in settings() if not setting.metadata.get("hidden")}
     found: dict[str, Any] = {}
@@ -385,8 +412,6 @@ def _server_settings(words: tuple[str, ...]) -> dict[str, Any]:
         if name in {"backend", "handler", "handler_option"}:
             _usage(f"--server-option {word!r}: --{name.replace('_', '-')} has a place of its own")
         found[name] = value
-    # Here, where it can be said which option is wrong; a server would name one of its own.
-    Config(**found, sources={name: f"--server-option {name}" for name in found})
     return found
 
 

@@ -75,7 +75,7 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
         with ExitStack() as stack:
             with pinned(plan.pinning.server):  # what is started in it stays there
                 server = stack.enter_context(target.started())
-            _verify(server, workload.handler)
+            _verify(server, workload.handler, workload.timeout)
             measured = measure(
                 replace(workload, host=server.host, port=server.port, seed=plan.seed + number),
                 plan.pinning,
@@ -87,9 +87,9 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
         progress.end(f"{measured.throughput:,.0f} messages/s")
 
 
-def _verify(server: Running, handler: str) -> None:
+def _verify(server: Running, handler: str, timeout: float) -> None:
     """Refuse to measure a server that does not even answer one client right."""
-    with EchoClient(server.host, server.port) as client:
+    with EchoClient(server.host, server.port, timeout) as client:
         answers = echoserver.load_handler(handler).answers
         if client.echo(_PROBE) != answers(_PROBE) or client.finish():
             raise LoadError(f"the handler {handler!r} does not answer what it should")

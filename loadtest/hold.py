@@ -1,13 +1,14 @@
 """Idle connections: how many a server holds, and what each of them costs it."""
 
+import select
 import socket
 import struct
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from clients.client import EchoClient
-from loadtest.measure import LoadError, allow_descriptors
+from loadtest.measure import allow_descriptors
 from loadtest.sampler import Sampler, accept_queue
 from loadtest.targets import Running, Target
 
@@ -42,7 +43,7 @@ def hold(target: Target, connections: int) -> Held:
     Each asks once, so that it has what a connection that was in use has.
 
     Raises:
-        LoadError: This machine has not so many descriptors.
+        loadtest.measure.LoadError: This machine has not so many descriptors.
     """
     allow_descriptors(connections)
     with target.started() as server, Sampler(server.pid) as watch, ExitStack() as stack:
@@ -53,12 +54,12 @@ def hold(target: Target, connections: int) -> Held:
         socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
         _await_accepted(server)
         seconds = time.monotonic() - begun
-        asked = [sock for sock in socks if _answers(sock)]
+        asked = _who_answer(socks)
         after = _settled_pss(watch)
         idle_from, used = time.monotonic(), watch.cpu_seconds()
         time.sleep(_SETTLED)
         idle = (watch.cpu_seconds() - used) / (time.monotonic() - idle_from)
-        held = sum(_answers(sock) for sock in asked)
+        held = len(_who_answer(asked))
     return Held(
         target.name,
         connections,
@@ -76,20 +77,33 @@ def _connect(server: Running) -> socket.socket:
     return sock
 
 
-def _answers(sock: socket.socket) -> bool:
-    try:
-        sock.sendall(_PROBE)
-        return sock.recv(len(_PROBE)) == _PROBE
-    except OSError:
-        return False
+def _who_answer(socks: list[socket.socket]) -> list[socket.socket]:
+    """Ask all, and return those that answer before there has been silence for a second."""
+    poll = select.poll()
+    waiting = {}
+    for sock in socks:
+        with suppress(OSError):
+            sock.sendall(_PROBE)
+            poll.register(sock, select.POLLIN)
+            waiting[sock.fileno()] = sock
+    answered = []
+    while waiting and (events := poll.poll(_SETTLED * 1000)):
+        for fd, _ in events:
+            poll.unregister(fd)
+            sock = waiting.pop(fd)
+            with suppress(OSError):
+                if sock.recv(len(_PROBE)) == _PROBE:
+                    answered.append(sock)
+    return answered
 
 
 def _await_accepted(server: Running) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while accept_queue(server.port):
-        if time.monotonic() > deadline:
-            raise LoadError("the server does not accept everyone; see its --max-connections")
+    """Return when everyone is accepted, or nobody has been for a second."""
+    last, since = accept_queue(server.port), time.monotonic()
+    while last and time.monotonic() - since < _SETTLED:
         time.sleep(_GLANCE)
+        if (now := accept_queue(server.port)) != last:
+            last, since = now, time.monotonic()
 
 
 def _settled_pss(watch: Sampler) -> int | None:

@@ -35,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     wire.patience = config.getoption("--patience")
+    for backend in config.getoption("--backend") or ():
+        try:
+            echoserver.load_backend(backend)
+        except echoserver.ConfigError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

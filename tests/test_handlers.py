@@ -12,6 +12,7 @@ from echoserver.errors import ConfigError
 from echoserver.handlers import Handler, Sleep
 from echoserver.handlers.cpu import CpuHandler
 from echoserver.handlers.options import bind_options
+from loadtest.sampler import accept_queue
 from tests import inspection, wire
 from tests.launching import await_listening, command, free_port, run, terminate
 from tests.test_cli import sentence
@@ -121,6 +122,25 @@ def test_a_peer_that_leaves_a_sleeper(backend: str) -> None:
     assert "Traceback" not in server.stderr
 
 
+@pytest.mark.parametrize("count", [None, 1])
+def test_a_sleeper_does_not_outlast_the_drain(backend: str, count: int | None) -> None:
+    server = echoserver.spawn(
+        backend=backend,
+        workers=count,
+        handler="sleep",
+        handler_option={"seconds": 40},
+        drain_timeout=0.5,
+    )
+    with server, wire.connect(server.address) as sock:
+        sock.sendall(b"question")
+        assert wire.eventually(lambda: accept_queue(server.address[1]) == 0)
+        begun = time.monotonic()
+        assert server.stop() == 4
+        assert time.monotonic() - begun < 6
+        assert server.stopped is not None
+        assert server.stopped["cut"] == 1
+
+
 def test_cpu_computes_for_as_long_as_it_says() -> None:
     handler = CpuHandler(milliseconds=20)
     times = []
@@ -187,6 +207,25 @@ def test_a_sleep_is_checked_where_it_is_made() -> None:
     for wrong in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="cannot sleep"):
             Sleep(wrong)
+
+
+def test_annotations_that_cannot_be_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "typed.py").write_text(
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "from echoserver.handlers.echo import EchoHandler\n"
+        "if TYPE_CHECKING:\n"
+        "    from pathlib import Path\n"
+        "class Typed(EchoHandler):\n"
+        "    def __init__(self, folder: Path = 'x', count: int = 1):\n"
+        "        if not isinstance(count, int): raise TypeError('count')\n"
+    )
+    options = {"folder": "y", "count": "3"}
+    handler = f"{tmp_path}/typed.py:Typed"
+    with echoserver.spawn(handler=handler, handler_option=options) as server:
+        assert wire.served(server.address)
+    with pytest.raises(ConfigError, match="count must be a whole number"):
+        echoserver.spawn(handler=handler, handler_option={"count": "three"})
 
 
 def test_a_handler_that_cannot_be_made_is_found_out_at_once(tmp_path: Path) -> None:

@@ -75,6 +75,33 @@ def test_usage() -> None:
     assert "--server-option workers must be auto" in sentence_of(result.stderr)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "127.0.0.1:9", "--handler", "nope"], "--handler: no handler named 'nope'"),
+        (["compare", "--handler-option", "a=1"], "--handler-option: the handler EchoHandler has"),
+        (["compare", "--handler-option", "a"], "--handler-option must be KEY=VALUE, not 'a'"),
+        (["compare", "--server-option", "affinity=999"], "--server-option affinity: this process"),
+        (
+            ["compare", "--backends", "thread", "--server-option", "pool_size=3"],
+            "--server-option pool_size: none of --backends has a use for it",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_the_first_round(words: list[str], says: str) -> None:
+    result = run("echoload", *words)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_hold_where_not_all_are_accepted() -> None:
+    result = run("echoload", "hold", "-c", "30", "--backends", "iterative,thread")
+    assert result.returncode == 0, result.stderr
+    assert "1 of 30" in result.stdout
+    assert "30 of 30" in result.stdout
+
+
 def sentence_of(text: str) -> str:
     return text.strip().splitlines()[-1]
 

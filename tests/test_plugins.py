@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import sysconfig
 import venv
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import wire
-from tests.launching import await_listening, free_port, shell, terminate
+from tests.launching import await_listening, free_port, run, shell, terminate
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "write-a-backend.md"
@@ -93,6 +94,56 @@ def test_the_trio_backend_conforms(environment: Path, selection: list[str]) -> N
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "says"),
+    [
+        ("def __init__(self, x): pass", 3, "failed: error TypeError"),
+        ("def serve(self, listener, service): raise RuntimeError('no')", 3, "reason no"),
+        ("def serve(self, listener, service): raise SystemExit(0)", 3, "error SystemExit"),
+        ("def serve(self, listener, service): return", 3, "stopped serving, and nobody had told"),
+        ("concurrency = classmethod(lambda cls, config: 1 // 0)", 2, "failed with ZeroDivision"),
+        ("concurrency = classmethod(lambda cls, config: 'two')", 2, "not 'two'"),
+        ("concurrency = classmethod(lambda cls, config: 0)", 2, "a whole number from 1, not 0"),
+    ],
+    ids=["constructor", "raises", "leaves", "returns", "concurrency", "words", "nobody"],
+)
+def test_a_backend_that_fails_is_one_sentence(
+    body: str, code: int, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from echoserver.backends.thread import ThreadBackend\n"
+        f"class Odd(ThreadBackend):\n    {body}\n"
+    )
+    result = run("echoserver", "--port", "0", "--backend", f"{tmp_path}/odd.py:Odd")
+    assert result.returncode == code, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("echoserver: --backend: ")
+    assert says in last
+    assert "Traceback" not in result.stderr
+
+
+def test_the_suite_refuses_what_is_no_backend() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/conformance", "--backend", "nope"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert result.returncode == 4
+    assert "no backend named 'nope'" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_a_plugin_may_be_named_like_the_package_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "absent_backend.py").write_text("import absent\n")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    for spec in (f"{tmp_path}/absent_backend.py:X", "absent_backend:X"):
+        result = run("echoserver", "--backend", spec, env=environment)
+        assert result.returncode == 2
+        assert "needs the package 'absent'" in result.stderr
 
 
 def test_the_blocking_one_serves(tmp_path: Path) -> None:

@@ -225,7 +225,8 @@ def test_lines_carry_the_worker() -> None:
     assert len(events(server, "stopped")) == 1
 
 
-def test_workers_that_cannot_start_are_exit_3(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", ["1", "2", "8"])
+def test_workers_that_cannot_start_are_exit_3(count: str, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(
         "from echoserver import Backend\n"
         "class Dies(Backend):\n"
@@ -234,13 +235,52 @@ def test_workers_that_cannot_start_are_exit_3(tmp_path: Path) -> None:
     )
     begun = time.monotonic()
     result = run(
-        "echoserver", "--port", "0", "--workers", "2", "--backend", f"{tmp_path}/dies.py:Dies"
+        "echoserver", "--port", "0", "--workers", count, "--backend", f"{tmp_path}/dies.py:Dies"
     )
+    assert "worker_serves" not in result.stderr
     assert result.returncode == 3
     assert time.monotonic() - begun < 10
     assert "the workers end before they serve" in result.stderr.splitlines()[-1]
     assert "worker_failed" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_worker_that_lives_does_not_serve_yet(tmp_path: Path) -> None:
+    """It answers the master's questions from its first moment on."""
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n"
+        "from echoserver.backends.thread import ThreadBackend\n"
+        "class Slow(ThreadBackend):\n"
+        "    def serve(self, listener, service):\n"
+        f"        while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)\n"
+        "        super().serve(listener, service)\n"
+    )
+    port = free_port()
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            [
+                *(command("echoserver"), "--workers", "2", "--port", str(port)),
+                *("--backend", f"{tmp_path}/slow.py:Slow", "--log-format", "json"),
+            ],
+            stderr=stderr,
+        ) as process,
+    ):
+        assert wire.eventually(lambda: log.read_text().count("worker_started") == 2)
+        master = psutil.Process(process.pid)
+        victim, other = master.children()
+        victim.kill()  # whereupon the other one is woken
+        assert wire.eventually(lambda: log.read_text().count("worker_started") == 3)
+        time.sleep(0.3)  # the test is that nothing is said meanwhile
+        assert other.is_running()
+        assert "worker_serves" not in log.read_text()
+        assert "listening" not in log.read_text()
+        (tmp_path / "go").touch()
+        assert wire.eventually(lambda: '"listening"' in log.read_text())
+        assert wire.served(("127.0.0.1", port))
+        process.terminate()
+        assert process.wait(10) == 0
 
 
 def test_a_worker_that_dies_again_and_again_is_started_ever_later() -> None:
@@ -391,6 +431,58 @@ def test_sighup_without_workers_reloads_in_place(model: str, toml: Path) -> None
             assert wire.ask(sock, b"shout") == b"SHOUT"
             assert wire.read_to_end(sock) == b"", "0.3 seconds of silence end it"
         assert events(server, "reload_incomplete")[0]["restart_for"] == "--pool-size"
+
+
+@pytest.mark.parametrize("model", ["thread", "selector", "process", "iterative"])
+def test_sighup_while_it_drains_changes_nothing(model: str, toml: Path) -> None:
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(
+        backend=model, port=None, drain_timeout=30, arguments=arguments
+    ) as server:
+        sock = wire.connect(server.address, receive_buffer=65536)
+        data = wire.content(8 << 20)
+        sent = wire.push_until_blocked(sock, data)
+        os.kill(server.pid, signal.SIGTERM)
+        if model != "iterative":  # which has a client to see off before it says so
+            assert wire.eventually(lambda: events(server, "draining"))
+        os.kill(server.pid, signal.SIGHUP)
+        received = wire.read_to_end(sock)
+        assert data.startswith(received)
+        assert 0 < len(received) <= sent
+        sock.close()
+        assert server.wait() == 0
+        assert not events(server, "reload_failed")
+
+
+def test_a_pinned_server_can_be_reloaded(toml: Path) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    cpus = ",".join(map(str, allowed))
+    arguments = ["--config", str(toml), "--affinity", cpus]
+    with echoserver.spawn(port=None, arguments=arguments) as server:
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: events(server, "reloaded"))
+        assert os.sched_getaffinity(server.pid) == {allowed[0]}
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_a_plugin_that_fails_in_a_reload_ends_nothing(
+    count: int | None, toml: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "leaves.py").write_text(
+        "from echoserver.handlers.echo import EchoHandler\n"
+        "class Leaves(EchoHandler):\n"
+        "    def __init__(self, n: int = 1): raise SystemExit(7)\n"
+    )
+    port = toml.read_text()
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=count, port=None, arguments=arguments) as server:
+        leaves = f"handler = '{tmp_path}/leaves.py:Leaves'\nhandler-option = {{n = '2'}}\n"
+        toml.write_text(port + leaves)
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: events(server, "reload_failed"))
+        assert "n=2" in events(server, "reload_failed")[0]["reason"]
+        assert wire.served(server.address)
+        assert server.stop() == 0
 
 
 def reload(server: echoserver.SpawnedServer, toml: Path, text: str) -> None:

@@ -46,15 +46,17 @@ class ReadinessLoop(Timers):
     def run(self) -> None:
         """Wait, call, and wait again, until `stop`."""
         callbacks, poll = self._callbacks, self._epoll.poll
-        while not self._stopped:
+        while True:
             idle = self.run_due()  # seconds until the next timer
+            if self._stopped:
+                return
             for fd, _ in poll(idle, MOST_EVENTS):
                 # An earlier callback of this turn may have removed it.
                 if (callback := callbacks.get(fd)) is not None:
                     callback()
 
     def stop(self) -> None:
-        """End `run` after this turn."""
+        """End `run`, before it waits again."""
         self._stopped = True
 
     def add_reader(self, fd: int, callback: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ def bind_options(
             )
         if name in values:
             raise ConfigError(f"{source}: {key} is given twice")
-        kind = parameters[name].annotation
+        kind = _kind(parameters[name])
         try:
             values[name] = _parsed(text, kind)
         except ValueError:
@@ -54,7 +54,7 @@ def bind_options(
     make = partial(handler, **values)
     try:
         make()
-    except Exception as error:  # noqa: BLE001 - a constructor may complain in any way
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a constructor may complain in any way
         given = ", ".join(f"{key}={text}" for key, text in options)
         raise ConfigError(f"{source}: {given}: {error}") from None
     return make
@@ -63,9 +63,18 @@ def bind_options(
 def _parameters(handler: type[Handler]) -> Mapping[str, inspect.Parameter]:
     if handler.__init__ is object.__init__:
         return {}
-    found = inspect.signature(handler, eval_str=True).parameters
+    try:
+        found = inspect.signature(handler).parameters
+    except (TypeError, ValueError):  # a constructor in C tells nothing
+        return {}
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {name: parameter for name, parameter in found.items() if parameter.kind in named}
+
+
+def _kind(parameter: inspect.Parameter) -> Any:
+    """Return the type that is annotated, if it is one of `_KINDS`, or its name."""
+    names = {kind.__name__: kind for kind in _KINDS}
+    return names.get(str(parameter.annotation), parameter.annotation)
 
 
 def _parsed(text: str, kind: Any) -> Any:
