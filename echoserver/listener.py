@@ -204,7 +204,7 @@ class Listener:
             return False, None
         # The client first: a slot that is taken only to look whether someone is there would
         # have another process turn its clients away.
-        if self._may_take_in_or_turn_away:
+        if self._open:
             accepted = self._accept()
             if accepted is not None:
                 if slots.take():
@@ -218,9 +218,12 @@ class Listener:
         return self._service.config.overload == "reject"
 
     @property
-    def _may_take_in_or_turn_away(self) -> bool:
-        """Rejecting: there is room here, or none anywhere; otherwise others have to take it."""
-        return not self._service.slots.full or self._service.slots.exhausted
+    def _open(self) -> bool:
+        """Whoever comes can be admitted here, or must be turned away."""
+        slots = self._service.slots
+        if self._rejecting:
+            return not slots.full or slots.exhausted  # otherwise, others have room
+        return not (slots.full or slots.exhausted)
 
     def _accept(self) -> tuple[socket.socket, tuple[str, int]] | None:
         """Return a client and its address; None where none waits or none can be taken now."""
@@ -258,10 +261,7 @@ class Listener:
         service, slots = self._service, self._service.slots
         # Announce the wish for a slot before looking, lest one comes free in between.
         service.wake_on_release = True
-        if self._rejecting:
-            wanted = self._may_take_in_or_turn_away
-        else:
-            wanted = not (slots.full or slots.exhausted)
+        wanted = self._open
         service.wake_on_release = not wanted
         paused = not self._may_accept()
         self._watch(self._sock.fileno(), wanted=wanted and not paused)
