@@ -256,7 +256,7 @@ class Connection:
             self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
             host.release(self)
 
-    def _answer(  # noqa: C901 - flat, because a call per message would cost as much as the rest
+    def _answer(  # noqa: C901, PLR0912 - flat, because a call per message would cost as much as the rest
         self, handler: Handler, *, blocking: bool
     ) -> Generator[Wait, InVain, str]:
         """Answer all that is read: the loop that every message of every model goes through.
