@@ -1,11 +1,14 @@
 """Event loops with thousands of connections, and the timers of our own."""
 
+from pathlib import Path
+
 import pytest
 
 import echoserver
 from echoserver.tasks import Timers
 from loadtest.measure import allow_descriptors
 from tests import wire
+from tests.conftest import BUILTIN
 
 
 @pytest.mark.parametrize("model", ["selector", "coroutine", "gevent", "asyncio"])
@@ -52,3 +55,23 @@ def test_cancelled_timers_are_not_kept() -> None:
         call.cancel()
     assert timers.run_due() is None
     assert timers._heap == []
+
+
+@pytest.mark.parametrize("model", [name for name in BUILTIN if name != "process"])
+def test_connections_leave_no_cycles_behind(model: str, tmp_path: Path) -> None:
+    """So the server may look for some rarely."""
+    (tmp_path / "counting.py").write_text(
+        "import gc, pathlib\n"
+        "from echoserver.registry import load_backend\n"
+        f"class Counting(load_backend({model!r})):\n"
+        "    def serve(self, listener, service):\n"
+        "        gc.collect()\n"
+        "        gc.disable()\n"
+        "        super().serve(listener, service)\n"
+        f"        pathlib.Path({str(tmp_path / 'found')!r}).write_text(str(gc.collect()))\n"
+    )
+    with echoserver.spawn(backend=f"{tmp_path}/counting.py:Counting") as server:
+        for _ in range(300):
+            assert wire.served(server.address)
+        assert server.stop() == 0
+    assert int((tmp_path / "found").read_text()) < 100

@@ -8,7 +8,6 @@ thread: a greenlet that computes stops every other one.
 Nothing is monkey-patched: the program around this file keeps its blocking sockets.
 """
 
-from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -50,33 +49,33 @@ class Green:
     time that it fires for nobody it is stopped, and the next wait starts it again.
     """
 
-    __slots__ = ("_greenlet", "_hub", "_in_vain", "_parked", "_wait", "_watcher", "_watching")
+    __slots__ = ("_greenlet", "_hub", "_parked", "_wait", "_watcher", "_watching")
 
     def __init__(self) -> None:
         self._greenlet = getcurrent()
         self._hub = gevent.hub.get_hub()
         self._wait: Wait | None = None
         self._parked = False
-        self._in_vain: InVain = None
         self._watcher: Any = None
         self._watching = False
 
     def run(self, flow: Flow) -> None:
         """Run it to its end."""
         resume, park = flow.send, self._hub.switch
-        in_vain = None
-        with suppress(StopIteration):
-            while True:
+        in_vain: InVain = None
+        while True:
+            try:
                 wait = resume(in_vain)
-                if wait is self._wait:  # the very same as before: input, without a time limit
-                    if not self._watching:
-                        self._watch()
-                    self._parked = True
-                    park()
-                    self._parked = False
-                    in_vain, self._in_vain = self._in_vain, None
-                else:
-                    in_vain = self._carry_out(wait)
+            except StopIteration:
+                return
+            if wait is self._wait:  # the very same as before: input, without a time limit
+                if not self._watching:
+                    self._watch()
+                self._parked = True
+                in_vain = park() or None
+                self._parked = False
+            else:
+                in_vain = self._carry_out(wait)
 
     def wake(self) -> None:
         """End an open-ended wait for input, in the loop's next turn."""
@@ -107,11 +106,10 @@ class Green:
             timer = self._hub.loop.timer(wait.seconds)
             timer.start(self._end_in_vain)
         self._parked = True
-        self._hub.switch()
+        in_vain: InVain = self._hub.switch() or None
         self._parked = False
         if timer is not None:
             timer.close()
-        in_vain, self._in_vain = self._in_vain, None
         return in_vain
 
     @staticmethod
@@ -130,8 +128,14 @@ class Green:
             self._pause()
 
     def _end_in_vain(self) -> None:
-        self._in_vain = True
-        self._hub.loop.run_callback(self._unpark)
+        """Let the greenlet go on in the loop's next turn, if it is still waiting for the same."""
+        wait = self._wait
+
+        def unpark() -> None:
+            if self._parked and self._wait is wait:
+                self._greenlet.switch(True)
+
+        self._hub.loop.run_callback(unpark)
 
     def _watch(self) -> None:
         if not self._watching:
