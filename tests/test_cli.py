@@ -40,7 +40,7 @@ def test_list_backends() -> None:
     assert [line.split()[:2] for line in lines] == [[name, "yes"] for name in BUILTIN]
     thread = next(line for line in lines if line.startswith("thread "))
     assert thread.endswith("a thread per client")
-    assert "a thread: about 23 KiB" in thread
+    assert "a thread: about 16 KiB" in thread
 
 
 def test_an_extra_that_is_not_installed_is_one_line(tmp_path: Path) -> None:

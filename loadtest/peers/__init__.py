@@ -66,6 +66,7 @@ PEERS = {
         Peer("socketserver-threading", "socketserver"),
         Peer("socketserver-forking", "socketserver"),
         Peer("multiprocessing-process", "multiprocessing"),
+        Peer("python-fork", "socket"),
         Peer("gevent-streamserver", "gevent"),
         Peer("asyncio-streams", "asyncio"),
         Peer("asyncio-protocol", "asyncio"),
@@ -78,9 +79,10 @@ PEERS = {
     )
 }
 
-# What a backend is measured against: stock servers of its model, and C of its model.
+# What a backend is measured against: stock servers of its model (for a process per client, also the
+# least that it takes in Python), and C of its model.
 STOCK = {
-    "process": ("socketserver-forking", "multiprocessing-process"),
+    "process": ("socketserver-forking", "multiprocessing-process", "python-fork"),
     "thread": ("socketserver-threading",),
     "coroutine": ("trio-serve-tcp",),
     "gevent": ("gevent-streamserver", "go-net"),
