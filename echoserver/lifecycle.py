@@ -37,6 +37,7 @@ class Lifecycle(State):
         """The last signal that came, 0 where none did."""
 
         self._hooks: list[Callable[[], None]] = []
+        self._told_to_stop = False
         self._woken = False
         self._hung_up = False
         self._restore: list[Callable[[], object]] = []
@@ -146,12 +147,15 @@ class Lifecycle(State):
         self.interrupt()
 
     def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
+        # A second one may come while this function is still at work on the first.
+        again = self._told_to_stop or not self.running
+        self._told_to_stop = True
         self.signal = number
-        if self.running:
-            self.drain()
-        else:
+        if again:
             self.killed = True
             self.wake()
+        else:
+            self.drain()
         self.interrupt()
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
