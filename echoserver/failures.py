@@ -15,26 +15,27 @@ class HandlerTypeError(TypeError):
 
 def what_failed(error: BaseException) -> dict[str, str]:
     """Tell what failed, where, and in its own words; for what no peer has had to do with."""
-    import traceback  # rarely needed, and large
-
     about = {"error": type(error).__name__}
     if str(error):
         about["reason"] = " ".join(str(error).split())
-    if frames := traceback.extract_tb(error.__traceback__)[-1:]:
-        about["where"] = f"{frames[0].filename}:{frames[0].lineno} in {frames[0].name}"
-    return about
+    return about | _where(error)
 
 
 def describe(make_handler: Callable[[], object], error: BaseException) -> dict[str, str]:
     """Tell what failed and where; never the error's words, which may quote what a peer sent."""
-    import traceback  # rarely needed, and large
-
     about = {"handler": _name(make_handler), "error": type(error).__name__}
     if isinstance(error, HandlerTypeError):
-        about["reason"] = str(error)  # the core's own words
-    elif frames := traceback.extract_tb(error.__traceback__)[-1:]:
-        about["where"] = f"{frames[0].filename}:{frames[0].lineno} in {frames[0].name}"
-    return about
+        return about | {"reason": str(error)}  # the core's own words
+    return about | _where(error)
+
+
+def _where(error: BaseException) -> dict[str, str]:
+    import traceback  # rarely needed, and large
+
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return {}
+    return {"where": f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"}
 
 
 def _name(make_handler: Callable[[], object]) -> str:
