@@ -110,8 +110,8 @@ def test_rejecting_many_leaves_nothing_behind(
 def test_idle_timeout(start: StartServer) -> None:
     server = start(idle_timeout=0.6)
     idle, lively = wire.connect(server.address), wire.connect(server.address)
-    assert answered(idle)
     begun = time.monotonic()
+    assert answered(idle)
     idle.settimeout(0.05)
     while time.monotonic() - begun < wire.patience:
         assert answered(lively), "a connection that talks is not idle"
@@ -120,7 +120,7 @@ def test_idle_timeout(start: StartServer) -> None:
             break
         except TimeoutError:
             continue
-    assert 0.4 < time.monotonic() - begun < 3
+    assert 0.6 <= time.monotonic() - begun < 3
     assert answered(lively)
     assert server.stop() == 0
     assert server.stopped is not None
@@ -128,12 +128,14 @@ def test_idle_timeout(start: StartServer) -> None:
 
 
 def test_write_timeout(start: StartServer) -> None:
+    data = wire.capitals(16 << 20)
     server = start(write_timeout=0.5)
-    deaf = wire.connect(server.address, receive_buffer=65536)
-    wire.push_until_blocked(deaf, wire.capitals(16 << 20))
     begun = time.monotonic()
-    assert wire.eventually(lambda: _was_reset(deaf)), "nothing was read from it, and it still lives"
-    assert 0.2 < time.monotonic() - begun < 2
+    deaf = wire.connect(server.address, receive_buffer=65536)
+    with suppress(ConnectionError):  # where we are slow, it comes meanwhile
+        wire.push_until_blocked(deaf, data)
+        assert wire.eventually(lambda: _was_reset(deaf)), "it reads nothing, and still lives"
+    assert 0.5 <= time.monotonic() - begun < 3
     assert wire.served(server.address)
     assert server.stop() == 0
     assert server.stopped is not None
