@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,9 @@ _LAST_LINES_TIMEOUT = 1.0  # seconds
 _KEPT_LINES = 1000
 
 
-def spawn(*, arguments: Sequence[str] = (), **settings: Any) -> "SpawnedServer":
+def spawn(
+    *, arguments: Sequence[str] = (), interpreter: str | None = None, **settings: Any
+) -> "SpawnedServer":
     """Start a server in a process of its own and wait until it listens.
 
     The server listens on a free port of 127.0.0.1 unless told otherwise, takes nothing from the
@@ -30,18 +33,24 @@ def spawn(*, arguments: Sequence[str] = (), **settings: Any) -> "SpawnedServer":
     Args:
         settings: The fields of `Config`, for example ``backend="gevent"``, ``pool_size=8``.
         arguments: Further command-line arguments, as typed.
+        interpreter: The Python to run it, which must have what the backend needs; None: this one.
 
     Raises:
         ConfigError: The server refused its configuration; the message is its own sentence.
         BootError: It could not listen, or ended or kept silent before it did.
     """
-    return SpawnedServer(settings, arguments)
+    return SpawnedServer(settings, arguments, interpreter)
 
 
 class SpawnedServer:
     """A running server; as a context manager, one that stops at the end of the block."""
 
-    def __init__(self, settings: dict[str, Any], arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        arguments: Sequence[str] = (),
+        interpreter: str | None = None,
+    ) -> None:
         settings = {"port": 0, **settings, "log_format": "json"}
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         lifeline, self._lifeline = os.pipe()
@@ -54,8 +63,8 @@ class SpawnedServer:
         try:
             self.process = subprocess.Popen(
                 # -P: a file of the same name in the working directory hides nothing.
-                [sys.executable, "-P", "-m", "echoserver", *options, *arguments],
-                env={k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)},
+                [interpreter or sys.executable, "-P", "-m", "echoserver", *options, *arguments],
+                env=_environment(interpreter),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -195,6 +204,14 @@ class SpawnedServer:
         last = self.stderr.strip().splitlines()[-1:] or [f"it ended with exit code {code}"]
         kind: type[EchoServerError] = ConfigError if code == ConfigError.exit_code else BootError
         raise kind(last[0].removeprefix("echoserver: "))
+
+
+def _environment(interpreter: str | None) -> dict[str, str]:
+    """Return this process's environment without settings; another Python finds our package."""
+    found = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
+    if interpreter is not None:
+        found["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    return found
 
 
 def _words(value: Any) -> list[str]:

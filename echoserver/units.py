@@ -7,6 +7,10 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|ms|s|m|h)?", re.ASCII)
 _LONGEST = 1e8  # about three years: beyond it, a kernel's struct timeval may not follow
 
+_PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<prefix>[kKMG]?i?)B?", re.ASCII)
+_MOST = 2**63
+
 
 def parse_duration(text: str | float) -> float:
     """Return the seconds that `text` names: ``30``, ``"2.5"``, ``"500ms"``, ``"5s"``, ``"2m"``.
@@ -22,3 +26,35 @@ def parse_duration(text: str | float) -> float:
     if not 0 <= seconds <= _LONGEST:
         raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")
     return seconds
+
+
+def parse_quantity(text: str | float) -> float:
+    """Return the number that `text` names: ``400``, ``"5k"``, ``"1.5M"``, ``"64KiB"``.
+
+    k, M and G are powers of 1000 (SI), Ki, Mi and Gi of 1024 (IEC 80000-13).
+
+    Raises:
+        ValueError: `text` is no such number; the message completes "X must be ...".
+    """
+    value = math.nan
+    if not isinstance(text, str):
+        value = float(text)
+    elif match := _QUANTITY.fullmatch(text.strip()):
+        prefix = match["prefix"]
+        prefix = "k" if prefix == "K" else prefix
+        value = float(match["number"]) * _PREFIXES.get(prefix, math.nan)
+    if not 0 <= value <= _MOST:
+        raise ValueError("a number from 0 up, such as 400, 5k or 64KiB")
+    return value
+
+
+def parse_whole(text: str | float) -> int:
+    """Return the whole number that `text` names; see `parse_quantity`.
+
+    Raises:
+        ValueError: `text` is no such number; the message completes "X must be ...".
+    """
+    value = parse_quantity(text)
+    if value != int(value):
+        raise ValueError("a whole number, such as 400, 5k or 64KiB")
+    return int(value)
