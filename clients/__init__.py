@@ -4,10 +4,16 @@
 `EpollLoad` the one of a single thread; the command `echoclient` the interactive one.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from clients.client import EchoClient, ShortReplyError
-from clients.epoll import EpollLoad
-from clients.load import Load, LoadResult, Workload
-from clients.threads import ThreadLoad
+
+if TYPE_CHECKING:
+    from clients.epoll import EpollLoad
+    from clients.load import Load, LoadResult
+    from clients.threads import ThreadLoad
+    from clients.workload import Workload
 
 __all__ = [
     "EchoClient",
@@ -18,3 +24,18 @@ __all__ = [
     "ThreadLoad",
     "Workload",
 ]
+
+# Whoever only wants a client does not wait for histograms.
+_ON_USE = {
+    "EpollLoad": "clients.epoll",
+    "Load": "clients.load",
+    "LoadResult": "clients.load",
+    "ThreadLoad": "clients.threads",
+    "Workload": "clients.workload",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_USE:
+        return getattr(importlib.import_module(_ON_USE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,236 +5,269 @@ is no thread to switch to, and the GIL is never let go of for another one.
 """
 
 import errno
+import heapq
 import os
 import select
 import socket
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import cast
 
-from clients.client import ShortReplyError
-from clients.content import Content
-from clients.load import Load, LoadResult, Peer, Workload, WrongReplyError
+from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step
+from clients.load import LOOK, Load, LoadResult, read_size
+from clients.recording import Second
+from clients.tls import Socket
+from clients.workload import Workload
 
 _MOST_EVENTS = 1024  # a turn
-_FOLD = 20_000  # latencies kept before they are added to the count
-_LOOK = 0.05  # seconds between two looks whether someone waits too long
-_READ = 256 * 1024
+_FLUSHED = 256 * 1024  # bytes, at most, handed to the kernel at once
+_FINE = 0.01  # seconds: shorter waits are not rounded to milliseconds, as epoll_wait(2) would
 
 
 class EpollLoad(Load):
     """All connections on one loop."""
 
-    def __init__(self, workload: Workload) -> None:
-        super().__init__(workload)
+    def __init__(
+        self,
+        workload: Workload,
+        numbers: Sequence[int] | None = None,
+        on_second: Callable[[Second], None] | None = None,
+    ) -> None:
+        super().__init__(workload, numbers, on_second)
         self._epoll = select.epoll()
-        self._asking: dict[int, _Asking] = {}
-        self._latencies: list[int] = []
-        self._over = False
+        self._size = read_size(workload)
+        self._lines = {peer.number: _Line(peer) for peer in self._peers}
+        # What the loop needs of a line stands in a tuple: it is looked at for every message.
+        self._talking: dict[int, tuple[_Line, _Recv, _Talk, _Send]] = {}
+        self._timers: list[tuple[int, int, _Line]] = []
 
     def connect(self) -> int:
         """Make every connection, one after the other; return how many were made."""
-        for number, peer in enumerate(self._peers):
+        for line in self._lines.values():
             try:
-                peer.sock = self._open()
+                sock = self._open()
             except OSError as error:
-                self._fail(number, peer, error)
-        return sum(peer.sock is not None for peer in self._peers)
+                self._fail(line.peer, error)
+            else:
+                line.use(sock, _nothing)
+        return sum(line.open for line in self._lines.values())
 
     def wait(self) -> None:
         """Run until the time is over, or everything is answered or has failed."""
-        for number, (peer, share) in enumerate(zip(self._peers, self._shares(), strict=True)):
-            if peer.sock is not None and share != 0:
-                every = self.workload.reconnect_every or -1
-                asking = _Asking(number, peer, share, every, self._content(number))
-                self._register(asking)
-                try:
-                    self._ask(asking)
-                except (OSError, WrongReplyError) as error:
-                    self._drop(asking, error)
-        self._run(self._deadline or 1 << 63)
-        self._over = True
+        time.sleep(max(0, self._start - time.perf_counter_ns()) / 1e9)
+        for line in self._lines.values():
+            if line.open and line.peer.number < self.workload.asking:
+                line.connection.setblocking(False)
+                line.talk = line.peer.talk(self._start, self._deadline).send
+                self._watch(line)
+                self._go_on(line)
+        self._run(self._deadline)
         self._stop_the_clock()
 
     def finish(self) -> LoadResult:
         """Wait for the replies under way, close everything, return the result."""
-        for asking in list(self._asking.values()):
-            if asking.peer.starved:  # to wait would let it have the place of one who is done
-                asking.peer.cut = True
-                self._forget(asking)
-        self._run(1 << 63)
-        self._fold(self._latencies)
+        for line, *_ in list(self._talking.values()):
+            if line.peer.starved:  # to wait would let it have the place of one who is done
+                self._forget(line)
+        self._run(NEVER)
+        for line in self._lines.values():
+            if line.open and line.connection.fileno() != -1:
+                if not line.peer.starved:
+                    self._expect_silence(line.peer, line.connection)
+                line.connection.close()
         return self._tally()
 
     # -- the loop ----------------------------------------------------------------------------------
 
-    def _run(self, deadline: int) -> None:
-        """Serve events until nobody asks any more, or a time in nanoseconds."""
-        asking_by_fd, poll, clock = self._asking, self._epoll.poll, time.perf_counter_ns
-        next_look = 0
-        while asking_by_fd:
+    def _run(self, deadline: int) -> None:  # noqa: C901, PLR0912 - a call less for every message
+        """Serve events until nobody talks any more, or a time in nanoseconds."""
+        talking, size, clock = self._talking, self._size, time.perf_counter_ns
+        find, can_send = talking.get, select.EPOLLOUT
+        look = 0
+        while talking:
             now = clock()
             if now >= deadline:
                 return
-            if now >= next_look:
-                next_look = now + int(_LOOK * 1e9)
+            if now >= look:
+                look = now + LOOK
                 self._drop_the_late(now)
-            for fd, events in poll(min(_LOOK, (deadline - now) / 1e9), _MOST_EVENTS):
-                asking = asking_by_fd.get(fd)
-                if asking is None:
+            if now >= self._next_tick:
+                self._tick(now)
+            for fd, events in self._ready(min(look, deadline, self._next_tick) - now):
+                if (tools := find(fd)) is None:
                     continue
+                line, recv, talk, send = tools
+                if events == can_send:
+                    self._flush(line)
+                    continue
+                step: bytes | Step = b""
                 try:
-                    if events & ~select.EPOLLOUT:
-                        self._receive(asking)
-                    if events & select.EPOLLOUT and asking.unsent:
-                        self._send_rest(asking)
-                except (OSError, WrongReplyError, ShortReplyError) as error:
-                    self._drop(asking, error)
+                    step = talk(recv(size))
+                    if step.__class__ is not bytes:
+                        self._carry_out(line, step)
+                    elif step and (sent := send(step)) != len(step):
+                        self._send_later(line, step[sent:])
+                except BlockingIOError:  # nothing has come, or nothing is taken
+                    if step:
+                        self._send_later(line, cast("bytes", step))
+                except StopIteration:
+                    self._done(line)
+                except (OSError, ReplyError) as error:
+                    self._drop(line, error)
 
-    def _receive(self, asking: "_Asking") -> None:
-        """Take what has come; where the reply is complete, check it and ask again."""
-        peer, size = asking.peer, asking.size
+    def _ready(self, wait: int) -> list[tuple[int, int]]:
+        """Return events of at most `wait` nanoseconds; go on with those whose time has come."""
+        timers = self._timers
+        if timers:
+            now = time.perf_counter_ns()
+            while timers and timers[0][0] <= now:
+                until, _, line = heapq.heappop(timers)
+                if line.until == until:
+                    line.until = NEVER
+                    self._go_on(line)
+            if timers:
+                wait = min(wait, timers[0][0] - time.perf_counter_ns())
+        seconds = max(0, wait) / 1e9
+        if timers and seconds < _FINE:
+            select.select([self._epoll], [], [], seconds)
+            seconds = 0.0
+        return self._epoll.poll(seconds, _MOST_EVENTS)
+
+    def _go_on(self, line: "_Line") -> None:
+        """Let a conversation begin, or go on because its time has come."""
         try:
-            reply = asking.recv(_READ if size > _READ else size - len(peer.part))
+            self._carry_out(line, line.talk(None))
+        except StopIteration:
+            self._done(line)
+        except (OSError, ReplyError) as error:
+            self._drop(line, error)
+
+    def _carry_out(self, line: "_Line", step: bytes | Step) -> None:
+        """Do what a conversation wants."""
+        while not isinstance(step, bytes):
+            if step is RECONNECT:
+                self._reconnect(line)
+            elif step is LEAVE:
+                with suppress(OSError):  # the server has ended it already
+                    line.connection.shutdown(socket.SHUT_WR)
+            else:
+                if step.until != line.until:
+                    line.until = step.until
+                    heapq.heappush(self._timers, (step.until, line.peer.number, line))
+                step = step.data
+                break
+            step = line.talk(None)
+        if step:
+            try:
+                sent = line.send(step)
+            except BlockingIOError:
+                sent = 0
+            if sent != len(step):
+                self._send_later(line, step[sent:])
+
+    def _send_later(self, line: "_Line", data: bytes) -> None:
+        """Send what the kernel would not take, as soon as it takes more."""
+        line.unsent += data
+        line.send = line.queue
+        self._talking[line.fd] = line.tools
+        self._epoll.modify(line.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _flush(self, line: "_Line") -> None:
+        send = line.connection.send
+        try:
+            while line.unsent:
+                del line.unsent[: send(line.unsent[:_FLUSHED])]
         except BlockingIOError:
             return
-        if peer.part or len(reply) != size:
-            if not reply:
-                raise ShortReplyError(bytes(peer.part), size)
-            peer.part += reply
-            if len(peer.part) < size:
-                return
-            reply = bytes(peer.part)
-            peer.part.clear()
-        now = time.perf_counter_ns()
-        if reply != asking.expected:
-            raise self._wrong(asking.content, asking.count, reply, asking.expected)
-        peer.pending = False
-        asking.count += 1
-        if self._over or (self._deadline and now > self._deadline):
-            peer.drained += 1
-            self._forget(asking)
+        except OSError as error:
+            self._drop(line, error)
             return
-        peer.verified += 1
-        peer.last_reply_at = now
-        self._latencies.append((now - asking.sent_at) // 1000)
-        if len(self._latencies) >= _FOLD:
-            self._fold(self._latencies)
-        if asking.count == asking.share:
-            self._take_leave(asking)
-            return
-        asking.sent_at = now
-        if asking.count == asking.reconnect_at:
-            self._reconnect(asking)
-        self._ask(asking)
-
-    def _ask(self, asking: "_Asking") -> None:
-        """Send the next message, or as much of it as the kernel takes."""
-        message, asking.expected = asking.content.message(asking.count)
-        asking.peer.pending = True
-        try:
-            sent = asking.send(message)
-        except BlockingIOError:
-            sent = 0
-        if sent < len(message):
-            asking.unsent = memoryview(message)[sent:]
-            self._epoll.modify(asking.fd, select.EPOLLIN | select.EPOLLOUT)
-
-    def _send_rest(self, asking: "_Asking") -> None:
-        try:
-            asking.unsent = asking.unsent[asking.send(asking.unsent) :]
-        except BlockingIOError:
-            return
-        if not asking.unsent:
-            self._epoll.modify(asking.fd, select.EPOLLIN)
+        line.send = send
+        self._talking[line.fd] = line.tools
+        self._epoll.modify(line.fd, select.EPOLLIN)
 
     # -- beginnings and ends -----------------------------------------------------------------------
 
-    def _register(self, asking: "_Asking") -> None:
-        sock = asking.peer.sock
-        assert sock is not None  # noqa: S101 - for the type checker
-        sock.setblocking(False)
-        asking.use(sock)
-        self._watch(asking)
+    def _watch(self, line: "_Line") -> None:
+        self._talking[line.fd] = line.tools
+        self._epoll.register(line.fd, select.EPOLLIN)
 
-    def _watch(self, asking: "_Asking") -> None:
-        self._asking[asking.fd] = asking
-        self._epoll.register(asking.fd, select.EPOLLIN)
+    def _forget(self, line: "_Line") -> None:
+        line.until = NEVER
+        if self._talking.pop(line.fd, None):
+            self._epoll.unregister(line.fd)
 
-    def _forget(self, asking: "_Asking") -> None:
-        del self._asking[asking.fd]
-        self._epoll.unregister(asking.fd)
+    def _done(self, line: "_Line") -> None:
+        self._forget(line)
+        if line.peer.share is not None:  # it makes room for who waits
+            line.connection.close()
 
-    def _drop(self, asking: "_Asking", error: BaseException) -> None:
-        if asking.fd in self._asking:
-            self._forget(asking)
-        self._fail(asking.number, asking.peer, error)
+    def _drop(self, line: "_Line", error: BaseException) -> None:
+        self._forget(line)
+        line.connection.close()
+        self._fail(line.peer, error)
 
     def _drop_the_late(self, now: int) -> None:
-        patience = int(self.workload.timeout * 1e9)
-        for asking in list(self._asking.values()):
-            if now - asking.sent_at > patience and not asking.peer.starved:
-                self._drop(asking, TimeoutError())
+        for peer in list(self._late(now)):
+            self._drop(self._lines[peer.number], TimeoutError())
 
-    def _take_leave(self, asking: "_Asking") -> None:
-        """End a connection whose share is done: it makes room for who waits."""
-        self._forget(asking)
-        sock = asking.peer.sock
-        assert sock is not None  # noqa: S101 - for the type checker
-        self._expect_silence(asking.number, sock)
-        sock.close()
-
-    def _reconnect(self, asking: "_Asking") -> None:
+    def _reconnect(self, line: "_Line") -> None:
         """Begin the next connection of this one; the handshake may still be under way."""
-        self._forget(asking)
-        peer = asking.peer
-        assert peer.sock is not None  # noqa: S101 - for the type checker
-        family, address = peer.sock.family, peer.sock.getpeername()
-        peer.sock.close()
-        peer.sock = sock = socket.socket(family, socket.SOCK_STREAM)
+        family, address = line.connection.family, line.connection.getpeername()
+        talk = line.talk
+        self._forget(line)
+        line.connection.close()
+        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         problem = sock.connect_ex(address)
         if problem not in {0, errno.EINPROGRESS}:
+            sock.close()
             raise OSError(problem, os.strerror(problem))
-        asking.use(sock)
-        self._watch(asking)
-        asking.reconnect_at += asking.every
+        line.use(self._secured(sock), talk)
+        self._watch(line)
 
 
-class _Asking:
-    """A connection that asks."""
+_Talk = Callable[[bytes | None], bytes | Step]
+_Send = Callable[[bytes], int]
+_Recv = Callable[[int], bytes]
 
-    __slots__ = (
-        "content",
-        "count",
-        "every",
-        "expected",
-        "fd",
-        "number",
-        "peer",
-        "reconnect_at",
-        "recv",
-        "send",
-        "sent_at",
-        "share",
-        "size",
-        "unsent",
-    )
 
-    def __init__(
-        self, number: int, peer: Peer, share: int | None, every: int, content: Content
-    ) -> None:
-        self.number = number
+def _nothing(_came: bytes | None) -> bytes:
+    """Say what a conversation wants that has not begun."""
+    return b""
+
+
+class _Line:
+    """A connection, and the conversation over it."""
+
+    __slots__ = ("connection", "fd", "open", "peer", "recv", "send", "talk", "unsent", "until")
+
+    connection: Socket
+    talk: "_Talk"
+    send: "_Send"
+    recv: "_Recv"
+
+    def __init__(self, peer: Conversation) -> None:
         self.peer = peer
-        self.share = share
-        self.content = content
-        self.size = content.size
-        self.count = 0
-        self.expected = b""
-        self.unsent = memoryview(b"")
-        self.sent_at = time.perf_counter_ns()
-        self.reconnect_at = self.every = every
+        self.open = False
+        self.until = NEVER
+        self.unsent = bytearray()
 
-    def use(self, sock: socket.socket) -> None:
-        """Ask on this socket from now on."""
+    @property
+    def tools(self) -> "tuple[_Line, _Recv, _Talk, _Send]":
+        """What the loop needs."""
+        return self, self.recv, self.talk, self.send
+
+    def use(self, sock: Socket, talk: "_Talk") -> None:
+        """Talk over this connection from now on."""
+        self.connection, self.talk, self.open = sock, talk, True
         self.fd = sock.fileno()
         self.send, self.recv = sock.send, sock.recv
+        self.unsent.clear()
+
+    def queue(self, data: bytes) -> int:
+        """Take the place of `send` while something before it waits to be sent."""
+        self.unsent += data
+        return len(data)

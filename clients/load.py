@@ -1,50 +1,34 @@
-"""What the load clients share: a workload, what comes of it, and the judgement of each reply.
+"""What the load clients share: their steps, their clock, and what comes of it.
 
-A client differs in how it carries out its connections (threads, an event loop), and in nothing
-that is sent, checked or counted.
+A client (an *engine*) differs in how it carries out its connections (threads, an event loop), and
+in nothing that is sent, checked or counted: that is `clients.conversation`.
 """
 
+import os
 import socket
-import struct
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import errorcode
 from functools import cache
+from pathlib import Path
+from ssl import SSLError
 
-from clients.client import ShortReplyError
-from clients.content import Content, diagnose
+from hdrh.histogram import HdrHistogram
+
+from clients.content import Content
+from clients.conversation import NEVER, Conversation, ReplyError
+from clients.recording import Recorder, Second, histogram
+from clients.tls import Socket, TlsSocket, client_context
+from clients.workload import Workload
 from echoserver import load_handler
 
-FAREWELL = 1.0  # seconds that a server may take to end a connection that we have ended
-_EXACT_DIGITS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is asked of a server. Times are in seconds, sizes in bytes."""
-
-    host: str
-    port: int
-    connections: int = 400
-    duration: float | None = 5.0
-    """How long to ask; None: until `messages` are answered."""
-    messages: int | None = None
-    """How many messages in all, shared out over the connections."""
-    size: int = 64
-    timeout: float = 10.0
-    """For connecting, and for one reply."""
-    seed: int = 1
-    active: int | None = None
-    """How many of the connections ask; the others are open and silent. None: all."""
-    reconnect_every: int | None = None
-    """After so many messages a connection is made anew, and its time counts; None: never."""
-    handler: str = "echo"
-    """The server's handler: a name or a class, as the server takes it; `answers` tells what it
-    answers."""
+_SECOND = 1_000_000_000
+LOOK = 50_000_000  # nanoseconds between two looks whether someone waits too long
 
 
 @dataclass(slots=True)
@@ -55,73 +39,95 @@ class LoadResult:
     """Messages whose reply was right to the byte, within the time."""
     drained: int = 0
     """Replies, right too, that were under way when the time was over."""
+    dropped: int = 0
+    """Messages that were due within the time, and could not be sent in it."""
     starved: int = 0
     """Connections that were made, and never got a byte back."""
     served: int = 0
     """Connections that got at least one reply, within the time."""
     seconds: float = 0.0
-    """From the common start to the end of the time, or to the last reply of so many messages."""
-    cpu_seconds: float = 0.0
-    """CPU time of this process in those seconds."""
+    """From the end of the warm-up to the end of the time, or to the last of so many messages."""
+    cpu_share: float = 0.0
+    """CPU time of this process while it was at work, as a share of a core."""
+    wait_share: float = 0.0
+    """Time for which its loop could have run, and something else did, likewise."""
     errors: Counter[str] = field(default_factory=Counter)
     """Connections that failed, by kind; a connection that failed stays out."""
     first_errors: dict[str, str] = field(default_factory=dict)
     """For each kind, what happened first."""
-    latencies_us: Counter[int] = field(default_factory=Counter)
-    """Microseconds from send to complete reply → how many."""
+    latency: HdrHistogram = field(default_factory=histogram)
+    """Microseconds from when a message was sent (with a rate: was due) to its complete reply."""
+    raw: HdrHistogram = field(default_factory=histogram)
+    """With a rate: microseconds from when it was sent."""
+    lag: HdrHistogram = field(default_factory=histogram)
+    """Microseconds by which messages were sent later than they could have been."""
 
-
-class Peer:
-    """One connection and what is known of it."""
-
-    def __init__(self) -> None:
-        self.sock: socket.socket | None = None
-        self.verified = 0
-        self.drained = 0
-        self.last_reply_at = 0
-        self.pending = False
-        self.part = bytearray()
-        """What has come of a reply that comes in pieces."""
-        self.cut = False
-
-    @property
-    def starved(self) -> bool:
-        """It waits, and has never had a byte."""
-        return self.pending and not (self.verified or self.drained or self.part)
+    def add(self, second: Second) -> None:
+        """Take in what was measured in a second."""
+        self.verified += second.latency.get_total_count()
+        self.latency.add(second.latency)
+        self.raw.add(second.raw)
+        self.lag.add(second.lag)
 
 
 class Load(ABC):
     """Runs a `Workload`: `connect`, `start`, `wait`, `finish`, in this order.
 
     The steps are apart so that someone can look at the server between them.
+
+    Args:
+        workload: What to do.
+        numbers: Which of its connections are ours; None: all.
+        on_second: Told what each second gave; None: `result` takes it in.
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        numbers: Sequence[int] | None = None,
+        on_second: Callable[[Second], None] | None = None,
+    ) -> None:
         self.workload = workload
         self.result = LoadResult()
-        self._peers = [Peer() for _ in range(workload.connections)]
+        self._on_second = on_second or self.result.add
+        self._recorder = Recorder()
         self._lock = threading.Lock()
-        self._started = 0
-        self._deadline = 0
-        self._cpu = 0.0
-        answer = load_handler(workload.handler).answers
+        self._start = 0
+        self._counts_from = 0
+        self._deadline = NEVER
+        self._next_tick = NEVER
+        self._ticked = 0
+        self._ticks = 0
+        self._cpu = self._waited = 0.0
+        self._context = client_context(workload) if workload.tls else None
+        answer, sizes, shares = (
+            load_handler(workload.handler).answers,
+            workload.sizes,
+            workload.shares(),
+        )
 
         @cache
         def content(number: int) -> Content:
-            return Content(workload.seed, number, workload.size, answer)
+            return Content(workload.seed, number, sizes, answer, workload.pipeline)
 
-        self._content = content
+        self._peers = [
+            Conversation(number, workload, shares[number], content, self._recorder)
+            for number in (range(workload.connections) if numbers is None else numbers)
+        ]
 
     @abstractmethod
     def connect(self) -> int:
         """Make every connection; return how many were made."""
 
-    def start(self) -> None:
-        """Let the clock run."""
-        self._cpu = time.process_time()
-        self._started = time.perf_counter_ns()
-        if self.workload.duration is not None:
-            self._deadline = self._started + int(self.workload.duration * 1e9)
+    def start(self, at: int | None = None) -> None:
+        """Let the clock run from nanosecond `at` of `time.perf_counter_ns`; None: now."""
+        workload = self.workload
+        self._start = time.perf_counter_ns() if at is None else at
+        self._counts_from = self._next_tick = self._start + int(workload.warmup * 1e9)
+        if workload.duration is not None:
+            self._deadline = self._counts_from + int(workload.duration * 1e9)
+        if not workload.warmup:
+            self._count_from(self._start)
 
     @abstractmethod
     def wait(self) -> None:
@@ -131,105 +137,119 @@ class Load(ABC):
     def finish(self) -> LoadResult:
         """Wait for the replies under way, close everything, return the result."""
 
-    # -- for those who carry it out --------------------------------------------------------------
+    # -- the clock -------------------------------------------------------------------------------
+
+    def _tick(self, now: int) -> None:
+        """Take in what the last second gave; called as soon as `_next_tick` has come."""
+        latency, raw, lag = self._recorder.take()
+        if not self._ticked:  # the warm-up is over: nothing of it counts
+            self._count_from(now)
+            return
+        passed = (now - self._ticked) / 1e9
+        errors = self.result.errors.total()
+        second = Second(self._ticks, passed, errors, latency, raw, lag)
+        self._on_second(second)
+        second.release()
+        self._ticks += 1
+        self._ticked = now
+        self._next_tick = self._counts_from + (self._ticks + 1) * _SECOND
+
+    def _count_from(self, now: int) -> None:
+        self._cpu, self._waited = time.process_time(), _run_delay()
+        self._counts_from = self._ticked = now
+        self._next_tick = now + _SECOND
 
     def _stop_the_clock(self) -> None:
-        end = time.perf_counter_ns()
-        if not self._deadline:  # who waited in vain for a reply does not make the others slower
-            end = max((peer.last_reply_at for peer in self._peers), default=0) or end
-        self.result.seconds = (end - self._started) / 1e9
-        self.result.cpu_seconds = time.process_time() - self._cpu
+        now = time.perf_counter_ns()
+        if not self._ticked:
+            self._tick(now)
+        end = min(now, self._deadline)
+        if self._deadline == NEVER:  # who waited in vain does not make the others slower
+            end = max((peer.last_reply for peer in self._peers), default=0) or now
+        self.result.seconds = max(0, end - self._counts_from) / 1e9
+        at_work = max(1, now - self._counts_from) / 1e9
+        self.result.cpu_share = (time.process_time() - self._cpu) / at_work
+        self.result.wait_share = (_run_delay() - self._waited) / at_work
+        self._next_tick = NEVER
 
-    def _open(self) -> socket.socket:
-        """Return a connection whose calls block, for as long as the workload's timeout at most."""
+    # -- connections -----------------------------------------------------------------------------
+
+    def _late(self, now: int) -> Iterator[Conversation]:
+        """Return those whose reply is overdue.
+
+        Who was never served is starved, and may wait until the time is over, where it ever is.
+        """
+        since, to_the_end = now - int(self.workload.timeout * 1e9), self._deadline != NEVER
+        return (
+            peer for peer in self._peers if peer.since < since and not (to_the_end and peer.starved)
+        )
+
+    def _open(self) -> Socket:
+        """Return a connection whose calls block; whoever waits too long is found by a look round.
+
+        A timeout of the kernel's (SO_RCVTIMEO) would start and stop a timer for every message.
+        """
         workload = self.workload
         sock = socket.create_connection((workload.host, workload.port), workload.timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # The kernel keeps the time of each reply; Python's own timeout would add a poll to
-        # every call.
+        secured = self._secured(sock)
+        if isinstance(secured, TlsSocket):
+            secured.handshake()
         sock.settimeout(None)
-        limit = struct.pack("ll", int(workload.timeout), int(workload.timeout % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        return sock
+        return secured
+
+    def _secured(self, sock: socket.socket) -> Socket:
+        """Return what speaks TLS over a connection, where the workload says so."""
+        if self._context is None:
+            return sock
+        return TlsSocket(sock, self._context, self.workload.host)
+
+    # -- what came of it -------------------------------------------------------------------------
 
     def _tally(self) -> LoadResult:
-        """Sum up all connections, and close those that are open."""
-        result = self.result
-        for number, peer in enumerate(self._peers):
-            result.verified += peer.verified
+        """Sum up all connections."""
+        result, workload = self.result, self.workload
+        schedule = workload.schedule
+        if schedule is not None and workload.duration is not None:
+            due = schedule.count(workload.warmup + workload.duration)
+            mine = (len(range(peer.number, due, workload.asking)) for peer in self._peers)
+            result.dropped = sum(mine) - sum(peer.sent for peer in self._peers)
+        for peer in self._peers:
             result.drained += peer.drained
-            result.served += peer.verified > 0
+            result.served += peer.served
             result.starved += peer.starved
-            if peer.sock is not None and peer.sock.fileno() != -1:
-                if not peer.cut:
-                    self._expect_silence(number, peer.sock)
-                peer.sock.close()
+        self._tick(time.perf_counter_ns())
         return result
 
-    def _expect_silence(self, number: int, sock: socket.socket) -> None:
+    def _expect_silence(self, peer: Conversation, sock: Socket) -> None:
         """Count a server that has more to say than it was owed."""
         with suppress(OSError):
-            if extra := sock.recv(64, socket.MSG_DONTWAIT):
-                error = WrongReplyError("mismatch", f"{extra!r} came and nothing was owed")
-                self._count_error(number, error)
+            sock.setblocking(False)
+            if extra := sock.recv(4096):
+                self._fail(peer, peer.wrong(None, extra))
 
-    def _shares(self) -> list[int | None]:
-        """Return how many messages each connection sends; None: as many as the time allows."""
-        total, everyone = self.workload.messages, self.workload.connections
-        count = min(self.workload.active or everyone, everyone)
-        silent = [0] * (everyone - count)
-        if total is None:
-            return [*([None] * count), *silent]
-        return [*(total // count + (number < total % count) for number in range(count)), *silent]
-
-    def _wrong(
-        self, content: Content, count: int, reply: bytes, expected: bytes
-    ) -> "WrongReplyError":
-        difference = diagnose(
-            content, count, reply, expected, self._content, self.workload.connections
-        )
-        return WrongReplyError(difference.kind, difference.explanation)
-
-    def _fold(self, latencies: list[int]) -> None:
-        """Add a thread's latencies to the common count, which stays small however long we run."""
-        counted = Counter(latencies)
-        latencies.clear()
-        with self._lock:
-            total = self.result.latencies_us
-            for microseconds, count in counted.items():
-                total[_rounded(microseconds)] += count
-
-    def _fail(self, number: int, peer: Peer, error: BaseException) -> None:
-        if isinstance(error, (BlockingIOError, TimeoutError)) and peer.starved:
-            return  # which is not an error
-        peer.pending = False
-        if peer.sock is not None:
-            peer.sock.close()
-        self._count_error(number, error)
-
-    def _count_error(self, number: int, error: BaseException) -> None:
+    def _fail(self, peer: Conversation, error: BaseException) -> None:
+        """Count what ended a connection."""
+        if isinstance(error, (BlockingIOError, TimeoutError)):
+            if peer.starved:
+                return  # which is not an error
+            error = peer.late()
+        peer.give_up()
         kind, explanation = _classify(error)
+        if not isinstance(error, ReplyError):
+            explanation = f"connection {peer.number}: {explanation}"
         with self._lock:
             self.result.errors[kind] += 1
-            self.result.first_errors.setdefault(kind, f"connection {number}: {explanation}")
-
-
-class WrongReplyError(Exception):
-    """A reply that was not what was owed."""
-
-    def __init__(self, kind: str, explanation: str) -> None:
-        super().__init__(explanation)
-        self.kind = kind
+            self.result.first_errors.setdefault(kind, explanation)
 
 
 def _classify(error: BaseException) -> tuple[str, str]:  # noqa: PLR0911 - a table
     """Return the kind of an error, as reports name it, and what happened."""
     match error:
-        case WrongReplyError():
+        case ReplyError():
             return error.kind, str(error)
-        case ShortReplyError():
-            return "short", str(error)
+        case SSLError():
+            return "tls", f"no TLS connection: {error.reason or error}"
         case ConnectionRefusedError():
             return "refused", "the connection was refused"
         case BlockingIOError() | TimeoutError():
@@ -241,7 +261,22 @@ def _classify(error: BaseException) -> tuple[str, str]:  # noqa: PLR0911 - a tab
     return "other", repr(error)
 
 
-def _rounded(microseconds: int) -> int:
-    """Keep four significant digits."""
-    unit: int = 10 ** max(0, len(str(microseconds)) - _EXACT_DIGITS)
-    return (microseconds + unit // 2) // unit * unit
+def _run_delay() -> float:
+    """Return the seconds that this thread has waited for a CPU (schedstat, run_delay)."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / 1e9
+    return 0.0
+
+
+def read_size(workload: Workload) -> int:
+    """Return how much to ask recv(2) for: all that may be under way, within reason."""
+    return min(workload.sizes.largest * workload.pipeline, 256 * 1024)
+
+
+def prefer_throughput() -> None:
+    """Ask the kernel not to let threads that wake up interrupt one that runs (SCHED_BATCH).
+
+    Under the GIL they could do nothing but wait for it. Worth 6 % with 400 threads on a core.
+    """
+    with suppress(AttributeError, OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

@@ -1,32 +1,47 @@
 """The load client of 400 threads: each has a connection, and asks again as soon as it is answered.
 
-All threads start together, after all have connected (or failed to). Every reply is compared byte
-by byte with what this connection is owed (`clients.content`). One process, as the tutorial has
-it; so under the GIL it can be slower than the server that it measures, and says what CPU it used.
+All threads start together, after all have connected (or failed to). What they send, and whether
+what comes back is right, is `clients.conversation`'s to say. Under the GIL one of them runs at a
+time; so this client can be slower than the server that it measures, and says what CPU it used.
 """
 
-import itertools
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from clients.client import SENT_AT_ONCE, ShortReplyError, exchange
-from clients.content import Content
-from clients.load import FAREWELL, Load, LoadResult, Peer, Workload, WrongReplyError
+from clients.client import SENT_AT_ONCE
+from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step, Talk
+from clients.load import LOOK, Load, LoadResult, prefer_throughput, read_size
+from clients.recording import Second
+from clients.tls import Socket
+from clients.workload import Workload
 
 _STACK_SIZE = 256 * 1024
-_FOLD = 10_000  # latencies that a thread keeps before it adds them to the common count
+_FLUSHED = 256 * 1024  # bytes, at most, handed to the kernel at once
 
 
 class ThreadLoad(Load):
     """A thread for every connection, and one connection for every thread."""
 
-    def __init__(self, workload: Workload) -> None:
-        super().__init__(workload)
-        self._barrier = threading.Barrier(workload.connections + 1)
+    def __init__(
+        self,
+        workload: Workload,
+        numbers: Sequence[int] | None = None,
+        on_second: Callable[[Second], None] | None = None,
+    ) -> None:
+        super().__init__(workload, numbers, on_second)
+        self._size = read_size(workload)
+        # A thread that blocks in send cannot read; so much always fits the kernel's buffers.
+        self._sent_at_once = self._size <= SENT_AT_ONCE and not (workload.rate or workload.think)
+        self._barrier = threading.Barrier(len(self._peers) + 1)
         self._threads: list[threading.Thread] = []
+        self._socks: dict[int, Socket] = {}
+        # Whom we have cut short: no error, or one that is not what they noticed.
+        self._starved: set[int] = set()
+        self._overdue: set[int] = set()
 
     def connect(self) -> int:
         """Start the threads; return how many connected, once each has connected or failed.
@@ -34,30 +49,28 @@ class ThreadLoad(Load):
         Raises:
             RuntimeError: The system has not so many threads.
         """
+        prefer_throughput()
         before = threading.stack_size(_STACK_SIZE)
         try:
-            for number, share in enumerate(self._shares()):
+            for peer in self._peers:
                 thread = threading.Thread(
-                    target=self._run, args=(number, share), name=f"Thread-{number}", daemon=True
+                    target=self._run, args=(peer,), name=f"Thread-{peer.number}", daemon=True
                 )
                 thread.start()
                 self._threads.append(thread)
         finally:
             threading.stack_size(before)
         self._barrier.wait()
-        return sum(peer.sock is not None for peer in self._peers)
+        return len(self._socks)
 
-    def start(self) -> None:
+    def start(self, at: int | None = None) -> None:
         """Let all threads begin, together."""
-        super().start()
+        super().start(at)
         self._barrier.wait()
 
     def wait(self) -> None:
         """Return when the time is over, or everything is answered or has failed."""
-        if self._deadline:
-            self._join(self._threads, until=self._deadline / 1e9)
-        else:
-            self._join(self._threads)
+        self._join(self._deadline)
         self._stop_the_clock()
 
     def finish(self) -> LoadResult:
@@ -65,111 +78,147 @@ class ThreadLoad(Load):
         # Who never had a byte is starved. To wait for it would let it have, after the time, the
         # place of one who is done. All others get their reply, or run into their timeout.
         for peer in self._peers:
-            if peer.starved and peer.sock is not None:
-                peer.cut = True
-                with suppress(OSError):
-                    peer.sock.shutdown(socket.SHUT_RDWR)
-        self._join(self._threads)
+            if peer.starved:
+                self._cut_short(peer, self._starved)
+        self._join(NEVER)
+        for peer in self._peers:
+            sock = self._socks.get(peer.number)
+            if sock is not None and sock.fileno() != -1:
+                if peer.number not in self._starved:
+                    self._expect_silence(peer, sock)
+                sock.close()
         return self._tally()
 
-    @staticmethod
-    def _join(threads: Iterable[threading.Thread], until: float | None = None) -> None:
-        for thread in threads:
-            thread.join(None if until is None else max(0.0, until - time.perf_counter()))
+    def _join(self, deadline: int) -> None:
+        """Wait until all threads have ended, or a time in nanoseconds."""
+        waiting = list(reversed(self._threads))
+        look = 0
+        while waiting and (now := time.perf_counter_ns()) < deadline:
+            if now >= self._next_tick:
+                self._tick(now)
+            if now >= look:
+                look = now + LOOK
+                for peer in list(self._late(now)):
+                    self._cut_short(peer, self._overdue)
+            waiting[-1].join((min(deadline, self._next_tick, look) - now) / 1e9)
+            if not waiting[-1].is_alive():
+                waiting.pop()
+
+    def _cut_short(self, peer: Conversation, reason: set[int]) -> None:
+        """Let a thread that is blocked go on, and know why."""
+        reason.add(peer.number)
+        with suppress(OSError, KeyError):
+            self._socks[peer.number].shutdown(socket.SHUT_RDWR)
 
     # -- one thread ------------------------------------------------------------------------------
 
-    def _run(self, number: int, share: int | None) -> None:
-        peer = self._peers[number]
+    def _run(self, peer: Conversation) -> None:
         error: BaseException | None = None
         try:
-            peer.sock = self._open()
+            self._socks[peer.number] = self._open()
         except OSError as failed:
             error = failed
         self._barrier.wait()  # all have connected, or failed
         self._barrier.wait()  # the clock runs
-        if error is None and number < (self.workload.active or self.workload.connections):
+        if error is None and peer.number < self.workload.asking:
+            time.sleep(max(0, self._start - time.perf_counter_ns()) / 1e9)
+            talk = peer.talk(self._start, self._deadline)
             try:
-                self._converse(number, peer, share)
-            except (OSError, WrongReplyError) as failed:
+                self._blocking(peer, talk) if self._sent_at_once else self._polling(peer, talk)
+            except StopIteration:
+                if peer.share is not None:  # it makes room for who waits
+                    self._socks[peer.number].close()
+            except (OSError, ReplyError) as failed:
                 error = failed
-        if error is not None and not peer.cut:
-            self._fail(number, peer, error)
+        if error is not None and peer.number not in self._starved:
+            self._fail(peer, TimeoutError() if peer.number in self._overdue else error)
+            if peer.number in self._socks:
+                self._socks[peer.number].close()
 
-    def _converse(self, number: int, peer: Peer, share: int | None) -> None:
-        """Ask, check the answer, ask again: the hot loop."""
-        sock = peer.sock
-        assert sock is not None  # noqa: S101 - for the type checker; _run has just set it
-        size, timeout = self.workload.size, self.workload.timeout
-        patience = int(timeout * 1e9)
-        content = self._content(number)
-        message_of, clock = content.message, time.perf_counter_ns
-        send, recv = sock.sendall, sock.recv
-        deadline = self._deadline or 1 << 63
-        latencies: list[int] = []
-        record = latencies.append
-        whole = size <= SENT_AT_ONCE
-        reconnect_at = every = self.workload.reconnect_every or -1
-        try:
-            sent_at = clock()
-            for count in itertools.count() if share is None else range(share):
-                if count == reconnect_at:
-                    reconnect_at += every
-                    sock.close()
-                    peer.sock = sock = self._open()
-                    send, recv = sock.sendall, sock.recv
-                message, expected = message_of(count)
-                peer.pending = True
-                if whole:
-                    send(message)
-                    reply = recv(size)
-                    if len(reply) != size:
-                        peer.part += reply
-                        reply = _rest(recv, peer.part, size, sent_at + patience)
-                else:
-                    reply = exchange(sock, message, timeout, peer.part)
-                now = clock()
-                if reply != expected:
-                    raise self._wrong(content, count, reply, expected)
-                peer.pending = False
-                if now > deadline:
-                    peer.drained += 1
-                    break
-                peer.verified += 1
-                peer.last_reply_at = now
-                record((now - sent_at) // 1000)
-                sent_at = now
-                if len(latencies) == _FOLD:
-                    self._fold(latencies)
-            else:
-                self._take_leave(content, share or 0, sock)
-        finally:
-            self._fold(latencies)
+    def _blocking(self, peer: Conversation, talk: Talk) -> None:
+        """Send what the conversation wants, and wait for the answer: the hot loop.
 
-    def _take_leave(self, content: Content, count: int, sock: socket.socket) -> None:
-        """End a connection whose share is done: it makes room for who waits.
-
-        Whatever the server still sends is more than it owed.
+        Ends with StopIteration, as the conversation does.
         """
-        sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(min(self.workload.timeout, FAREWELL))
-        with suppress(TimeoutError):  # its own affair: all that it owed has come
-            if extra := sock.recv(64):
-                raise self._wrong(content, count, extra, b"")
-        sock.close()
+        size, go_on = self._size, talk.send
+        sock = self._socks[peer.number]
+        send, recv = sock.sendall, sock.recv
+        came: bytes | None = None
+        while True:
+            step = go_on(came)
+            if step.__class__ is bytes:
+                if step:
+                    send(step)
+                came = recv(size)
+            elif step is RECONNECT:
+                sock = self._reconnected(peer)
+                send, recv, came = sock.sendall, sock.recv, None
+            else:  # the last steps of it
+                self._polling(peer, talk, step)
+
+    def _polling(self, peer: Conversation, talk: Talk, step: bytes | Step | None = None) -> None:
+        """Do the same where it can be time to send while an answer is awaited."""
+        patience = int(self.workload.timeout * 1e9)
+        wire = _Wire(self._socks[peer.number], self._size, patience)
+        came: bytes | None = None
+        while True:
+            if step is None:
+                step = talk.send(came)
+            if step is RECONNECT:
+                wire = _Wire(self._reconnected(peer), self._size, patience)
+                came = None
+            elif step is LEAVE:
+                with suppress(OSError):  # the server has ended it already
+                    self._socks[peer.number].shutdown(socket.SHUT_WR)
+                came = None
+            else:
+                data, until = (step, NEVER) if isinstance(step, bytes) else step
+                came = wire.exchange(data, until, peer.since)
+            step = None
+
+    def _reconnected(self, peer: Conversation) -> Socket:
+        self._socks[peer.number].close()
+        sock = self._socks[peer.number] = self._open()
+        return sock
 
 
-def _rest(recv: Callable[[int], bytes], pieces: bytearray, size: int, deadline: int) -> bytes:
-    """Read what is missing of a reply of which `pieces` have come, until a time in nanoseconds."""
-    more = bool(pieces)
-    while more and len(pieces) < size:
-        if time.perf_counter_ns() > deadline:
-            raise TimeoutError
-        piece = recv(size - len(pieces))
-        pieces += piece
-        more = bool(piece)
-    if len(pieces) < size:
-        raise ShortReplyError(bytes(pieces), size)
-    reply = bytes(pieces)
-    pieces.clear()
-    return reply
+class _Wire:
+    """A connection on which it can be time to send while an answer is awaited (poll(2))."""
+
+    def __init__(self, sock: Socket, size: int, patience: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._size = size
+        self._patience = patience
+        self._unsent = bytearray()
+        self._poll = select.poll()
+
+    def exchange(self, data: bytes, until: int, since: int) -> bytes | None:
+        """Send `data`, and return what comes; None where nothing does until nanosecond `until`.
+
+        Raises:
+            TimeoutError: What was sent at nanosecond `since` is not answered in time.
+        """
+        self._unsent += data
+        while (now := time.perf_counter_ns()) < until:
+            end = until if since == NEVER else min(until, since + self._patience)
+            if self._wait((end - now) // 1_000_000):
+                try:
+                    return self._sock.recv(self._size)
+                except BlockingIOError:
+                    self._flush()
+            elif (left := end - time.perf_counter_ns()) > 0 and not self._unsent:
+                time.sleep(left / 1e9)  # poll(2) counts milliseconds
+            if end < until and time.perf_counter_ns() >= end:
+                raise TimeoutError
+        return None
+
+    def _wait(self, milliseconds: int) -> bool:
+        """Wait until something can be read or sent; tell whether it is so."""
+        self._poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        return bool(self._poll.poll(milliseconds))
+
+    def _flush(self) -> None:
+        with suppress(BlockingIOError):
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent[:_FLUSHED])]

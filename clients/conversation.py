@@ -1,0 +1,318 @@
+"""One connection's part in a workload, without a socket: what to send and when, and the judgement.
+
+A conversation is a generator. Each step that it yields says what an engine must do; the engine
+answers with what has come. So all engines send the same, check the same and count the same, and
+differ only in how they wait.
+
+======================  =====================================  =================================
+it yields               the engine                             and resumes it with
+======================  =====================================  =================================
+``b"..."``              sends that                             what came, as soon as some came
+``Step(b"...", until)`` sends that, and waits until then       the same; None if nothing came
+`RECONNECT`             makes the connection anew              None
+`LEAVE`                 half-closes it: nothing more is sent   None
+======================  =====================================  =================================
+
+An empty ``bytes`` stands for the end of the stream, as it does for recv(2). Times are nanoseconds
+of `time.perf_counter_ns`, which all processes of a machine share.
+"""
+
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple
+
+from clients.content import TRUNCATED, Content, Frame, diagnose
+from clients.distributions import parse_pauses
+from clients.recording import Recorder
+from clients.workload import Workload
+
+NEVER = 1 << 62
+_STILL_COMING = 0.5  # of a timeout: a reply of which a part came so lately is slow, not cut off
+_MORE_EVIDENCE = 250_000_000  # nanoseconds to wait for what else comes with a wrong reply
+
+
+class Step(NamedTuple):
+    """What a conversation wants: send, then wait."""
+
+    data: bytes
+    until: int
+    """Nanoseconds; at the latest then it wants to go on."""
+
+
+RECONNECT = Step(b"", -1)
+LEAVE = Step(b"", -2)
+FAREWELL = 1_000_000_000  # nanoseconds that a server may take to end what we have ended
+
+Talk = Generator[bytes | Step, bytes | None, None]
+
+
+class ReplyError(Exception):
+    """A reply that was not what was owed; `kind` is how reports name that."""
+
+    def __init__(self, kind: str, explanation: str) -> None:
+        super().__init__(explanation)
+        self.kind = kind
+
+
+class _Owed(NamedTuple):
+    """A message that was sent and is not answered."""
+
+    number: int
+    expected: bytes
+    due: int
+    sent: int
+
+
+class Conversation:
+    """What one connection sends, and what it must get back.
+
+    Args:
+        number: Of the connection, among all those of the run.
+        workload: What to do.
+        share: How many messages to send; None: as many as the time allows.
+        content: Returns the content of a connection.
+        recorder: Takes what is measured.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        workload: Workload,
+        share: int | None,
+        content: Callable[[int], Content],
+        recorder: Recorder,
+    ) -> None:
+        self.number = number
+        self.share = share
+        self.since = NEVER
+        """When the oldest message that is not answered was sent."""
+        self.drained = 0
+        """Replies that were right, after the time."""
+        self.sent = 0
+        """Messages."""
+        self._workload = workload
+        self._content = content
+        self._frames = content(number).frames()
+        self._recorder = recorder
+        self._patience = int(workload.timeout * 1e9)
+        self._began = NEVER  # when a ping-pong sent its first message
+        self._last_reply = 0
+        self._heard = 0  # when a piece of a reply came last
+        self._part = b""  # the pieces so far
+
+    @property
+    def last_reply(self) -> int:
+        """When the last reply came within the time; 0: none did."""
+        if self._began < self.since < NEVER:  # a ping-pong asks when it is answered
+            return self.since
+        return self._last_reply
+
+    @property
+    def served(self) -> bool:
+        """A reply was right, within the time."""
+        return self.last_reply > 0
+
+    @property
+    def starved(self) -> bool:
+        """It waits, and has never had a byte."""
+        return self.since != NEVER and not (self._heard or self.last_reply or self.drained)
+
+    def give_up(self) -> None:
+        """Await nothing more."""
+        self._last_reply = self.last_reply
+        self.since = NEVER
+
+    def talk(self, start: int, deadline: int) -> Talk:
+        """Return the conversation, to be run from nanosecond `start` to `deadline`.
+
+        It ends when all is sent and answered. Raises, at the step that shows it:
+
+        Raises:
+            ReplyError: What came is not what is owed.
+            TimeoutError: A reply took longer than the workload's timeout.
+        """
+        plan = self._workload
+        simple = plan.pipeline == 1 and not (plan.rate or plan.think or plan.reconnect_every)
+        frames: Iterator[Frame] = self._frames
+        if self.share is not None:
+            frames = itertools.islice(frames, self.share)
+        talk = (
+            self._ping_pong(frames, deadline) if simple else self._stream(frames, start, deadline)
+        )
+        return talk if self.share is None else self._taking_leave(talk)
+
+    def _taking_leave(self, talk: Talk) -> Talk:
+        """Talk, and end the connection: whatever still comes is more than was owed."""
+        yield from talk
+        yield LEAVE
+        came = yield Step(b"", time.perf_counter_ns() + FAREWELL)
+        if came:
+            yield from self._complain(None, came, 0)
+
+    # -- one message at a time, as fast as they are answered -------------------------------------
+
+    def _ping_pong(self, frames: Iterator[Frame], deadline: int) -> Talk:
+        """Ask, check the answer, ask again: the hot loop of every engine."""
+        clock, record = time.perf_counter_ns, self._recorder.latencies.append
+        self._began = sent = clock()
+        number = -1
+        try:
+            for number, message, expected in frames:
+                self.since = sent
+                came = yield message
+                now = clock()
+                if came != expected:
+                    yield from self._rest(_Owed(number, expected, sent, sent), came)
+                    now = clock()
+                if now > deadline:
+                    self.drained += 1
+                    break
+                record((now - sent) // 1000)
+                sent = now
+        finally:
+            self.sent = number + 1
+            self._last_reply = sent if sent > self._began else 0
+        self.since = NEVER
+
+    def _rest(self, owed: _Owed, came: bytes | None) -> Talk:
+        """Take the pieces in which a reply comes, and no more than it."""
+        expected, at = owed.expected, 0
+        while True:
+            data = self._check(came, owed, at)
+            end = at + len(data)
+            if data != expected[at:end]:
+                yield from self._complain(owed, expected[:at] + data, len(expected) - at)
+            at = end
+            self._part = expected[:at]
+            if at == len(expected):
+                self._part = b""
+                return
+            came = yield b""
+
+    # -- a pipeline, a schedule, pauses, connections made anew -----------------------------------
+
+    def _stream(self, frames: Iterator[Frame], start: int, deadline: int) -> Talk:  # noqa: C901, PLR0915 - one loop, in the order in which it happens
+        """Keep as many messages under way as the pipeline holds, each no sooner than it is due."""
+        plan, clock, record = self._workload, time.perf_counter_ns, self._recorder
+        dues = self._dues(start)
+        pauses = parse_pauses(plan.think).draw(f"{plan.seed}:{self.number}") if plan.think else None
+        owed: deque[_Owed] = deque()
+        slots = [start] * plan.pipeline  # when each of those that are free may be used
+        anew = plan.reconnect_every or NEVER
+        at = 0  # how much has come of the oldest reply
+        due, frame = next(dues), next(frames, None)
+        now = max(start, clock())
+        while True:
+            batch: list[bytes] = []
+            until = NEVER
+            reconnect = False
+            while frame is not None and slots:
+                ready = max(slots[0], due)
+                if now < ready:
+                    until = ready
+                    break
+                if now >= deadline:
+                    frame = None
+                    break
+                if self.sent == anew:
+                    reconnect = not owed
+                    break
+                heapq.heappop(slots)
+                number, message, expected = frame
+                sent = clock() if batch else now
+                record.lag.append((sent - ready) // 1000)
+                owed.append(_Owed(number, expected, due if plan.rate else sent, sent))
+                batch.append(message)
+                self.sent += 1
+                due, frame = next(dues), next(frames, None)
+            if reconnect:  # `now` stays: what it takes to connect is part of the next message
+                anew += plan.reconnect_every or NEVER
+                yield RECONNECT
+                continue
+            self.since = owed[0].sent if owed else NEVER
+            if not owed and (frame is None or until >= deadline):
+                return
+            came = yield b"".join(batch) if until == NEVER else Step(b"".join(batch), until)
+            now = clock()
+            if came is None:
+                continue
+            data = self._check(came, owed[0] if owed else None, at)
+            used = 0
+            while used < len(data):
+                if not owed:
+                    yield from self._complain(None, data[used:], 0)
+                first = owed[0]
+                take = min(len(data) - used, len(first.expected) - at)
+                if data[used : used + take] != first.expected[at : at + take]:
+                    reply = first.expected[:at] + data[used:]
+                    missing = sum(len(one.expected) for one in owed) - len(reply)
+                    yield from self._complain(first, reply, missing)
+                used, at = used + take, at + take
+                if at == len(first.expected):
+                    owed.popleft()
+                    at = 0
+                    self._done(first, now, deadline)
+                    heapq.heappush(slots, now + int(next(pauses) * 1e9) if pauses else now)
+            self._part = owed[0].expected[:at] if owed else b""
+
+    def _dues(self, start: int) -> Iterator[int]:
+        """Return when this connection's messages are due: all take turns."""
+        plan, schedule = self._workload, self._workload.schedule
+        if schedule is None:
+            return itertools.repeat(0)
+        due, everyone = schedule.due, plan.asking
+        return (start + due(number) for number in itertools.count(self.number, everyone))
+
+    def _done(self, owed: _Owed, now: int, deadline: int) -> None:
+        if now > deadline:
+            self.drained += 1
+            return
+        self._last_reply = now
+        record = self._recorder
+        record.latencies.append((now - owed.due) // 1000)
+        if self._workload.rate:
+            record.raw.append((now - owed.sent) // 1000)
+
+    # -- judgement -------------------------------------------------------------------------------
+
+    def _check(self, came: bytes | None, owed: _Owed | None, at: int) -> bytes:
+        """Return what came; complain where it is the end, or too late."""
+        if came:
+            self._heard = time.perf_counter_ns()
+            if owed is not None and self._heard - owed.sent > self._patience:
+                raise self.late()
+            return came
+        size = len(owed.expected) if owed else 0
+        where = f"connection {self.number}, message {owed.number if owed else self.sent}"
+        ended = f"{where}: the server closed the connection after {at} of {size} bytes"
+        raise ReplyError(TRUNCATED if at else "closed", ended)
+
+    def late(self) -> Exception:
+        """Return what is to be said when the oldest message's time is over."""
+        silent = time.perf_counter_ns() - self._heard
+        if not self._part or silent < self._patience * _STILL_COMING:
+            return TimeoutError()
+        explanation = f"connection {self.number}: {len(self._part)} bytes of a reply came in time"
+        return ReplyError(TRUNCATED, f"{explanation}, the last {self._part[-16:]!r}")
+
+    def _complain(self, owed: _Owed | None, reply: bytes, missing: int) -> Talk:
+        """Wait a moment for what else comes, and raise what is wrong with it."""
+        until = time.perf_counter_ns() + _MORE_EVIDENCE
+        while missing > 0 and time.perf_counter_ns() < until:
+            came = yield Step(b"", until)
+            if not came:
+                break
+            reply += came
+            missing -= len(came)
+        raise self.wrong(owed, reply)
+
+    def wrong(self, owed: _Owed | None, reply: bytes) -> ReplyError:
+        """Return what is wrong with a reply; None for `owed`: nothing was."""
+        number, expected = (owed.number, owed.expected) if owed else (self.sent, b"")
+        content = self._content(self.number)
+        connections = self._workload.connections
+        found = diagnose(content, number, reply, expected, self._content, connections)
+        return ReplyError(found.kind, found.explanation)
