@@ -1,0 +1,103 @@
+"""Did a run measure the server, or the client?
+
+A closed loop is as fast as the slower of the two. Whoever calls the client's limit a server's
+result is wrong by any factor, so each round is judged, and what the client limited is printed as
+``≥ N``: the server can do at least that. Server CPU per message stays valid: it does not depend on
+how often the client asks.
+"""
+
+from dataclasses import dataclass, field
+
+from clients.load import LoadResult
+from clients.workload import Workload
+
+_BUSY = 0.90
+"""Of a core. Under the GIL, a process of the client's cannot use more than one."""
+
+_SATURATED = 0.95
+"""Of what a server can use: it could not have answered more."""
+
+_CROWDED = 0.97
+"""Of the client's cores, whoever uses them; and of that, the client's part."""
+_MAINLY = 0.4
+
+_NEAR_CAPACITY = 0.90
+"""Of what this engine reached when nothing but itself held it back."""
+
+_LATE_US = 1_000
+_LATE_SHARE = 0.2
+"""Latency of which so much is the client's own lateness is not the server's."""
+
+_PLANNED = 0.99
+"""Of a rate; what falls short of it was not kept up."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientLimit:
+    """Why the client was the limit; nothing where it was not."""
+
+    reasons: tuple[str, ...] = field(default=())
+
+    def __bool__(self) -> bool:
+        return bool(self.reasons)
+
+
+def judge(
+    load: LoadResult,
+    workload: Workload,
+    *,
+    client_share: float,
+    client_cores_busy: float | None = None,
+    server_share: float | None,
+    busiest_server_thread: float | None,
+    capacity: float | None,
+) -> ClientLimit:
+    """Tell whether a run measured its client rather than its server.
+
+    Args:
+        load: What came of it.
+        workload: What was asked.
+        client_share: How much of a core each process of the client used, or waited for.
+        client_cores_busy: How much of the time these were not idle. Somebody else may have had a
+            part, and then the client could not have had more; None: they are not its own.
+        server_share: CPU time of the server, as a share of the cores it may use; None: unknown.
+        busiest_server_thread: CPU time of its busiest thread, as a share of a core; None: unknown.
+        capacity: Messages per second that the client is known to reach; None: unknown.
+    """
+    if not load.verified:
+        return ClientLimit()
+    reasons = []
+    crowded = (client_cores_busy or 0.0) >= _CROWDED and client_share >= _MAINLY
+    busy = client_share >= _BUSY or crowded
+    rate = load.verified / load.seconds if load.seconds else 0.0
+    if busy:
+        reasons.append(f"its CPU was {min(1.0, client_share):.0%} busy")
+    if capacity and comparable(workload) and rate >= _NEAR_CAPACITY * capacity:
+        reasons.append(f"it was near its calibrated limit of {capacity:,.0f} messages/s")
+    server_busy = max(server_share or 0.0, busiest_server_thread or 0.0) >= _SATURATED
+    if workload.rate is None:
+        return ClientLimit(() if server_busy else tuple(reasons))
+    # With a schedule, a busy client that is in time is no limit, and a late one is, even beside
+    # a busy server: what was late is known message by message.
+    late = load.lag.get_value_at_percentile(99)
+    whole = load.latency.get_value_at_percentile(99)
+    if late > _LATE_US and late > _LATE_SHARE * whole:
+        return ClientLimit((f"it sent 1 % of the messages {late / 1000:.1f} ms or more late",))
+    schedule, duration = workload.schedule, workload.duration
+    planned = schedule.count(duration) if schedule and duration else 0
+    if busy and not server_busy and load.verified < _PLANNED * planned:
+        return ClientLimit(tuple(reasons))
+    return ClientLimit()
+
+
+def comparable(workload: Workload) -> bool:
+    """Tell whether the calibration, a ping-pong of short messages, says anything of a workload."""
+    short = 256
+    return (
+        workload.rate is None
+        and workload.think is None
+        and workload.reconnect_every is None
+        and workload.pipeline == 1
+        and workload.sizes.largest <= short
+        and not workload.tls
+    )

@@ -1,0 +1,146 @@
+"""What a measurement must reach: objectives (SLO), and not to be worse than before (baseline)."""
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from echoserver.units import parse_duration, parse_quantity
+from loadtest.report.cells import label
+from loadtest.results import Document, Row
+from loadtest.statistics import unpaired_ratio
+
+_LATENCIES = ("p50", "p90", "p99", "p999", "max", "mean")
+_COUNTS = ("errors", "dropped", "starved")
+_SIGNS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
+_OBJECTIVE = re.compile(r"(?P<figure>\w+)\s*(?P<sign><=|>=|<|>|=)\s*(?P<limit>[\w.]+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One condition, as ``p99<20ms``."""
+
+    text: str
+    figure: str
+    sign: str
+    limit: float
+    """Seconds, messages a second, or a count."""
+
+    def holds(self, row: Row) -> bool:
+        """Tell whether a result meets it; one that has no such figure does not."""
+        value = figure(row, self.figure)
+        return value is not None and _SIGNS[self.sign](value, self.limit)
+
+    @property
+    def wants_throughput(self) -> bool:
+        """It asks for a rate, of which a limited client shows only a part."""
+        return self.figure == "throughput" and self.sign in {">", ">="}
+
+
+def parse_objectives(text: str) -> tuple[Objective, ...]:
+    """Return the objectives that `text` names, separated by commas.
+
+    p50, p90, p99, p999, max and mean are latencies, ``cpu`` is server CPU per message, ``errors``,
+    ``dropped`` and ``starved`` are counts, ``throughput`` is in messages a second.
+
+    Raises:
+        ValueError: It names none; the message completes "X must be ...".
+    """
+    found = []
+    for part in text.split(","):
+        match = _OBJECTIVE.fullmatch(part.strip())
+        if match is None or match["figure"] not in (*_LATENCIES, *_COUNTS, "cpu", "throughput"):
+            raise ValueError(f"conditions such as p99<20ms,errors=0,throughput>10k, not {part!r}")
+        duration = match["figure"] in (*_LATENCIES, "cpu")
+        limit = (parse_duration if duration else parse_quantity)(match["limit"])
+        found.append(Objective(part.strip(), match["figure"], match["sign"], limit))
+    return tuple(found)
+
+
+def figure(row: Row, name: str) -> float | None:
+    """Return a result's figure as objectives name it; times in seconds."""
+    value: Any
+    if name in _LATENCIES:
+        value = row["latency_us"].get(name)
+        return None if value is None else value / 1e6
+    if name == "cpu":
+        value = row["server"]["cpu_us_per_message"]
+        return None if value is None else value / 1e6
+    if name == "errors":
+        return float(sum(row["errors"].values()))
+    if name == "throughput":
+        value = row["throughput"]["median"]
+        return None if value is None else float(value)
+    return float(row[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of thresholds."""
+
+    broken: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+    """What cannot be said of this measurement, either way."""
+
+
+def check_objectives(found: Document, objectives: tuple[Objective, ...]) -> Verdict:
+    """Hold each result to each objective."""
+    broken: list[str] = []
+    unsure: list[str] = []
+    for row in found["results"]:
+        for objective in objectives:
+            if objective.holds(row):
+                continue
+            value = figure(row, objective.figure)
+            shown = "unknown" if value is None else f"{value:.6g}"
+            sentence = f"{label(row)}: {objective.text} does not hold: it was {shown}"
+            if objective.wants_throughput and row["client_limited"]:
+                unsure.append(f"{sentence}, and the client was the limit")
+            else:
+                broken.append(sentence)
+    return Verdict(tuple(broken), tuple(unsure))
+
+
+def check_regressions(found: Document, baseline: Document, most: float) -> Verdict:
+    """Hold each result to what it was before.
+
+    It is a regression where the median is worse by more than `most` (a share), and the 95 %
+    interval of the ratio leaves no doubt that it is worse at all. Where the median is, and the
+    interval does leave doubt, more rounds are needed.
+
+    Args:
+        found: The measurement.
+        baseline: An earlier one.
+        most: How much worse is allowed, as a share.
+    """
+    before = {label(row): row for row in baseline["results"]}
+    pairs = [(row, before[label(row)]) for row in found["results"] if label(row) in before]
+    if not pairs:
+        return Verdict(unsure=("the baseline has none of these targets",))
+    broken: list[str] = []
+    unsure: list[str] = []
+    for now, then in pairs:
+        limited = now["client_limited"] or then["client_limited"]
+        figures = [("server CPU per message", now["server"]["cpu"], then["server"]["cpu"], 1)]
+        if not limited:
+            figures.append(("throughput", now["throughput"], then["throughput"], -1))
+        for name, mine, its, direction in figures:
+            if not mine["rounds"] or not its["rounds"] or not all(its["rounds"]):
+                continue
+            ratio = unpaired_ratio(mine["rounds"], its["rounds"])
+            worse = ratio.median**direction - 1
+            surely = (ratio.low if direction > 0 else 1 / ratio.high) > 1
+            if worse > most:
+                sentence = (
+                    f"{label(now)}: {name} is {ratio.median:.2f} times the baseline's "
+                    f"[{ratio.low:.2f}, {ratio.high:.2f}]"
+                )
+                (broken if surely else unsure).append(sentence)
+    return Verdict(tuple(broken), tuple(unsure))
