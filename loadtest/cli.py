@@ -1,27 +1,64 @@
 """The command `echoload`."""
 
-import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from echoserver import __version__
 from echoserver.command import Duration
+from loadtest.asked import (
+    as_plan,
+    choose_reference,
+    describe_plan,
+    empty_result,
+    engine_for_all,
+    engine_for_one,
+    make_cells,
+    make_engine,
+    make_objectives,
+    make_pinning,
+    one_server,
+    read_baseline,
+    read_share,
+    read_sweep,
+)
+from loadtest.options import (
+    CLIENT,
+    CONNECTIONS,
+    OBJECTIVES,
+    OUTPUT,
+    PIN,
+    RATE,
+    WORKLOAD,
+    Checked,
+    Whole,
+    options_of,
+    positive,
+    usage,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from loadtest.compare import Plan
-    from loadtest.pinning import Pinning
     from loadtest.progress import RoundProgress
-    from loadtest.report import Result
-    from loadtest.targets import Target
 
-EXIT_COULD_NOT_RUN = 1
-EXIT_WRONG = 4
-EXIT_INTERRUPTED = 128 + signal.SIGINT
+HANDLER = [
+    click.option(
+        "--handler",
+        default="echo",
+        show_default=True,
+        metavar="NAME",
+        help="What the server answers: echo, upper, sleep, cpu, or a class as file.py:Class.",
+    ),
+]
+SERVER = [
+    click.option(
+        "--server-option",
+        "server_options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting of every backend's server, for example pool-size=8; may be repeated.",
+    ),
+]
 
 
 @click.group(name="echoload", context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,492 +66,476 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 def command() -> None:
     """Put echo servers under load, and check every byte that comes back.
 
-    Exit codes: 0 measured; 1 could not run; 2 usage; 4 a reply was wrong, or nothing was
-    verified; 130 Ctrl-C, after the table so far.
+    Exit codes: 0 measured; 1 could not run; 2 usage; 3 an objective or the baseline was missed; 4 a
+    reply was wrong, or nothing was verified; 5 it cannot be told, because the client was the limit
+    or the rounds were too few; 130 Ctrl-C, after the table so far.
     """
-
-
-def _workload_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what is asked of a server."""
-    options = [
-        click.option(
-            "-c",
-            "--connections",
-            type=click.IntRange(1, 65535),
-            default=400,
-            show_default=True,
-            metavar="N",
-            help="Connections.",
-        ),
-        click.option(
-            "--size",
-            type=click.IntRange(1, 16 * 2**20),
-            default=64,
-            show_default=True,
-            metavar="BYTES",
-            help="Size of a message.",
-        ),
-        click.option(
-            "--timeout",
-            type=Duration(),
-            default="10s",
-            show_default=True,
-            metavar="DURATION",
-            help="For connecting, and for each reply.",
-        ),
-        click.option(
-            "--engine",
-            type=click.Choice(["threads", "epoll"]),
-            default="threads",
-            show_default=True,
-            help="The client: a thread for every connection, or one event loop, which is faster.",
-        ),
-        click.option(
-            "--active",
-            type=click.IntRange(1, 65535),
-            metavar="N",
-            help="Connections that ask; the others are open and silent.  [default: all]",
-        ),
-        click.option(
-            "--reconnect-every",
-            type=click.IntRange(1),
-            metavar="MESSAGES",
-            help="Make a connection anew after so many messages.  [default: never]",
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(0),
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="All content, and the order of rounds, follow from it.",
-        ),
-        click.option("--json", "json_file", metavar="FILE", help="Save the result as JSON."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 @command.command()
 @click.argument("address", metavar="HOST:PORT")
-@click.option(
-    "-d", "--duration", type=Duration(), metavar="DURATION", help="How long.  [default: 5s]"
+@options_of(
+    CONNECTIONS,
+    [
+        click.option(
+            *("-d", "--duration"),
+            type=Duration(),
+            metavar="DURATION",
+            help="How long.  [default: 5s]",
+        ),
+        click.option(
+            *("-n", "--messages"),
+            type=Whole(1),
+            metavar="MESSAGES",
+            help="How many messages over all connections, instead of how long.",
+        ),
+        click.option(
+            "--warmup",
+            type=Duration(),
+            default="0s",
+            metavar="DURATION",
+            help="Ask for so long before anything counts.  [default: not]",
+        ),
+    ],
+    RATE,
+    HANDLER,
+    WORKLOAD,
+    CLIENT,
+    OBJECTIVES,
+    OUTPUT,
 )
-@click.option(
-    "-n",
-    "--messages",
-    type=click.IntRange(1),
-    metavar="MESSAGES",
-    help="How many messages over all connections, instead of how long.",
-)
-@click.option(
-    "--handler",
-    default="echo",
-    show_default=True,
-    metavar="NAME",
-    help="What the server answers: echo, upper, sleep, cpu, or a class as path/to/file.py:Class.",
-)
-@_workload_options
 def run(
-    *,
-    address: str,
-    connections: int,
-    duration: float | None,
-    messages: int | None,
-    engine: str,
-    json_file: str | None,
-    **workload: Any,
+    *, address: str, engine: str, processes: int, slo: str | None, quiet: bool, **options: Any
 ) -> int:
     """Put one running server under load."""
-    from clients.address import format_address, parse_address
-    from clients.load import Workload
-    from echoserver import load_handler
-    from loadtest import pinning
     from loadtest.measure import measure
-    from loadtest.report import Result
+    from loadtest.outcome import Measurement, chosen_files
 
-    try:
-        host, port = parse_address(address)
-    except ValueError as error:
-        _usage(str(error))
-    if duration is not None and messages is not None:
-        _usage("-d and -n contradict each other; give one of them")
-    if messages is None:
-        duration = _positive(duration if duration is not None else 5.0, "-d")
-    _resolve(host, port)
-    handler = workload.pop("handler")
-    load_handler(handler)
-    plan = Workload(
-        host=host,
-        port=port,
-        connections=connections,
-        duration=duration,
-        messages=messages,
-        handler=handler,
-        timeout=_positive(workload.pop("timeout"), "--timeout"),
-        **workload,
+    if options["duration"] is not None and options["messages"] is not None:
+        usage("-d and -n contradict each other; give one of them")
+    if options["messages"] is None:
+        given = options["duration"]
+        options["duration"] = positive(5.0 if given is None else given, "-d")
+    files = chosen_files(options)
+    workload, label = one_server(address, options)
+    cpus = make_pinning("off", processes)
+    chosen = make_engine(engine, processes, cpus)
+    this = Measurement(
+        1,
+        workload.duration,
+        cpus,
+        as_plan(workload, chosen, rounds=1),
+        files,
+        quiet=quiet,
+        objectives=make_objectives(slo),
     )
-    result = Result(format_address(host, port), None, handler, connections)
-    cpus = pinning.choose("off")
+    result = empty_result(label, workload)
+    this.results.append(result)
 
     def go(progress: "RoundProgress") -> None:
+        nonlocal chosen
+        if chosen.name == "auto":
+            chosen, why = engine_for_one(chosen, workload, cpus)
+            this.notes.append(why)
+            this.plan["engine"] = chosen.name
         progress.begin(0, result.target)
-        result.rounds.append(measure(plan, cpus, None, progress.during, engine))
+        result.rounds.append(measure(workload, cpus, None, progress.during, chosen))
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
 
-    return _carry_out(go, 1, duration, [result], cpus, json_file, [])
+    return this.carry_out(go)
 
 
-@command.command()
-@click.option(
-    "--backends",
-    default="process,thread,pool,selector,coroutine,gevent,asyncio",
-    show_default=True,
-    metavar="NAMES",
-    help="What to compare, separated by commas: names, or classes as path/to/file.py:Class.",
+@command.command(context_settings={"ignore_unknown_options": False})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND {host} {port}]")
+@options_of(
+    [
+        click.option(
+            "--backends",
+            metavar="NAMES",
+            help="Backends, separated by commas: names, or classes as path/to/file.py:Class.  "
+            "[default: process,thread,pool,selector,coroutine,gevent,asyncio]",
+        ),
+        click.option(
+            *("-t", "--target", "targets"),
+            multiple=True,
+            metavar="[LABEL=]SERVER",
+            help="One more server: a backend with settings of its own (fast=thread,workers=2), "
+            "HOST:PORT, a peer (c-epoll), or a command ('student=python3 s.py {port}').",
+        ),
+        click.option(
+            "--peers",
+            is_flag=True,
+            help="In the same rounds, the stock Python servers of each model, and the model in C.",
+        ),
+        click.option(
+            "--python",
+            "pythons",
+            multiple=True,
+            metavar="PATH",
+            help="Run every backend under this Python as well; may be repeated.",
+        ),
+        click.option("--workers", metavar="N", help="Processes of every backend's server."),
+    ],
+    SERVER,
+    CONNECTIONS,
+    [
+        click.option(
+            *("-d", "--duration"),
+            type=Duration(),
+            default="1s",
+            show_default=True,
+            metavar="DURATION",
+            help="How long each round asks.",
+        ),
+        click.option(
+            "--warmup",
+            type=Duration(),
+            default="250ms",
+            show_default=True,
+            metavar="DURATION",
+            help="Ask for so long before anything counts.",
+        ),
+        click.option(
+            "--rounds",
+            type=click.IntRange(1, 1000),
+            metavar="N",
+            help="How often each is measured.  [default: as often as a ranking of them needs]",
+        ),
+        click.option(
+            "--reference",
+            metavar="TARGET",
+            help="Whom to compare all others with.  [default: thread, or the first]",
+        ),
+        click.option(
+            "--sweep",
+            type=Checked(read_sweep),
+            metavar="NAME=VALUES",
+            help="Measure all for each value: connections=10,100,1000, or of size, pipeline, rate.",
+        ),
+    ],
+    RATE,
+    HANDLER,
+    [
+        click.option(
+            "--handler-option",
+            "handler_options",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="An option of the handler; may be repeated.",
+        ),
+    ],
+    WORKLOAD,
+    CLIENT,
+    PIN,
+    OBJECTIVES,
+    [
+        click.option(
+            "--baseline",
+            metavar="FILE",
+            help="A saved JSON; exit 3 where a target is worse by more than --max-regression.",
+        ),
+        click.option(
+            "--max-regression",
+            default="10%",
+            show_default=True,
+            type=Checked(read_share),
+            metavar="SHARE",
+            help="How much worse than the baseline is allowed.",
+        ),
+    ],
+    OUTPUT,
 )
-@click.option(
-    "--peers",
-    is_flag=True,
-    help="In the same rounds, the stock Python servers of each model, and the model in C.",
-)
-@click.option(
-    "-d",
-    "--duration",
-    type=Duration(),
-    default="1.5s",
-    show_default=True,
-    metavar="DURATION",
-    help="How long each round asks.",
-)
-@click.option(
-    "--rounds",
-    type=click.IntRange(1, 1000),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="How often each backend is measured.",
-)
-@click.option(
-    "--handler",
-    default="echo",
-    show_default=True,
-    metavar="NAME",
-    help="What the servers answer: echo, upper, sleep, cpu, or a class as path/to/file.py:Class.",
-)
-@click.option(
-    "--handler-option",
-    "handler_options",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="An option of the handler; may be repeated.",
-)
-@click.option(
-    "--server-option",
-    "server_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A setting of every backend's server, for example workers=2; may be repeated.",
-)
-@click.option(
-    "--pin",
-    type=click.Choice(["split", "off"]),
-    default="split",
-    show_default=True,
-    help="split: server and client each have a core, where there are two; off: all share all.",
-)
-@_workload_options
 def compare(
     *,
-    backends: str,
+    words: tuple[str, ...],
+    backends: str | None,
+    targets: tuple[str, ...],
     peers: bool,
-    handler: str,
-    handler_options: tuple[str, ...],
+    pythons: tuple[str, ...],
+    workers: str | None,
     server_options: tuple[str, ...],
+    handler_options: tuple[str, ...],
+    rounds: int | None,
+    reference: str | None,
+    sweep: str | None,
     engine: str,
-    rounds: int,
+    processes: int,
     pin: str,
-    seed: int,
-    timeout: float,
-    duration: float,
-    json_file: str | None,
-    **workload: Any,
+    slo: str | None,
+    baseline: str | None,
+    max_regression: str,
+    quiet: bool,
+    **options: Any,
 ) -> int:
-    """Compare concurrency models: a fresh server for every backend and round."""
-    from clients.load import Workload
-    from loadtest import pinning
+    """Compare servers: a fresh one for every target and round."""
+    from loadtest import choice
     from loadtest.compare import Plan
     from loadtest.compare import compare as run_rounds
+    from loadtest.outcome import Measurement, chosen_files
+    from loadtest.statistics import least_rounds
     from loadtest.targets import Workshop
 
-    active = workload["active"]
-    if active is not None and active > workload["connections"]:
-        _usage(f"--active {active} is more than there are connections ({workload['connections']})")
-    settings = _server_settings(server_options)
-    settings |= {"handler": handler, "handler_option": handler_options}
-    cpus = pinning.choose(pin)
+    files = chosen_files(options)
+    positive(options["duration"], "-d")
+    settings = choice.server_settings(
+        (*server_options, *([f"workers={workers}"] if workers else []))
+    )
+    settings |= {"handler": options["handler"], "handler_option": handler_options}
+    cpus = make_pinning(pin, processes)
     notes: list[str] = []
-    results: list[Result] = []
     with Workshop() as folder:
-        plan = Plan(
-            targets=_targets(backends, settings, folder if peers else None, notes),
-            rounds=rounds,
-            workload=Workload(
-                host="",
-                port=0,
-                duration=_positive(duration, "-d"),
-                timeout=_positive(timeout, "--timeout"),
-                handler=handler,
-                **workload,
-            ),
-            pinning=cpus,
-            seed=seed,
-            engine=engine,
-        )
-        notes.append(_describe(plan, duration))
-        return _carry_out(
-            lambda progress: run_rounds(plan, results, progress),
-            rounds * len(plan.targets),
-            duration,
-            results,
+        own = frozenset({"workers"} if workers else ())
+        chosen = choice.Choice(settings, folder, notes, own)
+        what = chosen.targets(backends, targets, words, peers=peers, pythons=pythons)
+        base = choose_reference(reference, what)
+        cells = make_cells(what, options, sweep)
+        rounds = rounds or max(5, least_rounds(len(what)))
+        plan = Plan(cells, rounds, cpus, options["seed"], make_engine(engine, processes, cpus))
+        this = Measurement(
+            rounds * len(cells),
+            options["duration"] + options["warmup"],
             cpus,
-            json_file,
-            notes,
+            {**as_plan(cells[0].workload, plan.engine, rounds=rounds), "sweep": sweep, "pin": pin},
+            files,
+            quiet=quiet,
+            reference=base,
+            objectives=make_objectives(slo),
+            baseline=read_baseline(baseline, what),
+            most_regression=read_share(max_regression),
+            notes=notes,
         )
+
+        def go(progress: "RoundProgress") -> None:
+            nonlocal plan
+            plan = engine_for_all(plan, progress, this.notes)
+            this.plan["engine"] = plan.engine.name
+            this.notes.append(describe_plan(plan, options["duration"]))
+            run_rounds(plan, this.results, progress)
+
+        return this.carry_out(go)
+
+
+@command.command("find-max")
+@click.argument("address", metavar="HOST:PORT")
+@options_of(
+    CONNECTIONS,
+    [
+        click.option(
+            "--slo",
+            type=Checked(make_objectives),
+            default="p99<20ms,errors=0",
+            show_default=True,
+            metavar="CONDITIONS",
+            help="What must hold.",
+        ),
+        click.option(
+            *("-d", "--duration"),
+            type=Duration(),
+            default="3s",
+            show_default=True,
+            metavar="DURATION",
+            help="How long each rate is tried.",
+        ),
+        click.option(
+            "--warmup",
+            type=Duration(),
+            default="500ms",
+            show_default=True,
+            metavar="DURATION",
+            help="Ask for so long before anything counts.",
+        ),
+        click.option(
+            "--precision",
+            default="5%",
+            show_default=True,
+            type=Checked(read_share),
+            metavar="SHARE",
+            help="How close to come.",
+        ),
+    ],
+    HANDLER,
+    WORKLOAD,
+    CLIENT,
+    [click.option("--json", "json_file", metavar="FILE", help="Save the steps as JSON.")],
+    [click.option("-q", "--quiet", is_flag=True, help="No progress.")],
+)
+def find_max(
+    *,
+    address: str,
+    slo: str,
+    precision: str,
+    engine: str,
+    processes: int,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Find the highest rate at which objectives hold."""
+    from dataclasses import replace
+
+    from loadtest import search
+    from loadtest.outcome import refuse_unwritable
+
+    if json_file is not None:
+        refuse_unwritable(json_file, "--json")
+    positive(options["duration"], "-d")
+    workload, label = one_server(address, options)
+    cpus = make_pinning("off", processes)
+    chosen = make_engine("epoll" if engine == "auto" else engine, processes, cpus)
+    return search.carry_out(
+        replace(workload, think=None),
+        make_objectives(slo),
+        read_share(precision),
+        cpus,
+        chosen,
+        label,
+        json_file,
+        quiet=quiet,
+    )
 
 
 @command.command()
-@click.option(
-    "--backends",
-    default="process,thread,selector,coroutine,gevent,asyncio",
-    show_default=True,
-    metavar="NAMES",
-    help="What to look at, separated by commas: names, or classes as path/to/file.py:Class.",
+@options_of(
+    [
+        click.option(
+            "--backends",
+            default="process,thread,selector,coroutine,gevent,asyncio",
+            show_default=True,
+            metavar="NAMES",
+            help="What to look at, separated by commas: names, or classes as file.py:Class.",
+        ),
+        click.option(
+            *("-c", "--connections"),
+            type=Whole(1, 1_000_000),
+            default=1000,
+            show_default=True,
+            metavar="N",
+            help="Idle connections to open.",
+        ),
+    ],
+    SERVER,
+    [click.option("--json", "json_file", metavar="FILE", help="Save the result as JSON.")],
 )
-@click.option(
-    "-c",
-    "--connections",
-    type=click.IntRange(1, 1_000_000),
-    default=1000,
-    show_default=True,
-    metavar="N",
-    help="Idle connections to open.",
-)
-@click.option(
-    "--server-option",
-    "server_options",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A setting of every server, for example workers=2; may be repeated.",
-)
-@click.option("--json", "json_file", metavar="FILE", help="Save the result as JSON.")
 def hold(
     *, backends: str, connections: int, server_options: tuple[str, ...], json_file: str | None
 ) -> int:
     """Count how many idle connections servers hold, and the memory of each."""
+    import json
+    from dataclasses import asdict
+    from pathlib import Path
+
     from echoserver.errors import EchoServerError
-    from loadtest import environment, report
+    from loadtest import choice, environment
     from loadtest.hold import Held
     from loadtest.hold import hold as open_and_look
-    from loadtest.measure import LoadError
+    from loadtest.outcome import EXIT_COULD_NOT_RUN, EXIT_WRONG, refuse_unwritable
+    from loadtest.report.text import show_held
+    from loadtest.results import SCHEMA, write
+    from loadtest.workers import LoadError
 
-    settings = {"max_connections": str(connections + 16), **_server_settings(server_options)}
+    settings = {"max_connections": str(connections + 16), **choice.server_settings(server_options)}
     if json_file is not None:
-        _refuse_unwritable(json_file)
+        refuse_unwritable(json_file, "--json")
     found: list[Held] = []
     failure = ""
-    targets = _targets(backends, {"handler": "echo", **settings}, None, [])
+    chosen = choice.Choice({"handler": "echo", **settings}, Path(), [])
     try:
-        for target in targets:
+        for target in chosen.targets(backends, (), (), peers=False, pythons=()):
             print(f"{target.name}: opening {connections} connections", file=sys.stderr)
             found.append(open_and_look(target, connections))
     except (LoadError, EchoServerError, OSError) as error:
         failure = str(error)
     if found:
-        report.show_held(found)
+        show_held(found)
         if json_file is not None:
-            report.save_held(json_file, environment.describe(([], [])), found)
+            held = {
+                "schema": SCHEMA,
+                "environment": environment.describe(([], [])),
+                "held": list(map(asdict, found)),
+            }
+            write(json_file, json.dumps(held, indent=2) + "\n")
     if failure:
         print(f"echoload: {failure}", file=sys.stderr)
         return EXIT_COULD_NOT_RUN
     return EXIT_WRONG if any(not one.held for one in found) else 0
 
 
-def _targets(
-    backends: str, settings: dict[str, Any], peers: "Path | None", notes: list[str]
-) -> "list[Target]":
-    """Return what to compare; what cannot run here is noted instead.
+@command.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--csv", "csv_file", metavar="FILE", help="Save the rounds as CSV.")
+@click.option("--markdown", "markdown_file", metavar="FILE", help="Save tables for a PR.")
+@click.option("--html", "html_file", metavar="FILE", help="Save a page with charts.")
+@click.option("--hgrm", "hgrm_file", metavar="FILE", help="Save latencies for HdrHistogram.")
+def report(*, files: tuple[str, ...], **options: Any) -> int:
+    """Show saved results again, several runs side by side, in any format."""
+    from loadtest import outcome
+    from loadtest.report import text
+    from loadtest.report.page import page
+    from loadtest.results import beside, load, write
 
-    Args:
-        backends: Names, separated by commas.
-        settings: Of every backend's server.
-        peers: Where to compile peers; None: no peers.
-        notes: What the reader must know; added to.
-    """
-    from loadtest.peers import PEERS, peers_of
-    from loadtest.targets import BackendTarget, PeerTarget
-
-    names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
-    if not names:
-        _usage("--backends names no backend")
-    ours = [BackendTarget(name, _settings_of(name, settings)) for name in names]
-    for setting in settings:
-        if not any(setting in target.settings for target in ours):
-            _usage(f"--server-option {setting}: none of --backends has a use for it")
-    found: list[Target] = [*ours]
-    if peers is None:
-        return found
-    if settings["handler"] != "echo":
-        _usage("--peers echo, and do nothing else; leave out --handler")
-    for peer in dict.fromkeys(peer for name in names for peer in peers_of(name)):
-        if missing := PEERS[peer].missing:
-            notes.append(f"{peer} is left out: {missing} is not installed.")
-        else:
-            found.append(PeerTarget(PEERS[peer], peers))
-    return found
-
-
-def _settings_of(backend: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return those settings that a backend has a use for; complain now, not in the first round."""
-    from echoserver import Config, EchoServer, load_backend
-    from echoserver.config import option_name
-    from echoserver.config import settings as all_settings
-
-    reads = load_backend(backend, "--backends").reads
-    not_its_own = {
-        setting.name
-        for setting in all_settings()
-        if setting.metadata.get("only_where_backend_reads") and setting.name not in reads
-    }
-    mine = {name: value for name, value in settings.items() if name not in not_its_own}
-    own_place = {"handler", "handler_option"}
-    sources = {
-        name: option_name(name) if name in own_place else f"--server-option {name}" for name in mine
-    }
-    EchoServer(Config(backend=backend, **mine, sources={"backend": "--backends", **sources}))
-    return mine
-
-
-def _server_settings(words: tuple[str, ...]) -> dict[str, Any]:
-    """Read ``--server-option NAME=VALUE``; the server checks the values."""
-    from echoserver.config import did_you_mean, settings
-
-    known = {setting.name for setting in settings() if not setting.metadata.get("hidden")}
-    found: dict[str, Any] = {}
-    for word in words:
-        name, _, value = word.partition("=")
-        name = name.strip().removeprefix("--").replace("-", "_")
-        if not value:
-            _usage(f"--server-option {word!r} is not NAME=VALUE, for example workers=2")
-        if name not in known:
-            _usage(f"--server-option: no setting is named {name!r}{did_you_mean(name, known)}")
-        if name in {"backend", "handler", "handler_option"}:
-            _usage(f"--server-option {word!r}: --{name.replace('_', '-')} has a place of its own")
-        found[name] = value
-    return found
-
-
-def _carry_out(
-    go: "Callable[[RoundProgress], None]",
-    rounds: int,
-    seconds: float | None,
-    results: "list[Result]",
-    cpus: "Pinning",
-    json_file: str | None,
-    notes: list[str],
-) -> int:
-    """Measure, show and save what there is (after Ctrl-C, too), and return the exit code."""
-    from echoserver.errors import EchoServerError
-    from loadtest import environment, report
-    from loadtest.measure import LoadError
-    from loadtest.progress import RoundProgress
-
-    if json_file is not None:
-        _refuse_unwritable(json_file)
-    # Whoever ends us by SIGTERM wants what Ctrl-C does: the table so far, and nothing left behind.
-    signal.signal(signal.SIGTERM, _interrupt)
-    surroundings = environment.describe((sorted(cpus.server), sorted(cpus.client)))
-    interrupted = False
-    failure = ""
     try:
-        with RoundProgress(rounds, seconds) as progress:
-            go(progress)
-    except KeyboardInterrupt:
-        interrupted = True
-    except (LoadError, EchoServerError, OSError) as error:
-        failure = str(error)
-    done = [result for result in results if result.rounds]
-    if done:
-        report.show(done, notes)
-        if json_file is not None:
-            try:
-                report.save(json_file, surroundings, done)
-            except OSError as error:
-                failure = failure or f"--json: cannot write {json_file}: {error.strerror}"
-    if interrupted:
-        print("interrupted: only the rounds so far were counted", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if failure:
-        print(f"echoload: {failure}", file=sys.stderr)
-        return EXIT_COULD_NOT_RUN
-    if any(result.wrong or not result.verified for result in done):
-        return EXIT_WRONG
+        found = [load(path) for path in files]
+    except ValueError as error:
+        usage(str(error))
+    except OSError as error:
+        raise click.ClickException(f"cannot read {error.filename}: {error.strerror}") from None
+    together = beside(found, files)
+    written = outcome.chosen_files({"json_file": None, **options})
+    if (html := written.pop("html", None)) is not None:
+        write(html, page(found, files))
+    if failure := outcome.save(together, written):
+        raise click.ClickException(failure)
+    text.show(together)
     return 0
 
 
-def _interrupt(_number: int, _frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _describe(plan: "Plan", duration: float) -> str:
-    workload = plan.workload
-    where = (
-        "server and client on a core each"
-        if plan.pinning.split
-        else "server and client share all cores"
-    )
-    count = f"{plan.rounds} interleaved rounds" if plan.rounds > 1 else "one round"
-    some = f", {workload.active} of them active" if workload.active else ""
-    anew = f", made anew every {workload.reconnect_every}" if workload.reconnect_every else ""
-    return (
-        f"{workload.connections} connections{some}{anew}, {workload.size}-byte messages, {count} "
-        f"of {duration:g} s; {where}; client: {plan.engine}. "
-        "RSS counts the pages that processes share once for each of them, PSS once in all."
-    )
-
-
-def _positive(value: float, option: str) -> float:
-    if not value:
-        _usage(f"{option} must be more than 0")
-    return value
-
-
-def _resolve(host: str, port: int) -> None:
-    import socket
+@command.command()
+@options_of(
+    PIN,
+    [
+        click.option(
+            "--rounds",
+            type=click.IntRange(1, 100),
+            default=3,
+            show_default=True,
+            metavar="N",
+            help="How often each engine is measured.",
+        )
+    ],
+)
+def calibrate(*, pin: str, rounds: int) -> int:
+    """Measure what this machine's load client can reach, and keep it to judge runs by."""
+    from loadtest import calibration
+    from loadtest.workers import LoadError
 
     try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise click.ClickException(f"cannot resolve the host {host!r}: {reason}") from None
+        found = calibration.calibrate(make_pinning(pin, 1), rounds)
+        path = calibration.keep(found)
+    except LoadError as error:
+        raise click.ClickException(str(error)) from None
+    for engine, one in found.items():
+        share = f", {one.of_c:.0%} of a client in C that verifies nothing" if one.of_c else ""
+        print(f"{engine}: {one.capacity:,.0f} messages/s for each process{share}")
+    print(f"against {next(iter(found.values())).server}; kept in {path}")
+    return 0
 
 
-def _refuse_unwritable(path: str) -> None:
-    """Complain about the file before the measurement, not after it."""
-    import os
-    from pathlib import Path
+@command.command()
+def doctor() -> int:
+    """Say what on this machine will bend the numbers, and what mends it."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
 
-    target = Path(os.path.realpath(path))
-    try:
-        exists = target.exists()
-    except OSError as error:
-        _usage(f"--json: cannot write {path}: {error.strerror}")
-    if exists and not target.is_file() and not target.is_dir():
-        return  # a pipe or a device
-    if target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
-        _usage(f"--json: cannot write {path}: its folder does not exist or cannot be written to")
+    from loadtest import doctor as surgery
 
-
-def _usage(sentence: str) -> NoReturn:
-    raise click.UsageError(sentence, click.get_current_context())
+    findings = surgery.examine()
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for one in findings:
+        mark = "[yellow]![/]" if one.problem else "[green]ok[/]"
+        said = f"{one.problem}\n[bold]{escape(one.remedy)}[/]" if one.problem else ""
+        table.add_row(mark, one.subject, escape(one.value), said)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    bad = sum(bool(one.problem) for one in findings)
+    print("nothing here will bend the numbers" if not bad else f"{bad} of {len(findings)} may")
+    return 0

@@ -1,33 +1,54 @@
-"""Compare servers: fresh ones, in rounds, interleaved in a random order, under one workload."""
+"""Compare servers: a fresh one for every round, all in turn, each under the same workload."""
 
 import random
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Protocol
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import echoserver
-from clients.client import EchoClient
-from clients.load import Workload
-from loadtest.measure import LoadError, measure
-from loadtest.pinning import Pinning, pinned
-from loadtest.report import Result
-from loadtest.targets import Running, Target
+from clients import EchoClient
+from clients.workload import Workload
+from loadtest.environment import number_in
+from loadtest.measure import Engine, measure
+from loadtest.pinning import Pinning
+from loadtest.results import Result
+from loadtest.targets import Running, Target, started_on
+from loadtest.workers import LoadError
 
 _PROBE = bytes(range(256)) * 4
+_PILOT = 0.4  # seconds of the round that shows whether threads can carry it
+
+_TIGHT = 0.75  # of the client's cores: in some round it would use all of them
+
+_PORTS = 0.5  # of the local ports in TIME_WAIT, above which new connections are not begun
+_COOL_DOWN = 65.0  # seconds: a little more than TIME_WAIT lasts (Linux: 60)
+_REUSED = 1.1  # seconds: likewise, where they are taken again
+_GLANCE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A target under a workload."""
+
+    target: Target
+    workload: Workload
+    """Its host and port are those of each server in turn."""
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """What a sweep set in it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to compare, and how."""
 
-    targets: Sequence[Target]
+    cells: Sequence[Cell]
     rounds: int
-    workload: Workload
-    """Its host and port are those of each server in turn."""
     pinning: Pinning
     seed: int
-    engine: str = "threads"
+    engine: Engine
 
 
 class Progress(Protocol):
@@ -36,27 +57,27 @@ class Progress(Protocol):
     def begin(self, number: int, target: str) -> None:
         """Round `number` (from 0), of `target`, begins."""
 
-    def during(self, seconds: float) -> None:
-        """The workload has run for so long."""
+    def during(self, seconds: float, rate: float, errors: int) -> None:
+        """The workload has run for so long, and how it goes."""
 
     def end(self, text: str) -> None:
         """That round is over; `text` says what it gave."""
 
 
-def schedule(plan: Plan) -> list[Target]:
-    """Return the targets in the order of measurement: each once a round, in a random order.
+def schedule(plan: Plan) -> list[int]:
+    """Return the numbers of the cells in the order of measurement: each once a round, at random.
 
     So whatever changes on the machine meanwhile falls on all of them alike.
     """
     order = random.Random(plan.seed)
-    steps: list[Target] = []
+    steps: list[int] = []
     for _ in range(plan.rounds):
-        steps += order.sample(list(plan.targets), len(plan.targets))
+        steps += order.sample(range(len(plan.cells)), len(plan.cells))
     return steps
 
 
 def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
-    """Run every round, and add what it gave to `results`, one per target in the plan's order.
+    """Run every round, and add what it gave to `results`, one per cell in the plan's order.
 
     Being interrupted leaves the rounds so far in `results`, and no server behind.
 
@@ -64,32 +85,119 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
         LoadError: A round could not be run.
         echoserver.EchoServerError: A server did not start.
     """
-    workload = plan.workload
-    by_name = {
-        target.name: Result(target.name, target.backend, workload.handler, workload.connections)
-        for target in plan.targets
-    }
-    results.extend(by_name.values())
-    for number, target in enumerate(schedule(plan)):
-        progress.begin(number, target.name)
-        with ExitStack() as stack:
-            with pinned(plan.pinning.server):  # what is started in it stays there
-                server = stack.enter_context(target.started())
-            _verify(server, workload.handler, workload.timeout)
+    mine = [_empty(cell) for cell in plan.cells]
+    results.extend(mine)
+    for number, which in enumerate(schedule(plan)):
+        cell = plan.cells[which]
+        progress.begin(number, _name(cell))
+        cool_down(cell.workload.connections, progress.during)
+        workload = replace(cell.workload, seed=plan.seed + number)
+        with started_on(cell.target, plan.pinning.server) as server:
+            _verify(server, workload)
             measured = measure(
-                replace(workload, host=server.host, port=server.port, seed=plan.seed + number),
+                replace(workload, host=server.host, port=server.port),
                 plan.pinning,
                 server.pid,
                 progress.during,
                 plan.engine,
             )
-            by_name[target.name].rounds.append(measured)
+            mine[which].rounds.append(measured)
         progress.end(f"{measured.throughput:,.0f} messages/s")
 
 
-def _verify(server: Running, handler: str, timeout: float) -> None:
+def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
+    """Return why threads cannot carry a plan; nothing where they can.
+
+    Each cell is tried for a moment, until one shows that the client of threads is its limit: what
+    is compared then would be the client with itself.
+    """
+    for cell in plan.cells:
+        say(f"trying whether threads can carry {_name(cell)}")
+        workload = replace(cell.workload, duration=_PILOT, messages=None, warmup=_PILOT / 2)
+        try:
+            with started_on(cell.target, plan.pinning.server) as server:
+                found = measure(
+                    replace(workload, host=server.host, port=server.port),
+                    plan.pinning,
+                    server.pid,
+                    engine=replace(plan.engine, name="threads"),
+                )
+        except (LoadError, echoserver.EchoServerError):
+            continue  # which its rounds will say
+        busy = found.client_cpu_percent / 100 / min(plan.engine.processes, len(plan.pinning.client))
+        if found.limit or busy > _TIGHT:
+            return f"threads would be the limit, or nearly, of {_name(cell)}"
+    return ""
+
+
+def _empty(cell: Cell) -> Result:
+    other = cell.target.interpreter
+    return Result(
+        cell.target.name,
+        cell.target.backend,
+        cell.workload.handler,
+        cell.workload.connections,
+        cell.sweep,
+        {"version": other.version, "gil": other.gil} if other else None,
+    )
+
+
+def _name(cell: Cell) -> str:
+    return " ".join([cell.target.name, *(f"{name}={value}" for name, value in cell.sweep.items())])
+
+
+def _verify(server: Running, workload: Workload) -> None:
     """Refuse to measure a server that does not even answer one client right."""
-    with EchoClient(server.host, server.port, timeout) as client:
-        answers = echoserver.load_handler(handler).answers
-        if client.echo(_PROBE) != answers(_PROBE) or client.finish():
-            raise LoadError(f"the handler {handler!r} does not answer what it should")
+    if workload.tls:
+        return  # whoever cannot speak TLS to it finds out in the first round
+    try:
+        with EchoClient(server.host, server.port, workload.timeout) as client:
+            answers = echoserver.load_handler(workload.handler).answers
+            right = client.echo(_PROBE) == answers(_PROBE) and not client.finish()
+    except OSError as error:
+        raise LoadError(
+            f"{server.host}:{server.port} does not answer one client: {error}"
+        ) from None
+    if not right:
+        raise LoadError(
+            f"{server.host}:{server.port} does not answer what the handler "
+            f"{workload.handler!r} should"
+        )
+
+
+# -- local ports -----------------------------------------------------------------------------------
+
+
+def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
+    """Wait while too many of this machine's ports are in TIME_WAIT to begin `needed` connections.
+
+    Whoever closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a round
+    that reconnects for every message leaves thousands. Linux takes them again after a second
+    where it may (net.ipv4.tcp_tw_reuse, which by default it does on the loopback).
+    """
+    first, last = local_ports()
+    longest = _REUSED if number_in("/proc/sys/net/ipv4/tcp_tw_reuse") else _COOL_DOWN
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < longest:
+        if time_wait() + needed < _PORTS * (last - first):
+            return
+        during(passed, 0.0, 0)
+        time.sleep(_GLANCE)
+
+
+def time_wait() -> int:
+    """Return how many TCP connections of this machine are in TIME_WAIT."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("TCP:"):
+                words = line.split()
+                return int(words[words.index("tw") + 1])
+    return 0
+
+
+def local_ports() -> tuple[int, int]:
+    """Return the first and last port that the kernel gives to outgoing connections."""
+    with suppress(OSError, ValueError):
+        words = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+        return int(words[0]), int(words[1])
+    return 32768, 60999

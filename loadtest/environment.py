@@ -11,7 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("echoserver", "gevent", "greenlet", "click", "structlog", "rich", "psutil")
+_PACKAGES = (
+    "echoserver",
+    "gevent",
+    "greenlet",
+    "click",
+    "structlog",
+    "rich",
+    "psutil",
+    "hdrhistogram",
+)
 
 
 def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
@@ -32,7 +41,7 @@ def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
         },
         "kernel": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "affinity": sorted(os.sched_getaffinity(0)),
         "pinning": {"server": pinning[0], "client": pinning[1]},
@@ -40,13 +49,14 @@ def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
         "limits": {
             "open_files": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
             "processes": list(resource.getrlimit(resource.RLIMIT_NPROC)),
-            "somaxconn": _number("/proc/sys/net/core/somaxconn"),
+            "somaxconn": number_in("/proc/sys/net/core/somaxconn"),
         },
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """Return what this machine's CPU calls itself."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -54,7 +64,8 @@ def _cpu_model() -> str | None:
     return platform.processor() or None
 
 
-def _number(path: str) -> int | None:
+def number_in(path: str) -> int | None:
+    """Return the number that a file of the kernel's holds; None where it holds none."""
     with suppress(OSError, ValueError):
         return int(Path(path).read_text(encoding="ascii"))
     return None

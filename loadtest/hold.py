@@ -46,7 +46,7 @@ def hold(target: Target, connections: int) -> Held:
         loadtest.measure.LoadError: This machine has not so many descriptors.
     """
     allow_descriptors(connections)
-    with target.started() as server, Sampler(server.pid) as watch, ExitStack() as stack:
+    with target.started() as server, Sampler(server.pid or 0) as watch, ExitStack() as stack:
         with EchoClient(server.host, server.port) as client:
             client.echo(_PROBE)
         before = watch.pss_bytes(files=False)

@@ -1,34 +1,32 @@
 """One round: one workload against one server, and what both of them used."""
 
-import json
 import resource
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
-from clients.load import LoadResult, Workload
-from loadtest.pinning import Pinning, pinned
-from loadtest.sampler import Peaks, Sampler, accept_queue
-
-# A client this busy (of one core: under the GIL it cannot use more), facing a server that is not,
-# has measured itself.
-_BUSY_CLIENT = 0.90
-_BUSY_SERVER = 0.90
+from clients.load import LoadResult
+from clients.workload import Workload
+from loadtest.limits import ClientLimit, judge
+from loadtest.pinning import Pinning
+from loadtest.sampler import Peaks, Sampler, Usage, accept_queue, busy_seconds
+from loadtest.workers import LoadError, Progress, Workers, no_progress
 
 _RESERVED_DESCRIPTORS = 64
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
 _GLANCE = 0.02
-_TICK = 0.1  # seconds between two words about the progress
 
 
-class LoadError(Exception):
-    """A round that could not be run; the message is a sentence."""
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Which load client, and how much of it."""
+
+    name: str = "threads"
+    """A key of `loadtest.worker.ENGINES`."""
+    processes: int = 1
+    capacity: float | None = None
+    """Messages per second that it reaches on this machine, where that was calibrated."""
 
 
 @dataclass(slots=True)
@@ -41,7 +39,9 @@ class Round:
     server_cpu_seconds: float | None = None
     server_pss_bytes: int | None = None
     peaks: Peaks | None = None
-    client_limited: bool = False
+    limit: ClientLimit = field(default_factory=ClientLimit)
+    series: list[dict[str, Any]] = field(default_factory=list)
+    """What each second gave."""
 
     @property
     def throughput(self) -> float:
@@ -61,8 +61,8 @@ def measure(
     workload: Workload,
     pinning: Pinning,
     server_pid: int | None = None,
-    progress: Callable[[float], None] = lambda _seconds: None,
-    engine: str = "threads",
+    progress: Progress = no_progress,
+    engine: Engine | None = None,
 ) -> Round:
     """Run `workload` once.
 
@@ -70,121 +70,57 @@ def measure(
         workload: What to ask of which server.
         pinning: The CPUs of the client.
         server_pid: The server's process, where it is ours to look at.
-        progress: Called again and again with the seconds since the start.
-        engine: Which client: a key of `loadtest.worker.ENGINES`.
+        progress: Called again and again.
+        engine: Which client; None: one process of threads.
 
     Raises:
         LoadError: This machine cannot carry so many connections.
     """
+    engine = engine or Engine()
     allow_descriptors(workload.connections)
     watch = Sampler(server_pid) if server_pid is not None else None
-    with Worker(workload, pinning, engine) as worker, watch or nullcontext():
-        worker.connected()
+    with (
+        Workers(workload, pinning, engine.name, engine.processes) as workers,
+        watch or nullcontext(),
+    ):
+        workers.connected()
         _settle(workload.port)
-        before = watch.cpu_seconds() if watch else 0.0
-        worker.go()
-        worker.over(progress)
-        after = watch.cpu_seconds() if watch else 0.0
+        usage = watch.usage if watch else _unknown
+        begun = workers.go()
+        if workload.warmup:
+            time.sleep(max(0.0, (begun - time.perf_counter_ns()) / 1e9 + workload.warmup))
+        before, busy, since = usage(), busy_seconds(pinning.client), time.monotonic()
+        workers.over(progress)
+        after, at_work = usage(), time.monotonic() - since
+        busy = (busy_seconds(pinning.client) - busy) / (at_work * len(pinning.client))
         if watch:
             watch.look()
         pss = watch.pss_bytes() if watch else None
-        load = worker.close()
+        load = workers.close()
     seconds = load.seconds or 1.0
-    result = Round(load, client_cpu_percent=100 * load.cpu_seconds / seconds)
-    server_share = None
+    result = Round(load, client_cpu_percent=100 * load.cpu_share)
+    result.series = workers.series
     if watch:
-        result.server_cpu_seconds = after - before
+        result.server_cpu_seconds = after.seconds - before.seconds
         result.server_pss_bytes = pss
         result.peaks = watch.peaks
-        server_share = (after - before) / (seconds * len(pinning.server))
-    result.client_limited = load.verified > 0 and client_is_the_limit(
-        load.cpu_seconds / seconds, server_share
+    result.limit = judge(
+        load,
+        workload,
+        client_share=(load.cpu_share + load.wait_share)
+        / min(engine.processes, workload.connections),
+        client_cores_busy=busy if pinning.split else None,
+        server_share=(after.seconds - before.seconds) / (seconds * len(pinning.server))
+        if watch
+        else None,
+        busiest_server_thread=after.busiest_since(before) if watch else None,
+        capacity=engine.capacity,
     )
     return result
 
 
-def client_is_the_limit(client_share: float, server_share: float | None) -> bool:
-    """Tell whether a run measured its client rather than its server.
-
-    Args:
-        client_share: CPU time of the client, as a share of one core.
-        server_share: CPU time of the server, as a share of the cores it may use; None: unknown.
-    """
-    if client_share < _BUSY_CLIENT:
-        return False
-    return server_share is None or server_share < _BUSY_SERVER
-
-
-class Worker:
-    """The load client's process (`loadtest.worker`), from this side."""
-
-    def __init__(self, workload: Workload, pinning: Pinning, engine: str) -> None:
-        with pinned(pinning.client):
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "loadtest.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        self._told = {"engine": engine, **asdict(workload)}
-
-    def connected(self) -> int:
-        """Let every connection be made; return how many were."""
-        self._tell(json.dumps(self._told))
-        return int(self._hear()["connected"])
-
-    def go(self) -> None:
-        """Let all connections begin."""
-        self._tell("go")
-
-    def over(self, progress: Callable[[float], None]) -> None:
-        """Wait for the end of the workload's time, or of its messages."""
-        import select
-
-        assert self._process.stdout is not None  # noqa: S101 - it was opened as a pipe
-        begun = time.monotonic()
-        while not select.select([self._process.stdout], [], [], _TICK)[0]:
-            progress(time.monotonic() - begun)
-        self._hear()
-
-    def close(self) -> LoadResult:
-        """Let all connections end; return what came of them."""
-        self._tell("close")
-        found = self._hear()
-        found["errors"] = Counter(found["errors"])
-        found["latencies_us"] = Counter({int(k): n for k, n in found["latencies_us"].items()})
-        return LoadResult(**found)
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - likewise
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def _hear(self) -> dict[str, Any]:
-        assert self._process.stdout is not None  # noqa: S101 - likewise
-        line = self._process.stdout.readline()
-        if not line:
-            raise LoadError(f"the load client ended with exit code {self._process.wait()}")
-        heard: dict[str, Any] = json.loads(line)
-        if "failed" in heard:
-            raise LoadError(heard["failed"])
-        return heard
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.wait()
+def _unknown() -> Usage:
+    return Usage(0.0)
 
 
 def _settle(port: int) -> None:

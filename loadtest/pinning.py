@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from echoserver.affinity import parse_affinity
+
 
 @dataclass(frozen=True, slots=True)
 class Pinning:
@@ -19,14 +21,39 @@ class Pinning:
         return self.server.isdisjoint(self.client)
 
 
-def choose(mode: str) -> Pinning:
-    """Return the CPUs for `mode`: ``split`` (where there are two), or ``off``."""
+def choose(mode: str, processes: int = 1) -> Pinning:
+    """Return the CPUs for `mode`: ``split``, ``off``, or ``SERVERCPUS:CLIENTCPUS``.
+
+    Args:
+        mode: ``split`` gives the server one core, and each of the client's processes another, as
+            far as there are so many; ``0:1-3`` gives exactly those.
+        processes: Of the client.
+
+    Raises:
+        ValueError: It is none of these; the message completes "--pin must be ...".
+    """
     cpus = sorted(os.sched_getaffinity(0))
-    if mode == "off" or len(cpus) == 1:
+    if mode == "off" or (mode == "split" and len(cpus) == 1):
         return Pinning(frozenset(cpus), frozenset(cpus))
-    # One core each, however many there are: what is compared is the models, and a model that
-    # computes in one process has no use for a second core.
-    return Pinning(frozenset(cpus[:1]), frozenset(cpus[1:2]))
+    if mode == "split":
+        # One core for the server, however many there are: what is compared is the models, and a
+        # model that computes in one process has no use for a second one.
+        return Pinning(frozenset(cpus[:1]), frozenset(cpus[1 : 1 + processes]))
+    server, colon, client = mode.partition(":")
+    try:
+        chosen = [parse_affinity(part) for part in (server, client) if colon]
+    except ValueError:
+        chosen = []
+    sets = [frozenset(part) for part in chosen if not isinstance(part, str)]
+    if len(sets) != 2:  # noqa: PLR2004 - the server's and the client's
+        raise ValueError("split, off, or SERVERCPUS:CLIENTCPUS such as 0:1-3")
+    if strange := sorted(frozenset.union(*sets) - frozenset(cpus)):
+        raise ValueError(f"CPUs that this process may use ({_listed(cpus)}), not {strange[0]}")
+    return Pinning(*sets)
+
+
+def _listed(cpus: list[int]) -> str:
+    return ", ".join(map(str, cpus))
 
 
 @contextmanager

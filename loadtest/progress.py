@@ -1,4 +1,4 @@
-"""How far we are and how long it will take: a bar on a terminal, lines elsewhere."""
+"""How far we are, and how long it will take: live on a terminal, in lines elsewhere."""
 
 import sys
 import time
@@ -12,19 +12,23 @@ class RoundProgress:
     Args:
         rounds: How many there will be.
         seconds: How long each one's workload takes; None where that is not known.
+        quiet: Say nothing.
         overhead: Seconds that a round takes besides; a first guess, mended as we go.
     """
 
-    def __init__(self, rounds: int, seconds: float | None, overhead: float = 1.0) -> None:
+    def __init__(
+        self, rounds: int, seconds: float | None, *, quiet: bool = False, overhead: float = 1.0
+    ) -> None:
         self._rounds = rounds
-        self._seconds = seconds
         self._per_round = (seconds or 1.0) + overhead
         self._number = 0
         self._target = ""
+        self._errors = 0
+        self._quiet = quiet
         self._begun = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn
 
@@ -32,28 +36,46 @@ class RoundProgress:
                 TextColumn("round {task.fields[number]}/{task.total:.0f}"),
                 BarColumn(),
                 TextColumn("{task.fields[target]}"),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("[red]{task.fields[errors]}"),
                 TextColumn("{task.fields[left]} left"),
                 console=Console(stderr=True),
                 transient=True,
             )
             self._task = self._bar.add_task(
-                "rounds", total=rounds, number=1, target="", left=self._left(0.0)
+                "rounds",
+                total=rounds,
+                number=1,
+                target="",
+                rate="",
+                errors="",
+                left=self._left(0.0),
             )
+
+    def say(self, text: str) -> None:
+        """Say something that is no round."""
+        if self._bar is not None:
+            self._bar.update(self._task, target=text)
+        elif not self._quiet:
+            print(text, file=sys.stderr, flush=True)
 
     def begin(self, number: int, target: str) -> None:
         """Round `number` (from 0), of `target`, begins."""
+        if number == 0:
+            self._begun = time.monotonic()
         self._number, self._target = number, target
-        self._show(0.0)
+        self._show(0.0, "")
 
-    def during(self, seconds: float) -> None:
-        """The workload has run for so long."""
-        self._show(min(0.95, seconds / self._per_round))
+    def during(self, seconds: float, rate: float, errors: int) -> None:
+        """The workload has run for so long, at such a rate, with so many errors."""
+        shown = f"{rate:,.0f} messages/s" if rate else ""
+        self._show(min(0.95, max(0.0, seconds) / self._per_round), shown, errors)
 
     def end(self, text: str) -> None:
         """That round is over; `text` says what it gave."""
         self._per_round = (time.monotonic() - self._begun) / (self._number + 1)
-        self._show(1.0)
-        if self._bar is None:
+        self._show(1.0, text)
+        if self._bar is None and not self._quiet:
             print(
                 f"round {self._number + 1}/{self._rounds}  {self._target}: {text}, "
                 f"{self._left(1.0)} left",
@@ -61,13 +83,15 @@ class RoundProgress:
                 flush=True,
             )
 
-    def _show(self, share: float) -> None:
+    def _show(self, share: float, rate: str, errors: int = 0) -> None:
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 completed=self._number + share,
                 number=self._number + 1,
                 target=self._target,
+                rate=rate,
+                errors=f"{errors} errors" if errors else "",
                 left=self._left(share),
             )
 

@@ -2,8 +2,10 @@
 
 import os
 import threading
+import time
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +25,29 @@ class Peaks:
     processes: int = 0
 
 
+@dataclass(slots=True)
+class Usage:
+    """CPU time that a process tree has used."""
+
+    at: float
+    """When, as `time.monotonic` counts."""
+    dead_ns: int = 0
+    """By children that were waited for."""
+    threads_ns: dict[int, int] = field(default_factory=dict)
+    """By each living thread."""
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return (self.dead_ns + sum(self.threads_ns.values())) / 1e9
+
+    def busiest_since(self, before: "Usage") -> float:
+        """Return the CPU time of the thread that used most since, as a share of one core."""
+        used = (ns - before.threads_ns.get(tid, 0) for tid, ns in self.threads_ns.items())
+        passed = self.at - before.at
+        return max(used, default=0) / 1e9 / passed if passed else 0.0
+
+
 class Sampler:
     """Watches the process `pid` and its descendants."""
 
@@ -33,23 +58,28 @@ class Sampler:
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the tree has used so far, its dead members included.
+        """Return the CPU time that the tree has used so far, its dead members included."""
+        return self.usage().seconds
+
+    def usage(self) -> "Usage":
+        """Return the CPU time that the tree has used so far.
 
         The living are read from schedstat, in nanoseconds: utime counts ticks of 10 ms and
         truncates, so hundreds of children that each did a little would read as nothing. Of those
         that were waited for, the kernel keeps the sum exactly, and shows it in ticks (proc(5)).
         """
-        nanoseconds = 0
+        found = Usage(time.monotonic())
         for process in self._tree():
             with suppress(OSError, IndexError):
                 stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii")
                 after_name = stat.rpartition(")")[2].split()
-                nanoseconds += sum(map(int, after_name[13:15])) * _TICK_NS
+                found.dead_ns += sum(map(int, after_name[13:15])) * _TICK_NS
             with suppress(OSError):
                 for task in Path(f"/proc/{process.pid}/task").iterdir():
                     with suppress(OSError):
-                        nanoseconds += int((task / "schedstat").read_bytes().split()[0])
-        return nanoseconds / 1e9
+                        used = int((task / "schedstat").read_bytes().split()[0])
+                        found.threads_ns[int(task.name)] = used
+        return found
 
     def pss_bytes(self, *, files: bool = True) -> int | None:
         """Return the memory in use, each shared page counted once; None where it cannot be told.
@@ -97,6 +127,19 @@ class Sampler:
             return [self._root, *self._root.children(recursive=True)]
         except psutil.Error:
             return []
+
+
+def busy_seconds(cpus: Iterable[int]) -> float:
+    """Return how long CPUs have not been idle so far, whoever used them (proc(5), /proc/stat)."""
+    wanted = {f"cpu{number}" for number in cpus}
+    ticks = 0
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+            name, *times = line.split()
+            if name in wanted:
+                user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, times)
+                ticks += user + nice + system + irq + softirq + steal
+    return ticks * _TICK_NS / 1e9
 
 
 _LISTENING = "0A"  # TCP_LISTEN, as proc(5) writes it

@@ -1,24 +1,32 @@
-"""What can be measured: a server that is started for each round, and gone after it."""
+"""What can be measured: servers that are started for each round, and one that runs already."""
 
+import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import echoserver
-from loadtest.measure import LoadError
-from loadtest.peers import Peer
+from clients.address import parse_address
+from loadtest.peers import PEERS, Peer
+from loadtest.pinning import pinned
+from loadtest.workers import LoadError
 
 _START_TIMEOUT = 20.0  # seconds
 _STOP_TIMEOUT = 10.0
 _GLANCE = 0.01
+
+_LABEL = re.compile(r"(?P<label>[\w.@+-]+)=(?P<rest>.+)", re.DOTALL)
+_ADDRESS = re.compile(r".*:\d+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +35,12 @@ class Running:
 
     host: str
     port: int
-    pid: int
+    pid: int | None
+    """Of its process; None where that is none of ours to look at."""
 
 
 class Target(Protocol):
-    """A server that can be started."""
+    """A server that can be measured."""
 
     @property
     def name(self) -> str:
@@ -39,10 +48,57 @@ class Target(Protocol):
 
     @property
     def backend(self) -> str | None:
-        """The backend that it is; None for a peer."""
+        """The backend that it is; None for another server."""
+
+    @property
+    def interpreter(self) -> "Interpreter | None":
+        """The Python that runs it, where it is not this one."""
 
     def started(self) -> AbstractContextManager[Running]:
         """Start it, and end it with the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interpreter:
+    """Another Python."""
+
+    path: str
+    version: str
+    gil: bool
+
+    @property
+    def label(self) -> str:
+        """What tables call it: ``3.13.1`` or, without the GIL, ``3.13.1t``."""
+        return self.version + ("" if self.gil else "t")
+
+
+_ASK = """
+import json, platform, sys
+missing = []
+for name in ("click", "structlog"):
+    try: __import__(name)
+    except ImportError: missing.append(name)
+gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+print(json.dumps({"version": platform.python_version(), "gil": gil, "missing": missing}))
+"""
+
+
+def find_interpreter(path: str) -> Interpreter:
+    """Return what there is to know of the Python at `path`.
+
+    Raises:
+        ValueError: It is none, or lacks what a server needs; the message is a sentence.
+    """
+    try:
+        asked = subprocess.run(
+            [path, "-P", "-c", _ASK], capture_output=True, text=True, check=True, timeout=20
+        )
+        found = json.loads(asked.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        raise ValueError(f"{path} is no Python 3.11 or later that runs") from None
+    if missing := " ".join(found["missing"]):
+        raise ValueError(f"{path} lacks what a server needs: {path} -m pip install {missing}")
+    return Interpreter(path, found["version"], found["gil"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +108,15 @@ class BackendTarget:
     backend: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the server."""
+    label: str | None = None
+    interpreter: Interpreter | None = None
 
     @property
     def name(self) -> str:
-        """The backend's name."""
-        return self.backend
+        """Its label, or else the backend's name."""
+        if self.label:
+            return self.label
+        return self.backend + (f"@{self.interpreter.label}" if self.interpreter else "")
 
     @contextmanager
     def started(self) -> Iterator[Running]:
@@ -67,7 +127,8 @@ class BackendTarget:
             echoserver.EchoServerError: It did not start.
         """
         settings = {"log_level": "warning", **self.settings}
-        server = echoserver.spawn(backend=self.backend, **settings)
+        path = self.interpreter.path if self.interpreter else None
+        server = echoserver.spawn(backend=self.backend, interpreter=path, **settings)
         try:
             with server:
                 yield Running(server.host, server.port, server.pid)
@@ -96,12 +157,14 @@ class PeerTarget:
 
     peer: Peer
     folder: Path
+    label: str | None = None
     backend: None = None
+    interpreter: None = None
 
     @property
     def name(self) -> str:
-        """The peer's name."""
-        return self.peer.name
+        """Its label, or else the peer's name."""
+        return self.label or self.peer.name
 
     @contextmanager
     def started(self) -> Iterator[Running]:
@@ -114,29 +177,178 @@ class PeerTarget:
             command = self.peer.command(self.folder)
         except RuntimeError as error:
             raise LoadError(str(error)) from None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        process = subprocess.Popen(
-            [*command, str(port)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with _running(self.name, [*command, "{port}"]) as running:
+            yield running
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTarget:
+    """Any server that a command starts, in any language."""
+
+    command: Sequence[str]
+    """Its words; ``{host}`` and ``{port}`` stand for where to listen, and PORT is in the
+    environment."""
+    label: str
+    backend: None = None
+    interpreter: None = None
+
+    @property
+    def name(self) -> str:
+        """Its label."""
+        return self.label
+
+    @contextmanager
+    def started(self) -> Iterator[Running]:
+        """Start it, and kill it, with whatever it has started, at the end of the block.
+
+        Raises:
+            LoadError: It does not accept.
+        """
+        with _running(self.name, self.command) as running:
+            yield running
+
+
+@dataclass(frozen=True, slots=True)
+class AddressTarget:
+    """A server that runs already, and goes on."""
+
+    host: str
+    port: int
+    label: str
+    backend: None = None
+    interpreter: None = None
+
+    @property
+    def name(self) -> str:
+        """Its label."""
+        return self.label
+
+    @contextmanager
+    def started(self) -> Iterator[Running]:
+        """Do nothing."""
+        yield Running(self.host, self.port, None)
+
+
+@contextmanager
+def started_on(target: Target, cpus: frozenset[int]) -> Iterator[Running]:
+    """Start a target confined to CPUs, and end it with the block."""
+    with ExitStack() as stack:
+        with pinned(cpus):  # what is started in it stays there
+            running = stack.enter_context(target.started())
+        yield running
+
+
+@contextmanager
+def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
+    """Run a command that serves, until the end of the block."""
+    host = "127.0.0.1"
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port = probe.getsockname()[1]
+    command = [word.replace("{host}", host).replace("{port}", str(port)) for word in words]
+    with tempfile.TemporaryFile() as said:
         try:
-            self._await(process, port)
-            yield Running("127.0.0.1", port, process.pid)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "PORT": str(port)},
+            )
+        except OSError as error:
+            raise LoadError(f"cannot start {command[0]}: {error.strerror}") from None
+        try:
+            if not _accepts(process, port):
+                said.seek(0)
+                last = said.read().decode(errors="replace").strip().splitlines()[-1:]
+                because = f"; it said: {last[0]}" if last else ""
+                raise LoadError(f"the server {name} does not accept on port {port}{because}")
+            yield Running(host, port, process.pid)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(_STOP_TIMEOUT)
 
-    def _await(self, process: "subprocess.Popen[bytes]", port: int) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT
-        while time.monotonic() < deadline and process.poll() is None:
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                return
-            time.sleep(_GLANCE)
-        raise LoadError(f"the server {self.name} does not accept on port {port}")
+
+def _accepts(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+        time.sleep(_GLANCE)
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A target as typed: ``[LABEL=]SERVER[,SETTING=VALUE...]``."""
+
+    server: str
+    label: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_command(self) -> bool:
+        """It is a command that starts a server."""
+        return "{port}" in self.server
+
+    @property
+    def is_address(self) -> bool:
+        """It is a server that runs already."""
+        return not self.is_command and bool(_ADDRESS.fullmatch(self.server))
+
+    @property
+    def is_peer(self) -> bool:
+        """It is one of `loadtest.peers`."""
+        return self.server in PEERS
+
+
+def describe_target(text: str) -> Described:
+    """Read a target as people type it.
+
+    Raises:
+        ValueError: It is none; the message is a sentence.
+    """
+    label = None
+    if found := _LABEL.fullmatch(text.strip()):
+        label, text = found["label"], found["rest"]
+    if "{port}" in text:
+        return Described(text, label)
+    server, *words = (word.strip() for word in text.split(","))
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{word!r} is not SETTING=VALUE, for example workers=2")
+        settings[name] = value
+    if not server:
+        raise ValueError(f"{text!r} names no server")
+    return Described(server, label, settings)
+
+
+def other_target(described: Described, folder: Path) -> "Target | None":
+    """Return the target where it is no backend; None where it is.
+
+    Args:
+        described: What was typed.
+        folder: Where to compile peers.
+
+    Raises:
+        ValueError: It cannot be had; the message is a sentence.
+    """
+    if not (described.is_command or described.is_address or described.is_peer):
+        return None
+    if described.settings:
+        raise ValueError(f"{described.server}: only a backend has settings")
+    if described.is_command:
+        words = shlex.split(described.server)
+        return CommandTarget(words, described.label or Path(words[0]).name)
+    if described.is_address:
+        host, port = parse_address(described.server)
+        return AddressTarget(host, port, described.label or described.server)
+    peer = PEERS[described.server]
+    if missing := peer.missing:
+        raise ValueError(f"{peer.name} cannot run here: {missing} is not installed")
+    return PeerTarget(peer, folder, described.label)

@@ -1,22 +1,28 @@
 """The load client's own process, told by lines on its standard input what to do next.
 
 It is a process apart so that its CPU time is the client's alone, and so that it can be confined
-to CPUs of its own. Line by line: a workload as JSON → connect, say how many; ``go`` → start, say
-when it is over; ``close`` → finish, say the result. When the input ends, so does the process.
+to CPUs of its own; a run may have several of them, with a part of the connections each. Line by
+line: what to do, as JSON → connect, say how many; ``go NANOSECONDS`` → start then, say what each
+second gave, and when it is over; ``close`` → finish, say the result. When the input ends, so does
+the process.
 """
 
+import gc
 import json
 import os
 import signal
 import sys
-from dataclasses import fields
 from typing import Any
 
 from clients.epoll import EpollLoad
-from clients.load import Load, Workload
+from clients.load import Load
+from clients.recording import Second
 from clients.threads import ThreadLoad
+from clients.workload import Workload
 
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
+
+_RARELY = 100_000  # objects between two looks for cycles, of which a load makes none
 
 
 def main() -> None:
@@ -24,21 +30,32 @@ def main() -> None:
     # Ctrl-C reaches the whole group; whoever started us decides, and ends our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     told = json.loads(_next_line())
-    load = ENGINES[told.pop("engine")](Workload(**told))
+    workload = Workload(**told["workload"])
     try:
+        load = ENGINES[told["engine"]](workload, range(*told["numbers"]), _say_second)
         connected = load.connect()
     except RuntimeError as error:
-        _say({"failed": f"cannot start {load.workload.connections} threads: {error}"})
+        _say({"failed": f"cannot start {workload.connections} threads: {error}"})
         return
+    gc.freeze()
+    gc.set_threshold(_RARELY)
     _say({"connected": connected})
-    _next_line()
-    load.start()
+    load.start(int(_next_line().split()[1]))
     load.wait()
     _say({"over": True})
     _next_line()
     result = load.finish()
-    # asdict() would rebuild each Counter from pairs, and so count the pairs.
-    _say({field.name: getattr(result, field.name) for field in fields(result)})
+    histograms = {"latency", "raw", "lag"}  # which were said, second by second
+    found = {name: getattr(result, name) for name in result.__slots__ if name not in histograms}
+    _say({"result": found})
+
+
+def _say_second(second: Second) -> None:
+    encoded = {
+        name: getattr(second, name).encode().decode("ascii") for name in ("latency", "raw", "lag")
+    }
+    facts = {"number": second.number, "seconds": second.seconds, "errors": second.errors}
+    _say({"second": facts | encoded})
 
 
 def _next_line() -> str:

@@ -1,0 +1,134 @@
+"""What this machine's load client can reach: measured once, kept, and used to judge runs.
+
+The client is run against the fastest echo server that can be had here, and its throughput is
+divided by the share of its core that it used. That is its capacity, whoever of the two was slower:
+a run that comes near to it has measured the client.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from clients.workload import Workload
+from loadtest.environment import cpu_model
+from loadtest.measure import Engine, measure
+from loadtest.peers import PEERS, Peer
+from loadtest.pinning import Pinning, pinned
+from loadtest.results import write
+from loadtest.statistics import median, paired_ratio
+from loadtest.targets import BackendTarget, PeerTarget, Running, Target, Workshop, started_on
+from loadtest.worker import ENGINES
+from loadtest.workers import LoadError
+
+_SECONDS = 1.0
+IN_C = Peer("c-client", "cc")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What an engine reached."""
+
+    capacity: float
+    """Messages per second of one process with a core of its own."""
+    server: str
+    """Against which server."""
+    of_c: float | None = None
+    """As a share of what a client in C that verifies nothing reached in the same rounds."""
+
+
+def cache_file() -> Path:
+    """Return where calibrations are kept: one file for each machine and interpreter."""
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
+    key = hashlib.sha256(machine.encode()).hexdigest()[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "echoload" / f"calibration-{key}.json"
+
+
+def known() -> dict[str, Calibration]:
+    """Return the calibrations of this machine, by engine."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        found = json.loads(cache_file().read_text(encoding="utf-8"))
+        return {name: Calibration(**value) for name, value in found.items()}
+    return {}
+
+
+def keep(found: dict[str, Calibration]) -> Path:
+    """Save calibrations for later; return where.
+
+    Raises:
+        OSError: They cannot be saved.
+    """
+    path = cache_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {
+        name: asdict(replace(one, capacity=round(one.capacity, 1)))
+        for name, one in (known() | found).items()
+    }
+    write(path, json.dumps(values, indent=2) + "\n")
+    return path
+
+
+def calibrate(pinning: Pinning, rounds: int) -> dict[str, Calibration]:
+    """Measure what one process of each engine can do here, and the plainest client in C.
+
+    The client in C verifies nothing, and is there where it can be compiled; it takes its turn in
+    the same rounds, each with a fresh server.
+
+    Args:
+        pinning: The CPUs of server and client.
+        rounds: How often each is measured; its median counts.
+
+    Raises:
+        loadtest.workers.LoadError: It cannot be measured.
+    """
+    rates: dict[str, list[float]] = {}
+    with Workshop() as folder:
+        target: Target = BackendTarget("selector")
+        clients = list(ENGINES)
+        if not PEERS["c-epoll"].missing:
+            target = PeerTarget(PEERS["c-epoll"], folder)
+            clients.append(IN_C.name)
+        for number in range(rounds):
+            for client in random.Random(number).sample(clients, len(clients)):
+                with started_on(target, pinning.server) as running:
+                    rate = _rate(client, running, pinning, folder)
+                rates.setdefault(client, []).append(rate)
+    limit = rates.pop(IN_C.name, None)
+    return {
+        engine: Calibration(
+            median(values),
+            target.name,
+            paired_ratio(values, limit).median if limit else None,
+        )
+        for engine, values in rates.items()
+    }
+
+
+def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> float:
+    """Return what a client reaches, divided by the share of its core that it used."""
+    workload = Workload(running.host, running.port, duration=_SECONDS, warmup=_SECONDS / 4)
+    if client == IN_C.name:
+        words = [running.port, workload.connections, _SECONDS, workload.size]
+        try:
+            with pinned(pinning.client):
+                said = subprocess.run(
+                    [*IN_C.command(folder), *map(str, words)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    timeout=60,
+                ).stdout.split()
+        except (RuntimeError, subprocess.SubprocessError) as error:
+            raise LoadError(f"the client in C failed: {error}") from None
+        return int(said[0]) / float(said[1])
+    found = measure(workload, pinning, running.pid, engine=Engine(client))
+    share = min(1.0, found.client_cpu_percent / 100) or 1.0
+    return found.throughput / share

@@ -1,0 +1,1 @@
+"""Documents (`loadtest.results`) as tables, Markdown, CSV, .hgrm, and a page."""

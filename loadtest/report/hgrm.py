@@ -1,0 +1,26 @@
+"""Latencies as HdrHistogram's plotter and its other tools read them."""
+
+import io
+
+from hdrh.histogram import HdrHistogram
+
+from loadtest.report.cells import label
+from loadtest.results import Document
+
+_TICKS = 5  # lines for each halving of the distance to 100 %
+_US_PER_MS = 1000
+
+
+def hgrm(found: Document) -> str:
+    """Return the percentiles of each target, in milliseconds, as ``.hgrm`` files have them.
+
+    One section for each target, after a line with its name; the plotter takes one at a time.
+    """
+    parts = []
+    for row in found["results"]:
+        text = io.BytesIO()
+        histogram = HdrHistogram.decode(row["latency_histogram"])
+        histogram.output_percentile_distribution(text, _US_PER_MS, _TICKS)
+        head = f"#[Target: {label(row)}]\n" if len(found["results"]) > 1 else ""
+        parts.append(head + text.getvalue().decode("ascii"))
+    return "\n".join(parts)

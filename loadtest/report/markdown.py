@@ -1,0 +1,49 @@
+"""A document as Markdown, for a pull request or a README."""
+
+from collections.abc import Sequence
+
+from loadtest.report.cells import HEADINGS, RANKED, cells, label, ranked, remarks
+from loadtest.results import Document
+
+
+def markdown(found: Document) -> str:
+    """Return a document as Markdown tables, with the remarks and the command."""
+    parts = [
+        _table([" ".join(heading).strip() for heading in HEADINGS], map(cells, found["results"]))
+    ]
+    for comparison in found["comparison"]:
+        sweep = ", ".join(f"{name}={value}" for name, value in comparison["sweep"].items())
+        reference = comparison["reference"] or "the reference"
+        headings = [" ".join(one).strip().replace("the reference", reference) for one in RANKED]
+        title = f"**{sweep}**\n\n" if sweep else ""
+        parts.append(title + _table(headings, ranked(found, comparison)))
+    errors = [
+        f"{label(row)}: first {kind}: {first}"
+        for row in found["results"]
+        for kind, first in row["first_errors"].items()
+    ]
+    parts += [_plain(text) for text in [*errors, *remarks(found)]]
+    environment = found["environment"]
+    parts.append(
+        f"`{environment['command']}` on {environment['cpu']}, {environment['cpus']} CPUs, "
+        f"{environment['kernel']}, {environment['interpreter']['implementation']} "
+        f"{environment['interpreter']['version']}, {environment['time']}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(headings: Sequence[str], rows: "Sequence[list[str]] | map[list[str]]") -> str:
+    rule = ["---" if number == 0 else "---:" for number in range(len(headings))]
+    lines = [_line(headings), f"|{'|'.join(rule)}|"]
+    return "\n".join([*lines, *(_line([_plain(cell) for cell in row]) for row in rows)])
+
+
+def _line(cells_: Sequence[str]) -> str:
+    return f"| {' | '.join(cells_)} |"
+
+
+def _plain(text: str) -> str:
+    """Return `text` so that nothing in it is taken for markup."""
+    for sign in "\\|<>*_`[]":
+        text = text.replace(sign, "\\" + sign)
+    return text

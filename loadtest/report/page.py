@@ -1,0 +1,323 @@
+"""A document as one self-contained page, to be read without a network or a mouse."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from hdrh.histogram import HdrHistogram
+from markupsafe import Markup
+
+from loadtest.report import captions, charts
+from loadtest.report.cells import (
+    HEADINGS,
+    RANKED,
+    cells,
+    label,
+    milliseconds,
+    ranked,
+    rate,
+    remarks,
+)
+from loadtest.results import Document, Row, beside
+
+_NINES = (10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99, 99.999)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing, how to read it, and the same as a table."""
+
+    title: str
+    drawing: Markup
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def page(found: list[Document], names: tuple[str, ...] = ()) -> str:
+    """Return documents as a page, several runs side by side.
+
+    Args:
+        found: What was measured.
+        names: The files that it comes from; needed for several.
+    """
+    together = beside(found, names)
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    )
+    rows = together["results"]
+    return environment.get_template("page.html.jinja").render(
+        charts=[chart for make in _CHARTS if (chart := make(rows)) is not None],
+        series={number: row["target"] for number, row in _numbered(rows)}.items(),
+        headings=[" ".join(heading).strip() for heading in HEADINGS],
+        cells=[cells(row) for row in rows],
+        comparisons=[
+            _ranking(one, comparison) for one in found for comparison in one["comparison"]
+        ],
+        errors=[_errors(row) for row in rows if row["errors"]],
+        remarks=[remark for one in found for remark in remarks(one)],
+        environments=[(name, _flat(one["environment"])) for name, one in _named(found, names)],
+        plans=[(name, _flat(one["plan"])) for name, one in _named(found, names)],
+        command=found[0]["environment"]["command"],
+        time=found[0]["environment"]["time"],
+        colours=charts.COLOURS,
+    )
+
+
+def _named(found: list[Document], names: tuple[str, ...]) -> list[tuple[str, Document]]:
+    return list(zip(names if len(found) > 1 else [""], found, strict=False))
+
+
+def _numbered(rows: list[Row]) -> list[tuple[int, Row]]:
+    """Return rows with the number of their target, which has the same colour in all charts."""
+    names = list(dict.fromkeys(row["target"] for row in rows))
+    return [(names.index(row["target"]), row) for row in rows]
+
+
+def _short(row: Row) -> str:
+    return " ".join([row["target"], *(str(value) for value in row["sweep"].values())])
+
+
+# -- charts --------------------------------------------------------------------------------------
+
+
+def _throughput(rows: list[Row]) -> Chart | None:
+    bars = [
+        charts.Bar(
+            _short(row),
+            speed["median"],
+            speed["low"],
+            speed["high"],
+            f"{label(row)}: {'at least ' if row['client_limited'] else ''}{speed['median']:,.0f} "
+            f"messages/s, 95 % interval {speed['low']:,.0f} to {speed['high']:,.0f}",
+            number,
+            bound=row["client_limited"],
+        )
+        for number, row in _numbered(rows)
+        if (speed := row["throughput"])["median"]
+    ]
+    if not bars:
+        return None
+    return Chart(
+        "Throughput",
+        charts.bars(bars, rate, "Throughput of each target, messages per second"),
+        captions.THROUGHPUT,
+        ("target", "messages/s", "95 % from", "to", "limited by"),
+        [
+            (
+                bar.label,
+                f"{bar.value:,.0f}",
+                f"{bar.low:,.0f}",
+                f"{bar.high:,.0f}",
+                "the client" if bar.bound else "the server",
+            )
+            for bar in bars
+        ],
+    )
+
+
+def _cpu(rows: list[Row]) -> Chart | None:
+    bars = [
+        charts.Bar(
+            _short(row),
+            cpu["median"],
+            cpu["low"],
+            cpu["high"],
+            f"{label(row)}: {cpu['median']:.2f} µs for each message, 95 % interval "
+            f"{cpu['low']:.2f} to {cpu['high']:.2f}",
+            number,
+        )
+        for number, row in _numbered(rows)
+        if (cpu := row["server"]["cpu"])["median"]
+    ]
+    if not bars:
+        return None
+    return Chart(
+        "Server CPU per message",
+        charts.bars(bars, lambda value: f"{value:g} µs", "Server CPU per message, microseconds"),
+        captions.CPU,
+        ("target", "µs/message", "95 % from", "to"),
+        [(bar.label, f"{bar.value:.2f}", f"{bar.low:.2f}", f"{bar.high:.2f}") for bar in bars],
+    )
+
+
+def _latency(rows: list[Row]) -> Chart | None:
+    lines = []
+    table = []
+    for number, row in _numbered(rows):
+        histogram = HdrHistogram.decode(row["latency_histogram"])
+        total = histogram.get_total_count()
+        if not total:
+            continue
+        # Beyond so many nines there is no message left to be slower than.
+        shares = [share for share in _NINES if total * (1 - share / 100) >= 1]
+        points = [
+            (100 / (100 - share), max(1.0, histogram.get_value_at_percentile(share)) / 1000)
+            for share in shares
+        ]
+        lines.append(charts.Line(label(row), points, number))
+        figures = row["latency_us"]
+        table.append(
+            (
+                label(row),
+                *(milliseconds(figures[key]) for key in ("p50", "p90", "p99", "p999", "max")),
+            )
+        )
+    if not lines:
+        return None
+    everything = [value for line in lines for _, value in line.points]
+    nines = charts.logarithmic([x for line in lines for x, _ in line.points], _percent)
+    return Chart(
+        "Latency",
+        charts.lines(
+            lines,
+            nines,
+            charts.logarithmic(everything, lambda value: f"{value:g} ms"),
+            "Latency by percentile",
+            "per cent of the messages that were answered within …",
+            lambda line, x, y: f"{line.label}: {_percent(x)} % within {y:.3g} ms",
+        ),
+        captions.LATENCY,
+        ("target", "p50 ms", "p90", "p99", "p99.9", "max"),
+        table,
+    )
+
+
+def _percent(x: float) -> str:
+    return f"{100 - 100 / x:.6g}" if x > 1 else "0"
+
+
+def _over_time(rows: list[Row]) -> Chart | None:
+    lines = [
+        charts.Line(
+            label(row),
+            [
+                (one["second"] + 1, one["messages"] / one["seconds"])
+                for one in row["series"]
+                if one["seconds"] > 0.5  # noqa: PLR2004 - of less, a rate says nothing
+            ],
+            number,
+        )
+        for number, row in _numbered(rows)
+    ]
+    lines = [line for line in lines if len(line.points) > 1]
+    if not lines:
+        return None
+    last = max(x for line in lines for x, _ in line.points)
+    highest = max(y for line in lines for _, y in line.points)
+    return Chart(
+        "Over time",
+        charts.lines(
+            lines,
+            charts.linear(last, lambda value: f"{value:g}"),
+            charts.linear(highest, rate),
+            "Messages per second over time",
+            "seconds",
+            lambda line, x, y: f"{line.label}, second {x:g}: {y:,.0f} messages/s",
+        ),
+        captions.OVER_TIME,
+        ("target", "second", "messages", "p50 ms", "p99 ms", "max ms", "errors so far"),
+        [
+            (
+                label(row),
+                str(one["second"] + 1),
+                f"{one['messages']:,}",
+                *(milliseconds(one[key]) for key in ("p50_us", "p99_us", "max_us")),
+                str(one["errors"]),
+            )
+            for row in rows
+            for one in row["series"]
+        ],
+    )
+
+
+def _scaling(rows: list[Row], figure: str) -> Chart | None:
+    names = {name for row in rows for name in row["sweep"]}
+    if len(names) != 1 or not all(
+        str(row["sweep"].get(name, "")).isdigit() for row in rows for name in names
+    ):
+        return None
+    name = names.pop()
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        value = (
+            row["throughput"]["median"]
+            if figure == "throughput"
+            else row["server"]["cpu_us_per_message"]
+        )
+        if value:
+            lines.setdefault(row["target"], []).append((float(row["sweep"][name]), value))
+    drawn = [
+        charts.Line(target, sorted(points), n) for n, (target, points) in enumerate(lines.items())
+    ]
+    if not drawn:
+        return None
+    unit = "messages/s" if figure == "throughput" else "µs/message"
+    xs = [x for line in drawn for x, _ in line.points]
+    highest = max(y for line in drawn for _, y in line.points)
+    what = "Throughput" if figure == "throughput" else "Server CPU per message"
+    return Chart(
+        f"{what} over {name}",
+        charts.lines(
+            drawn,
+            charts.logarithmic(xs, lambda value: f"{value:g}"),
+            charts.linear(
+                highest, rate if figure == "throughput" else lambda value: f"{value:g} µs"
+            ),
+            f"{what} over {name}",
+            name,
+            lambda line, x, y: f"{line.label}, {name} {x:g}: {y:,.5g} {unit}",
+            dots=True,
+        ),
+        captions.SCALING,
+        ("target", name, unit),
+        [(line.label, f"{x:g}", f"{y:,.5g}") for line in drawn for x, y in line.points],
+    )
+
+
+_CHARTS = (
+    lambda rows: _scaling(rows, "throughput"),
+    lambda rows: _scaling(rows, "cpu"),
+    _throughput,
+    _cpu,
+    _latency,
+    _over_time,
+)
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _ranking(found: Document, comparison: dict[str, Any]) -> dict[str, Any]:
+    reference = comparison["reference"] or "the reference"
+    return {
+        "title": ", ".join(f"{name}={value}" for name, value in comparison["sweep"].items()),
+        "headings": [" ".join(one).strip().replace("the reference", reference) for one in RANKED],
+        "rows": ranked(found, comparison),
+    }
+
+
+def _errors(row: Row) -> dict[str, Any]:
+    return {
+        "target": label(row),
+        "kinds": [
+            (kind, count, row["first_errors"].get(kind, ""))
+            for kind, count in row["errors"].items()
+        ],
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{name} ")
+        elif value is not None:
+            found.append((f"{prefix}{name}".replace("_", " "), str(value)))
+    return found

@@ -1,0 +1,67 @@
+"""A document as CSV (RFC 4180): a line for each round, for a spreadsheet or R."""
+
+import csv
+import io
+from typing import Any
+
+from loadtest.results import Document, Row
+
+_COLUMNS = (
+    "target",
+    "backend",
+    "handler",
+    "python",
+    "gil",
+    "connections",
+    "sweep",
+    "round",
+    "messages_per_second",
+    "server_cpu_us_per_message",
+    "client_limited",
+    "connections_served",
+    "starved",
+    "verified",
+    "dropped",
+    "errors",
+    "latency_p50_us",
+    "latency_p90_us",
+    "latency_p99_us",
+    "latency_p999_us",
+    "latency_max_us",
+)
+
+
+def as_csv(found: Document) -> str:
+    """Return a document as CSV; latencies and counts are those of all rounds of a target."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS)
+    writer.writeheader()
+    own = found["environment"]["interpreter"]
+    for row in found["results"]:
+        cpu = row["server"]["cpu"]["rounds"]
+        for number, speed in enumerate(row["throughput"]["rounds"]):
+            writer.writerow(
+                {
+                    **_facts(row, row["interpreter"] or own),
+                    "round": number + 1,
+                    "messages_per_second": speed,
+                    "server_cpu_us_per_message": cpu[number] if number < len(cpu) else "",
+                }
+            )
+    return text.getvalue()
+
+
+def _facts(row: Row, interpreter: dict[str, Any]) -> dict[str, Any]:
+    same = ("target", "backend", "handler", "connections", "client_limited", "connections_served")
+    counts = ("starved", "verified", "dropped")
+    return {
+        **{name: row[name] for name in (*same, *counts)},
+        "python": interpreter["version"],
+        "gil": interpreter["gil"],
+        "sweep": " ".join(f"{name}={value}" for name, value in row["sweep"].items()),
+        "errors": " ".join(f"{kind}={count}" for kind, count in row["errors"].items()),
+        **{
+            f"latency_{name}_us": row["latency_us"][name]
+            for name in ("p50", "p90", "p99", "p999", "max")
+        },
+    }

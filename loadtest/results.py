@@ -1,0 +1,305 @@
+"""What a measurement gave, as one value that every output is made from.
+
+A *document* is that value as JSON has it. Tables and pages are made from a document alone, so
+they can be made again from a saved one.
+"""
+
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clients.content import WRONG
+from clients.recording import histogram
+from loadtest.measure import Round
+from loadtest.peers import peers_of
+from loadtest.statistics import (
+    Ratio,
+    interval,
+    least_rounds,
+    median,
+    paired_ratio,
+    percentiles,
+    rank,
+    unstable,
+)
+
+SCHEMA = "echoload/2"
+
+FIGURES = ("cpu_us_per_message", "throughput")
+
+Document = dict[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Result:
+    """All rounds of one target under one workload."""
+
+    target: str
+    backend: str | None
+    handler: str
+    connections: int
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """What the sweep set for it, by the option's name."""
+    interpreter: dict[str, Any] | None = None
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def errors(self) -> Counter[str]:
+        """Failed connections by kind, over all rounds."""
+        return sum((one.load.errors for one in self.rounds), Counter[str]())
+
+    @property
+    def verified(self) -> int:
+        """Verified messages, over all rounds."""
+        return sum(one.load.verified for one in self.rounds)
+
+    @property
+    def client_limited(self) -> bool:
+        """In most rounds, the client was the limit."""
+        return sum(bool(one.limit) for one in self.rounds) * 2 > len(self.rounds)
+
+    @property
+    def wrong(self) -> bool:
+        """Some reply was not what was owed."""
+        return any(self.errors[kind] for kind in WRONG)
+
+    def figure(self, name: str) -> list[float]:
+        """Return each round's throughput or CPU per message; empty where it is not known."""
+        values = [getattr(one, name) for one in self.rounds]
+        return values if all(values) else []
+
+    def as_json(self) -> Row:
+        """Return the value that stands in ``results[]``."""
+        rounds = self.figure("throughput") or [one.throughput for one in self.rounds]
+        cpu = self.figure("cpu_us_per_message")
+        latency, raw, lag = histogram(), histogram(), histogram()
+        first_errors: dict[str, str] = {}
+        for one in self.rounds:
+            latency.add(one.load.latency)
+            raw.add(one.load.raw)
+            lag.add(one.load.lag)
+            first_errors = one.load.first_errors | first_errors
+        peaks = [one.peaks for one in self.rounds if one.peaks is not None]
+        pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
+        reasons = [reason for one in self.rounds for reason in one.limit.reasons]
+        middle = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][:1]
+        return {
+            "target": self.target,
+            "backend": self.backend,
+            "handler": self.handler,
+            "connections": self.connections,
+            "sweep": self.sweep,
+            "interpreter": self.interpreter,
+            "connections_served": min((one.load.served for one in self.rounds), default=0),
+            "throughput": _spread(rounds, 1),
+            "latency_us": percentiles(latency),
+            "raw_latency_us": percentiles(raw),
+            "lag_us": percentiles(lag),
+            "latency_histogram": latency.encode().decode("ascii"),
+            "errors": {kind: count for kind, count in sorted(self.errors.items()) if count},
+            "first_errors": first_errors,
+            "verified": self.verified,
+            "drained": sum(one.load.drained for one in self.rounds),
+            "dropped": sum(one.load.dropped for one in self.rounds),
+            "starved": max((one.load.starved for one in self.rounds), default=0),
+            "server": {
+                "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
+                "cpu": _spread(cpu, 3),
+                "peak_rss_bytes": max((peak.rss_bytes for peak in peaks), default=None),
+                "pss_bytes": max(pss, default=None),
+                "threads": max((peak.threads for peak in peaks), default=None),
+                "processes": max((peak.processes for peak in peaks), default=None),
+            },
+            "client": {
+                "cpu_percent": round(median(one.client_cpu_percent for one in self.rounds), 1)
+                if self.rounds
+                else None
+            },
+            "client_limited": self.client_limited,
+            "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
+            "unstable": unstable(rounds) or unstable(cpu),
+            "series": middle[0].series if middle else [],
+        }
+
+
+def _spread(values: list[float], digits: int) -> dict[str, Any]:
+    if not values:
+        return dict.fromkeys(["median", "low", "high", "min", "max"]) | {"rounds": []}
+    found = interval(values)
+    figures = {
+        "median": found.median,
+        "low": found.low,
+        "high": found.high,
+        "min": min(values),
+        "max": max(values),
+    }
+    return {name: round(value, digits) for name, value in figures.items()} | {
+        "rounds": [round(value, digits) for value in values]
+    }
+
+
+def document(
+    results: list[Result],
+    environment: dict[str, Any],
+    plan: dict[str, Any],
+    notes: list[str],
+    reference: str | None = None,
+) -> Document:
+    """Return everything that a measurement gave.
+
+    Args:
+        results: What was measured.
+        environment: Where and with what.
+        plan: What was asked for.
+        notes: What a reader must know.
+        reference: The target that others are compared with; None: nobody.
+    """
+    return {
+        "schema": SCHEMA,
+        "environment": environment,
+        "plan": plan,
+        "results": [result.as_json() for result in results],
+        "comparison": _comparisons(results, reference),
+        "ratios": {
+            backend: {
+                peer: {figure: asdict(ratio) for figure, ratio in figures.items()}
+                for peer, figures in peers.items()
+            }
+            for backend, peers in ratios(results).items()
+        },
+        "notes": notes,
+    }
+
+
+def _comparisons(results: list[Result], reference: str | None) -> list[dict[str, Any]]:
+    """Compare all targets under the same workload, for each workload of a sweep."""
+    together: dict[str, list[Result]] = {}
+    for result in results:
+        together.setdefault(json.dumps(result.sweep), []).append(result)
+    return [
+        _comparison(group, reference)
+        for group in together.values()
+        if len({result.target for result in group}) > 1
+    ]
+
+
+def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
+    rounds = min(len(result.rounds) for result in results)
+    base = next((result for result in results if result.target == reference), None)
+    found: dict[str, Any] = {
+        "sweep": results[0].sweep,
+        "reference": reference,
+        "rounds": rounds,
+        "least_rounds": least_rounds(len(results)),
+        "figures": {},
+    }
+    for figure in FIGURES:
+        # Whoever was limited by the client has no throughput of its own to be ranked by.
+        values = {
+            result.target: result.figure(figure)
+            for result in results
+            if result.figure(figure) and not (figure == "throughput" and result.client_limited)
+        }
+        enough = rounds >= least_rounds(len(values)) and len(values) > 1
+        ranking = rank(values, lowest_first=figure == "cpu_us_per_message") if enough else None
+        found["figures"][figure] = {
+            "ranks": ranking.ranks if ranking else {},
+            "pairs": [
+                {"one": one, "two": two, "p": p, "different": ranking.different(one, two)}
+                for (one, two), p in ranking.adjusted.items()
+            ]
+            if ranking
+            else [],
+            "ratios": {
+                result.target: asdict(paired_ratio(*pairs))
+                for result in results
+                if base and (pairs := _paired(result, base, figure))
+            },
+        }
+    return found
+
+
+def _paired(one: Result, two: Result, figure: str) -> tuple[list[float], list[float]] | None:
+    """Return the rounds that both have, in pairs; None where the figure is not known."""
+    pairs = list(zip(one.figure(figure), two.figure(figure), strict=False))
+    return ([mine for mine, _ in pairs], [its for _, its in pairs]) if pairs else None
+
+
+def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
+    """Compare every backend with its peers: backend → peer → figure → ratio, round by round."""
+    by_name = {result.target: result for result in results}
+    found: dict[str, dict[str, dict[str, Ratio]]] = {}
+    for result in results:
+        for name in peers_of(result.backend or ""):
+            if (peer := by_name.get(name)) is not None and peer.rounds:
+                found.setdefault(result.target, {})[name] = {
+                    figure: paired_ratio(*pairs)
+                    for figure in FIGURES
+                    if (pairs := _paired(result, peer, figure))
+                }
+    return found
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def load(path: str) -> Document:
+    """Return a document that was saved.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is none; the message is a sentence.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is no JSON file") from None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA or "results" not in found:
+        raise ValueError(f"{path} is no result of echoload run or compare (schema {SCHEMA})")
+    return dict(found)
+
+
+def write(path: str | Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    final = Path(os.path.realpath(path))  # a link stays one
+    if final.exists() and not final.is_file():  # a pipe or a device: there is nothing to replace
+        final.write_text(text, encoding="utf-8")
+        return
+    draft = final.with_name(f".echoload-{os.getpid()}{final.suffix}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(final)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def as_text(found: Document) -> str:
+    """Return a document as it is saved."""
+    return json.dumps(found, indent=2) + "\n"
+
+
+def beside(found: list[Document], names: tuple[str, ...]) -> Document:
+    """Return several runs as one document, each target called by its run, too.
+
+    What was compared within each run stays; runs are not compared with each other, because
+    something else than the target may have changed.
+    """
+    if len(found) == 1:
+        return found[0]
+    together: Document = {**found[0], "results": [], "comparison": [], "ratios": {}, "notes": []}
+    for one, name in zip(found, names, strict=True):
+        for row in one["results"]:
+            together["results"].append({**row, "target": f"{row['target']} ({Path(name).stem})"})
+    return together
