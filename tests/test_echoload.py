@@ -16,11 +16,9 @@ import pytest
 
 import echoserver
 from clients.address import format_address
-from clients.content import Content, diagnose
-from clients.load import Workload
+from clients.content import Content
 from clients.threads import ThreadLoad
-from loadtest.measure import client_is_the_limit
-from loadtest.statistics import percentiles
+from clients.workload import Workload
 from tests import inspection, wire
 from tests.launching import command, free_port, run
 from tests.misbehaving import Answer
@@ -39,59 +37,10 @@ def load(address: wire.Address, *words: str, **options: Any) -> subprocess.Compl
 
 def one_result(path: Path) -> dict[str, Any]:
     document = json.loads(path.read_text())
-    assert document["schema"] == "echoload/1"
+    assert document["schema"] == "echoload/2"
     (result,) = document["results"]
     assert isinstance(result, dict)
     return result
-
-
-# -- content -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("size", [1, 5, 21, 26, 27, 64, 5000])
-def test_content_is_the_connections_own(size: int) -> None:
-    one, two = Content(1, 1, size), Content(1, 2, size)
-    messages = [one.message(number)[0] for number in range(50)]
-    assert all(len(message) == size for message in messages)
-    assert messages == [Content(1, 1, size).message(number)[0] for number in range(50)]
-    assert b"".join(messages) != b"".join(two.message(number)[0] for number in range(50))
-    assert b"".join(messages) != b"".join(Content(2, 1, size).message(n)[0] for n in range(50))
-
-
-def test_content_for_upper() -> None:
-    for size in (8, 64, 3000):
-        content = Content(1, 7, size, bytes.upper)
-        for number in range(20):
-            message, expected = content.message(number)
-            assert expected == message.upper()
-            assert len(message) == size
-        assert any(Content(1, 7, size, bytes.upper).message(0)[0] != b for b in (expected,))
-
-
-@pytest.mark.parametrize("size", [12, 64, 4000])
-def test_diagnosis_names_the_owner(size: int) -> None:
-    contents = [Content(1, number, size) for number in range(10)]
-    mine, expected = contents[3].message(5)
-    theirs = contents[7].message(5)[0]
-    found = diagnose(contents[3], 5, theirs, expected, contents.__getitem__, 10)
-    assert found.kind == "foreign"
-    assert "connection 7's" in found.explanation
-    damaged = mine[:-1] + bytes([mine[-1] ^ 1])
-    found = diagnose(contents[3], 5, damaged, expected, contents.__getitem__, 10)
-    assert found.kind == "mismatch"
-    assert f"byte {size - 1}" in found.explanation
-    if size > 60:  # an older message of one's own is wrong, and not foreign
-        stale = contents[3].message(4)[0]
-        assert (
-            diagnose(contents[3], 5, stale, expected, contents.__getitem__, 10).kind == "mismatch"
-        )
-
-
-def test_percentiles() -> None:
-    assert percentiles(Counter()) == dict.fromkeys(["p50", "p90", "p99", "p999", "max"])
-    hundred = Counter(range(1, 101))
-    assert percentiles(hundred) == {"p50": 50, "p90": 90, "p99": 99, "p999": 100, "max": 100}
-    assert percentiles(Counter({5: 999, 7: 1}))["p999"] == 5
 
 
 # -- run -----------------------------------------------------------------------------------------
@@ -102,7 +51,7 @@ def test_run_for_a_time(engine: str, echo_server: echoserver.SpawnedServer, tmp_
     result = load(
         echo_server.address, "--engine", engine, "-c", "20", "-d", "500ms", "--json", str(file)
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     assert format_address(*echo_server.address) in result.stdout
     found = one_result(file)
     assert found["target"] == format_address(*echo_server.address)
@@ -160,7 +109,7 @@ def test_run_against_upper(engine: str, tmp_path: Path) -> None:
         assert right.returncode == 0
         wrong = load(server.address, "--engine", engine, "-c", "3", "-n", "9")
     assert wrong.returncode == 4
-    assert "mismatch 3" in wrong.stdout
+    assert "corrupted 3" in wrong.stdout
 
 
 def test_a_pool_starves_and_the_table_shows_it(engine: str, tmp_path: Path) -> None:
@@ -209,9 +158,10 @@ def other_connections(data: bytes, _number: int) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "wrong", "hard", "code"),
     [
-        ("mismatch", corrupted, False, 4),
+        ("corrupted", corrupted, False, 4),
         ("foreign", other_connections, False, 4),
-        ("short", lambda data, _: None, False, 0),
+        ("closed", lambda data, _: None, False, 0),
+        ("truncated", lambda data, _: data[:10], False, 4),
         ("reset", lambda data, _: None, True, 0),
         ("timeout", lambda data, _: b"", False, 0),
     ],
@@ -241,7 +191,7 @@ def test_each_kind_of_error_is_counted_once(
     assert result.returncode == code
     assert found["verified"] == 4 * 20 + 2
     assert kind in found["first_errors"]
-    if kind == "mismatch":
+    if kind == "corrupted":
         assert "message 2, byte 40" in found["first_errors"][kind]
 
 
@@ -289,7 +239,7 @@ def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.Spawne
     run_.wait()
     result = run_.finish()
     assert result.served == 400
-    assert result.verified == result.latencies_us.total() == 1200
+    assert result.verified == result.latency.get_total_count() == 1200
     assert not result.errors
 
 
@@ -361,7 +311,7 @@ def test_a_server_that_loses_a_byte_now_and_then_does_not_pass(
             str(file),
         )
     found = one_result(file)
-    assert found["errors"] == {"timeout": 4}
+    assert found["errors"] == {"truncated": 4}
     assert found["starved"] == 0
 
 
@@ -372,7 +322,7 @@ def test_part_of_a_reply_is_no_starvation(engine: str, tmp_path: Path) -> None:
             words = ["-c", "4", "-d", "300ms", "--timeout", "1s", "--size", size]
             load(address, "--engine", engine, *words, "--json", str(file))
         found = one_result(file)
-        assert found["errors"] == {"timeout": 2}
+        assert found["errors"] == {"truncated": 2}
         assert (found["starved"], found["connections_served"]) == (0, 2)
 
 
@@ -417,7 +367,7 @@ def test_json_to_a_pipe_or_through_a_link(
     os.mkfifo(pipe)
     with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
         assert load(echo_server.address, *words, str(pipe)).returncode == 0
-        assert json.loads(reader.communicate()[0])["schema"] == "echoload/1"
+        assert json.loads(reader.communicate()[0])["schema"] == "echoload/2"
     assert pipe.is_fifo()
 
 
@@ -445,10 +395,10 @@ DEFAULT_BACKENDS = ["process", "thread", "pool", "selector", "coroutine", "geven
 def test_compare_all(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(
-        *("echoload", "compare", "-c", "100", "-d", "300ms", "--rounds", "2"),
+        *("echoload", "compare", "-c", "100", "-d", "300ms", "--rounds", "2", "--engine", "epoll"),
         *("--json", str(file)),
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     document = json.loads(file.read_text())
     by_name = {found["target"]: found for found in document["results"]}
     assert list(by_name) == DEFAULT_BACKENDS
@@ -480,8 +430,9 @@ def test_compare_all(tmp_path: Path) -> None:
 def test_compare_plugins_and_upper(tmp_path: Path) -> None:
     plugin = "tests/broken/backends.py:BrokenThreads"  # whose transport is the right one
     words = ["-c", "4", "-d", "200ms", "--rounds", "1", "--handler", "upper", "--pin", "off"]
+    words += ["--engine", "threads"]
     result = run("echoload", "compare", "--backends", f"{plugin},thread", *words)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     assert "BrokenThreads" in result.stdout
 
 
@@ -521,7 +472,8 @@ def test_one_server_that_fails_costs_no_one_elses_figures(
     result = run(
         *("echoload", "compare", "--backends", f"thread,{tmp_path}/failing.py:Failing"),
         # With this seed, `thread` is measured first.
-        *("-c", "4", "-d", "200ms", "--rounds", "1", "--seed", "1", "--json", str(file)),
+        *("-c", "4", "-d", "200ms", "--rounds", "1", "--seed", "1", "--engine", "threads"),
+        *("--json", str(file)),
     )
     assert result.returncode == 1
     assert says in result.stderr
@@ -536,6 +488,7 @@ def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path:
     process = subprocess.Popen(
         [
             *(command("echoload"), "compare", "-c", "20", "-d", "400ms", "--rounds", "50"),
+            *("--engine", "threads"),
             *("--backends", "thread,process", "--json", str(file)),
         ],
         stdout=subprocess.PIPE,
@@ -546,8 +499,8 @@ def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path:
         env={**os.environ, "WHOSE": str(tmp_path)},
     )
     assert process.stderr is not None
-    seen = [process.stderr.readline() for _ in range(3)]
-    assert seen[2].startswith("round 3/100")
+    while not (seen := process.stderr.readline()).startswith("round 3/100"):
+        assert seen, process.stderr.read()
     process.send_signal(number)
     out, error = process.communicate(timeout=20)
     assert process.returncode == 130
@@ -586,21 +539,6 @@ def test_killed_it_leaves_nothing_behind() -> None:
     assert wire.eventually(lambda: not any(one.is_running() for one in everyone))
 
 
-@pytest.mark.parametrize(
-    ("client", "server", "limited"),
-    [
-        (1.0, 0.5, True),  # the client at its limit, the server with time to spare
-        (1.0, 1.0, False),  # both: the server can do no more
-        (0.5, 1.0, False),
-        (0.1, 0.1, False),  # neither: something waits, but not the client
-        (1.0, None, True),  # a server that cannot be watched
-        (0.5, None, False),
-    ],
-)
-def test_who_is_the_limit(client: float, server: float | None, *, limited: bool) -> None:
-    assert client_is_the_limit(client, server) is limited
-
-
 def test_a_slow_server_does_not_make_the_client_the_limit(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import threading, time\n"
@@ -621,9 +559,9 @@ def test_a_slow_server_does_not_make_the_client_the_limit(tmp_path: Path) -> Non
         *("echoload", "compare", "--backends", f"{tmp_path}/slow.py:Slow", "-c", "10"),
         *("-d", "1s", "--rounds", "1", "--json", str(file)),
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     found = one_result(file)
     assert found["client_limited"] is False
     assert "≥" not in result.stdout
-    assert found["throughput"]["median"] < 10 / 0.05
+    assert found["throughput"]["median"] < 1.1 * 10 / 0.05
     assert found["latency_us"]["p50"] >= 50_000

@@ -110,6 +110,7 @@ def test_server_options_reach_every_server(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(
         *("echoload", "compare", "--backends", "selector,thread", "--rounds", "1", "-c", "10"),
+        *("--engine", "threads"),
         *("-d", "0.3s", "--server-option", "workers=2", "--json", str(file)),
     )
     assert result.returncode == 0, result.stderr

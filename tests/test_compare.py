@@ -1,0 +1,461 @@
+"""Comparing servers of every kind, thresholds, and what is shown of it."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hdrh.histogram import HdrHistogram
+
+import echoserver
+from clients.address import format_address
+from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
+from tests.launching import command, run
+from tests.test_clients import Terminal
+
+STUDENT = """
+import os, socket, sys, threading
+
+def serve(sock):
+    while data := sock.recv(1024):
+        sock.sendall(data)
+    sock.close()
+
+port = int(sys.argv[1]) if len(sys.argv) > 1 else int(os.environ["PORT"])
+listener = socket.create_server(("127.0.0.1", port), backlog=100)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+QUICK = ("--rounds", "1", "-d", "200ms", "--warmup", "0", "-c", "4", "--engine", "threads")
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
+    """A server that somebody has written."""
+    file = tmp_path / "student.py"
+    file.write_text(STUDENT)
+    return file
+
+
+def compared(*words: str, file: Path, code: int = 0) -> dict[str, Any]:
+    result = run("echoload", "compare", *QUICK, "--json", str(file), *words)
+    assert result.returncode == code, result.stdout + result.stderr
+    found = json.loads(file.read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+# -- targets -------------------------------------------------------------------------------------
+
+
+def test_servers_of_every_kind_side_by_side(
+    student: Path, echo_server: echoserver.SpawnedServer, tmp_path: Path
+) -> None:
+    where = format_address(*echo_server.address)
+    found = compared(
+        *("--backends", "thread", "-t", f"running={where}", "-t", "socketserver-threading"),
+        *("-t", "two=thread,workers=2", "-t", f"mine={sys.executable} {student} {{port}}"),
+        *("-t", "plugin=tests/broken/backends.py:BrokenThreads"),
+        file=tmp_path / "out.json",
+    )
+    rows = {row["target"]: row for row in found["results"]}
+    assert list(rows) == ["thread", "running", "socketserver-threading", "two", "mine", "plugin"]
+    assert all(row["verified"] and not row["errors"] for row in rows.values())
+    assert rows["two"]["server"]["processes"] == 3
+    assert rows["running"]["server"]["cpu_us_per_message"] is None
+    assert rows["mine"]["server"]["threads"] == 5
+
+
+@pytest.mark.parametrize("words", [["{port}"], []], ids=["port", "environment"])
+def test_a_command(student: Path, words: list[str], tmp_path: Path) -> None:
+    found = compared(
+        *("--", f"student={sys.executable}", str(student), *words), file=tmp_path / "out.json"
+    )
+    assert [row["target"] for row in found["results"]] == ["student"]
+    assert found["results"][0]["verified"] > 0
+
+
+def test_a_command_that_does_not_serve(tmp_path: Path) -> None:
+    result = run(
+        *(
+            "echoload",
+            "compare",
+            *QUICK,
+            "--",
+            sys.executable,
+            "-c",
+            "print('oh no'); 1/0",
+            "{port}",
+        )
+    )
+    assert result.returncode == 1
+    assert "does not accept" in result.stderr
+    assert "ZeroDivisionError" in result.stderr
+    missing = run("echoload", "compare", *QUICK, "--", "/no/such/program", "{port}")
+    assert missing.returncode == 1
+    assert "cannot start /no/such/program" in missing.stderr
+
+
+def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Neither itself nor what it has started."""
+    script = tmp_path / "forks.sh"
+    script.write_text(
+        f'#!/bin/sh\nsleep 300.25 &\nexec {sys.executable} "$(dirname "$0")/s.py" $1\n'
+    )
+    (tmp_path / "s.py").write_text(STUDENT)
+    compared("--", "sh", str(script), "{port}", file=tmp_path / "out.json")
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert "sleep 300.25" not in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-t", "thread,workers"], "'workers' is not SETTING=VALUE"),
+        (["-t", "thread,wrokers=2"], "did you mean 'workers'"),
+        (["-t", "thraed"], "did you mean 'thread'"),
+        (["-t", "c-epoll,workers=2"], "only a backend has settings"),
+        (["--backends", "thread", "-t", "thread"], "give one a label"),
+        (["--reference", "gevnet"], "--reference gevnet is none of the targets"),
+        (["--python", "/no/python"], "/no/python is no Python"),
+        (["--sweep", "colour=1,2"], "connections=10,100,1000"),
+        (["--sweep", "connections=0"], "more than 0"),
+        (["--pin", "0:banana"], "SERVERCPUS:CLIENTCPUS"),
+        (["--pin", "0:9999"], "this process may use"),
+        (["--slo", "p98<1ms"], "conditions such as"),
+        (["--slo", "p99<fast"], "duration"),
+        (["--baseline", "/no/such.json"], "cannot read /no/such.json"),
+        (["--max-regression", "much"], "10%"),
+        (["-R", "0"], "more than 0"),
+        (["-R", "fast"], "1000:20000"),
+        (["--think", "1ms", "-R", "5"], "contradict"),
+        (["--ca", "x"], "add --tls"),
+        (["--tls", "--ca", "/no/ca"], "cannot use the TLS files /no/ca"),
+        (["--size", "uniform:9:1"], "smallest first"),
+        (["--workers", "no"], "--workers must be auto"),
+        (["--html", "/no/where/x.html"], "--html: cannot write /no/where/x.html"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_usage_errors_are_one_sentence(words: list[str], says: str) -> None:
+    result = run("echoload", "compare", *words)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+# -- a sweep, a reference, a ranking -------------------------------------------------------------
+
+
+def test_a_sweep(tmp_path: Path) -> None:
+    found = compared(
+        *("--backends", "thread,selector", "--sweep", "connections=2,5"), file=tmp_path / "out.json"
+    )
+    swept = [(row["target"], row["connections"], row["sweep"]) for row in found["results"]]
+    assert swept == [
+        ("thread", 2, {"connections": 2}),
+        ("selector", 2, {"connections": 2}),
+        ("thread", 5, {"connections": 5}),
+        ("selector", 5, {"connections": 5}),
+    ]
+    assert [one["sweep"] for one in found["comparison"]] == [{"connections": 2}, {"connections": 5}]
+
+
+def test_rounds_suffice_by_default_and_not_when_told_otherwise(tmp_path: Path) -> None:
+    few = run("echoload", "compare", "--backends", "thread,selector", *QUICK)
+    assert "No ranking: 1 rounds" in few.stdout
+    assert "--rounds 4" in few.stdout
+    file = tmp_path / "out.json"
+    enough = run(
+        *("echoload", "compare", "--backends", "thread,selector", "-d", "250ms", "-c", "20"),
+        *("--warmup", "0"),
+        *("--engine", "epoll", "--reference", "selector", "--json", str(file)),
+    )
+    assert enough.returncode == 0, enough.stderr
+    (comparison,) = json.loads(file.read_text())["comparison"]
+    assert comparison["rounds"] == 5 >= comparison["least_rounds"] == 4
+    cpu = comparison["figures"]["cpu_us_per_message"]
+    assert set(cpu["ranks"]) == {"thread", "selector"}
+    assert cpu["ratios"]["selector"]["median"] == 1
+    assert cpu["ratios"]["thread"]["low"] <= cpu["ratios"]["thread"]["median"]
+    assert len(cpu["ratios"]["thread"]["rounds"]) == 5
+
+
+@pytest.mark.slow
+def test_the_same_is_not_found_to_differ(tmp_path: Path) -> None:
+    """Eight real comparisons of a server with itself: four claims by chance are 1 in 2,700."""
+    claims = 0
+    for seed in range(8):
+        file = tmp_path / f"{seed}.json"
+        result = run(
+            *("echoload", "compare", "-t", "one=selector", "-t", "two=selector", "--rounds", "5"),
+            *("-d", "200ms", "--warmup", "100ms", "-c", "50", "--engine", "epoll"),
+            *("--seed", str(seed), "--json", str(file), "-q"),
+        )
+        assert result.returncode == 0, result.stderr
+        (comparison,) = json.loads(file.read_text())["comparison"]
+        (pair,) = comparison["figures"]["cpu_us_per_message"]["pairs"]
+        claims += pair["different"]
+    assert claims < 4
+
+
+@pytest.mark.slow
+def test_a_handicap_of_15_percent_is_found_at_10_rounds(tmp_path: Path) -> None:
+    """The same server, whose handler computes for 15 % of what a message costs besides."""
+    plugin = tmp_path / "handicapped.py"
+    plugin.write_text(
+        "import time\n"
+        "from echoserver import Handler\n"
+        "from echoserver.backends.selector import SelectorBackend\n"
+        "class Late(Handler):\n"
+        "    def receive(self, data):\n"
+        "        until = time.perf_counter_ns() + NANOSECONDS\n"
+        "        while time.perf_counter_ns() < until: pass\n"
+        "        return data\n"
+        "class Handicapped(SelectorBackend):\n"
+        "    def serve(self, listener, service):\n"
+        "        service.make_handler = Late\n"
+        "        super().serve(listener, service)\n"
+    )
+    file = tmp_path / "out.json"
+
+    def measure(rounds: str) -> dict[str, Any]:
+        result = run(
+            *("echoload", "compare", "-t", "selector", "-t", f"handicapped={plugin}:Handicapped"),
+            *("--rounds", rounds, "-d", "300ms", "-c", "100", "--engine", "epoll"),
+            *("--reference", "selector", "--json", str(file), "-q"),
+        )
+        assert result.returncode == 0, result.stderr
+        (comparison,) = json.loads(file.read_text())["comparison"]
+        figure = comparison["figures"]["cpu_us_per_message"]
+        assert isinstance(figure, dict)
+        return figure
+
+    text = plugin.read_text()
+    plugin.write_text(text.replace("NANOSECONDS", "0"))
+    measure("4")
+    rows = {row["target"]: row for row in json.loads(file.read_text())["results"]}
+    # What the clock itself costs is in it already.
+    cost = rows["selector"]["server"]["cpu_us_per_message"]
+    already = rows["handicapped"]["server"]["cpu_us_per_message"] - cost
+    nanoseconds = max(0, int(1000 * (0.15 * cost - already)))
+    plugin.write_text(text.replace("NANOSECONDS", str(nanoseconds)))
+    figure = measure("10")
+    assert 1.05 < figure["ratios"]["handicapped"]["median"] < 1.3
+    assert figure["ranks"] == {"selector": 1, "handicapped": 2}
+
+
+# -- thresholds ----------------------------------------------------------------------------------
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    rounds = changes.pop("rounds", [100.0, 101, 99, 100, 102, 98])
+    cpu = changes.pop("cpu", [10.0, 10.1, 9.9, 10, 10.2, 9.8])
+    return {
+        "target": "it",
+        "sweep": {},
+        "interpreter": None,
+        "errors": {},
+        "dropped": 0,
+        "starved": 0,
+        "client_limited": False,
+        "latency_us": {"p50": 900, "p99": 15_000, "max": 90_000, "mean": 1_000},
+        "throughput": {"median": sorted(rounds)[len(rounds) // 2], "rounds": rounds},
+        "server": {"cpu_us_per_message": cpu[0], "cpu": {"rounds": cpu}},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("p99<20ms", True),
+        ("p99<15ms", False),
+        ("p99<=15ms", True),
+        ("p50<1ms, errors=0, throughput>50", True),
+        ("throughput>=1k", False),
+        ("cpu<12us", True),
+        ("cpu<5us", False),
+        ("dropped=0,starved=0,mean<2ms", True),
+        ("p90<1s", False),  # it has none
+    ],
+)
+def test_objectives(text: str, *, holds: bool) -> None:
+    verdict = check_objectives({"results": [row()]}, parse_objectives(text))
+    assert (not verdict.broken) is holds
+    assert not verdict.unsure
+    if not holds:
+        assert "does not hold: it was" in verdict.broken[0]
+
+
+def test_a_rate_that_the_client_limited_is_no_verdict() -> None:
+    limited = {"results": [row(client_limited=True)]}
+    assert check_objectives(limited, parse_objectives("throughput>1k")).unsure
+    assert check_objectives(limited, parse_objectives("p99<1ms")).broken
+
+
+@pytest.mark.parametrize(
+    ("now", "broken", "unsure"),
+    [
+        ({}, False, False),
+        ({"cpu": [12.0, 12.1, 11.9, 12, 12.2, 11.8]}, True, False),
+        ({"cpu": [10.5, 10.4, 10.6, 10.5, 10.3, 10.7]}, False, False),  # less than 10 %
+        ({"cpu": [8.0, 12.5, 14, 9, 11.5, 15]}, False, True),  # too noisy to say
+        ({"rounds": [80.0, 81, 79, 80, 82, 78]}, True, False),
+        ({"rounds": [80.0, 81, 79, 80, 82, 78], "client_limited": True}, False, False),
+        ({"rounds": [150.0, 151, 149, 150, 152, 148]}, False, False),  # better
+    ],
+    ids=str,
+)
+def test_regressions(now: dict[str, Any], *, broken: bool, unsure: bool) -> None:
+    verdict = check_regressions({"results": [row(**now)]}, {"results": [row()]}, 0.10)
+    assert (bool(verdict.broken), bool(verdict.unsure)) == (broken, unsure)
+
+
+def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
+    file, base = tmp_path / "out.json", tmp_path / "base.json"
+    words = ("--backends", "thread")
+    compared(*words, file=base)
+    compared(*words, "--slo", "p99<20s,errors=0", file=file)
+    result = run("echoload", "compare", *QUICK, *words, "--slo", "p50<1us")
+    assert result.returncode == 3
+    assert "thread: p50<1us does not hold: it was" in result.stderr
+    document = json.loads(base.read_text())
+    server = document["results"][0]["server"]
+    server["cpu"]["rounds"] = [server["cpu"]["median"] / 10] * 6
+    base.write_text(json.dumps(document))
+    result = run("echoload", "compare", *QUICK, *words, "--baseline", str(base))
+    assert result.returncode == 3
+    assert "server CPU per message is" in result.stderr
+    document["results"][0]["target"] = "another"
+    base.write_text(json.dumps(document))
+    result = run("echoload", "compare", *QUICK, *words, "--baseline", str(base))
+    assert result.returncode == 2
+    assert "none of these targets" in result.stderr
+
+
+# -- find-max ------------------------------------------------------------------------------------
+
+
+def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> None:
+    """One client at a time, 10 ms each: a hundred a second, and no more."""
+    file = tmp_path / "out.json"
+    with echoserver.spawn(handler="sleep", handler_option={"seconds": "0.01"}) as server:
+        result = run(
+            *("echoload", "find-max", format_address(*server.address), "-c", "1", "-d", "500ms"),
+            *("--slo", "p99<100ms,errors=0", "--precision", "20%", "--json", str(file)),
+        )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads(file.read_text())["find_max"]
+    assert 60 < found["rate"] < 125
+    assert any(step["holds"] for step in found["steps"])
+    assert any(
+        "p99<100ms" in step["because"] or "dropped" in step["because"] for step in found["steps"]
+    )
+    assert re.search(r": [\d,]+ messages/s with p99<100ms, errors=0", result.stdout)
+
+
+def test_find_max_where_nothing_holds() -> None:
+    with echoserver.spawn(handler="sleep", handler_option={"seconds": "0.05"}) as server:
+        result = run(
+            *("echoload", "find-max", format_address(*server.address), "-c", "2", "-d", "300ms"),
+            *("--slo", "p50<1ms"),
+        )
+    assert result.returncode == 3
+    assert "not even the lowest rate" in result.stdout
+
+
+# -- what is shown of it -------------------------------------------------------------------------
+
+
+def test_every_format_from_one_result_and_again_from_the_file(tmp_path: Path) -> None:
+    names = ("json", "csv", "markdown", "html", "hgrm")
+    first = {name: tmp_path / f"first.{name}" for name in names}
+    again = {name: tmp_path / f"again.{name}" for name in names[1:]}
+    words = [word for name, file in first.items() for word in (f"--{name}", str(file))]
+    result = run("echoload", "compare", *QUICK, "--backends", "thread,selector", *words)
+    assert result.returncode == 0, result.stderr
+    words = [word for name, file in again.items() for word in (f"--{name}", str(file))]
+    shown = run("echoload", "report", str(first["json"]), *words)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == result.stdout
+    for name, file in again.items():
+        assert file.read_text() == first[name].read_text()
+    lines = list(csv.DictReader(io.StringIO(first["csv"].read_text())))
+    assert [(line["target"], line["round"]) for line in lines] == [
+        ("thread", "1"),
+        ("selector", "1"),
+    ]
+    assert float(lines[0]["messages_per_second"]) > 100
+    assert first["markdown"].read_text().startswith("| target | messages/s median |")
+    document = json.loads(first["json"].read_text())
+    for one in document["results"]:
+        histogram = HdrHistogram.decode(one["latency_histogram"])
+        assert histogram.get_total_count() == one["verified"]
+        assert histogram.get_value_at_percentile(99) == one["latency_us"]["p99"]
+    assert first["hgrm"].read_text().count("#[Mean") == 2
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    files = [tmp_path / "monday.json", tmp_path / "tuesday.json"]
+    for file in files:
+        compared("--backends", "thread", file=file)
+    page = tmp_path / "both.html"
+    shown = run("echoload", "report", *map(str, files), "--html", str(page))
+    assert shown.returncode == 0, shown.stderr
+    assert "thread (monday)" in shown.stdout
+    assert "thread (tuesday)" in shown.stdout
+    assert "thread (tuesday)" in page.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": "echoload/1", "results": []}'])
+def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(text)
+    result = run("echoload", "report", str(file))
+    assert result.returncode == 2
+    assert str(file) in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    missing = run("echoload", "report", str(tmp_path / "none.json"))
+    assert missing.returncode == 1
+    assert "none.json" in missing.stderr
+
+
+def test_progress_lives_on_a_terminal() -> None:
+    terminal = Terminal(
+        *("echoload", "compare", "--backends", "thread", "--rounds", "2", "-d", "2200ms"),
+        *("-c", "4", "--engine", "epoll"),
+    )
+    for shown in ("round 1/2", "thread", " messages/s", " left", "round 2/2"):
+        terminal.read_until(shown)  # the present rate, in the middle of a round
+    terminal.read_until("server CPU")
+    assert terminal.close() == 0
+
+
+def test_quiet(tmp_path: Path) -> None:
+    result = run("echoload", "compare", *QUICK, "--backends", "thread", "-q")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert "thread" in result.stdout
+
+
+def test_doctor_names_what_will_bend_the_numbers() -> None:
+    whole = run("echoload", "doctor")
+    assert whole.returncode == 0
+    for subject in ("open files", "somaxconn", "local ports", "TIME_WAIT", "CPUs", "load average"):
+        assert subject in whole.stdout
+    ill = subprocess.run(
+        ["sh", "-c", 'ulimit -n 200; exec "$0" doctor', command("echoload")],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert "no more than 200 connections" in ill.stdout
+    assert "ulimit -Hn" in ill.stdout
