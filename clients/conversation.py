@@ -93,6 +93,8 @@ class Conversation:
         """Replies that were right, after the time."""
         self.sent = 0
         """Messages."""
+        self.leaving = False
+        """Everything is answered, and the server was told that nothing more comes."""
         self._workload = workload
         self._content = content
         self._frames = content(number).frames()
@@ -147,6 +149,7 @@ class Conversation:
     def _taking_leave(self, talk: Talk) -> Talk:
         """Talk, and end the connection: whatever still comes is more than was owed."""
         yield from talk
+        self.leaving = True
         yield LEAVE
         came = yield Step(b"", time.perf_counter_ns() + FAREWELL)
         if came:
@@ -281,8 +284,8 @@ class Conversation:
     def _check(self, came: bytes | None, owed: _Owed | None, at: int) -> bytes:
         """Return what came; complain where it is the end, or too late."""
         if came:
-            self._heard = time.perf_counter_ns()
-            if owed is not None and self._heard - owed.sent > self._patience:
+            starved, self._heard = self.starved, time.perf_counter_ns()
+            if owed is not None and not starved and self._heard - owed.sent > self._patience:
                 raise self.late()
             return came
         size = len(owed.expected) if owed else 0

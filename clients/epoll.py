@@ -6,21 +6,23 @@ is no thread to switch to, and the GIL is never let go of for another one.
 
 import errno
 import heapq
+import itertools
 import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step
 from clients.load import LOOK, Load, LoadResult, read_size
 from clients.recording import Second
-from clients.tls import Socket
+from clients.tls import Socket, TlsSocket
 from clients.workload import Workload
 
 _MOST_EVENTS = 1024  # a turn
+_AT_ONCE = 256  # connections that are being made at a time, lest a backlog overflow
 _FLUSHED = 256 * 1024  # bytes, at most, handed to the kernel at once
 _FINE = 0.01  # seconds: shorter waits are not rounded to milliseconds, as epoll_wait(2) would
 
@@ -43,15 +45,68 @@ class EpollLoad(Load):
         self._timers: list[tuple[int, int, _Line]] = []
 
     def connect(self) -> int:
-        """Make every connection, one after the other; return how many were made."""
-        for line in self._lines.values():
+        """Make every connection, many at a time; return how many were made."""
+        lines = iter(self._lines.values())
+        address = None
+        for line in lines:  # the first that is made finds out which of the host's addresses it is
             try:
                 sock = self._open()
             except OSError as error:
                 self._fail(line.peer, error)
-            else:
-                line.use(sock, _nothing)
+                break
+            address = sock.family, sock.getpeername()
+            line.use(sock, _nothing)
+            break
+        if address is None:
+            family, _, _, _, where = socket.getaddrinfo(
+                self.workload.host, self.workload.port, type=socket.SOCK_STREAM
+            )[0]
+            address = family, where
+        waiting: dict[int, tuple[_Line, int]] = {}
+        while batch := [*itertools.islice(lines, _AT_ONCE - len(waiting))] or waiting:
+            for line in batch if isinstance(batch, list) else ():
+                try:
+                    line.use(self._begin(*address), _nothing)
+                except OSError as error:
+                    self._fail(line.peer, error)
+                    continue
+                self._epoll.register(line.fd, select.EPOLLIN | select.EPOLLOUT)
+                waiting[line.fd] = line, time.perf_counter_ns()
+            self._await_connected(waiting)
         return sum(line.open for line in self._lines.values())
+
+    def _await_connected(self, waiting: "dict[int, tuple[_Line, int]]") -> None:
+        """Take those out that are connected by now, or failed, or took too long."""
+        ready = {fd for fd, _ in self._epoll.poll(LOOK / 1e9, _MOST_EVENTS)}
+        late = time.perf_counter_ns() - int(self.workload.timeout * 1e9)
+        for fd, (line, since) in list(waiting.items()):
+            try:
+                if fd in ready:
+                    self._greet(line)
+                elif since < late:
+                    raise TimeoutError
+                else:
+                    continue
+            except BlockingIOError:
+                self._epoll.modify(fd, select.EPOLLIN)  # the server's turn to greet
+                continue
+            except OSError as error:
+                self._epoll.unregister(fd)
+                line.open = False
+                line.connection.close()
+                self._fail(line.peer, error)
+            else:
+                self._epoll.unregister(fd)
+            del waiting[fd]
+
+    @staticmethod
+    def _greet(line: "_Line") -> None:
+        """Find out what became of a connection, and of the TLS handshake over it."""
+        with socket.socket(fileno=os.dup(line.fd)) as sock:
+            if problem := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(problem, os.strerror(problem))
+        if isinstance(line.connection, TlsSocket):
+            line.connection.handshake()
 
     def wait(self) -> None:
         """Run until the time is over, or everything is answered or has failed."""
@@ -218,6 +273,11 @@ class EpollLoad(Load):
         talk = line.talk
         self._forget(line)
         line.connection.close()
+        line.use(self._begin(family, address), talk)
+        self._watch(line)
+
+    def _begin(self, family: int, address: Any) -> Socket:
+        """Return a connection that is being made, and does not block."""
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
@@ -225,8 +285,7 @@ class EpollLoad(Load):
         if problem not in {0, errno.EINPROGRESS}:
             sock.close()
             raise OSError(problem, os.strerror(problem))
-        line.use(self._secured(sock), talk)
-        self._watch(line)
+        return self._secured(sock)
 
 
 _Talk = Callable[[bytes | None], bytes | Step]

@@ -28,6 +28,7 @@ from clients.workload import Workload
 from echoserver import load_handler
 
 _SECOND = 1_000_000_000
+_TELLING = 0.05  # seconds: of less, a share of a core says nothing
 LOOK = 50_000_000  # nanoseconds between two looks whether someone waits too long
 
 
@@ -161,15 +162,17 @@ class Load(ABC):
 
     def _stop_the_clock(self) -> None:
         now = time.perf_counter_ns()
-        if not self._ticked:
+        if not self._ticked:  # it was over before the warm-up was
             self._tick(now)
+        self._tick(now)
         end = min(now, self._deadline)
         if self._deadline == NEVER:  # who waited in vain does not make the others slower
             end = max((peer.last_reply for peer in self._peers), default=0) or now
         self.result.seconds = max(0, end - self._counts_from) / 1e9
-        at_work = max(1, now - self._counts_from) / 1e9
-        self.result.cpu_share = (time.process_time() - self._cpu) / at_work
-        self.result.wait_share = (_run_delay() - self._waited) / at_work
+        at_work = (now - self._counts_from) / 1e9
+        if at_work >= _TELLING:
+            self.result.cpu_share = (time.process_time() - self._cpu) / at_work
+            self.result.wait_share = (_run_delay() - self._waited) / at_work
         self._next_tick = NEVER
 
     # -- connections -----------------------------------------------------------------------------
@@ -212,13 +215,18 @@ class Load(ABC):
         schedule = workload.schedule
         if schedule is not None and workload.duration is not None:
             due = schedule.count(workload.warmup + workload.duration)
-            mine = (len(range(peer.number, due, workload.asking)) for peer in self._peers)
+            mine = (
+                len(range(peer.number, due, workload.asking))
+                for peer in self._peers
+                if peer.number < workload.asking
+            )
             result.dropped = sum(mine) - sum(peer.sent for peer in self._peers)
         for peer in self._peers:
             result.drained += peer.drained
             result.served += peer.served
             result.starved += peer.starved
-        self._tick(time.perf_counter_ns())
+        if self._recorder.latencies:  # a thread was about to add to what the last tick took
+            self._tick(time.perf_counter_ns())
         return result
 
     def _expect_silence(self, peer: Conversation, sock: Socket) -> None:
@@ -230,6 +238,8 @@ class Load(ABC):
 
     def _fail(self, peer: Conversation, error: BaseException) -> None:
         """Count what ended a connection."""
+        if peer.leaving and isinstance(error, OSError):
+            return  # all that was owed has come; how the server ends is its own affair
         if isinstance(error, (BlockingIOError, TimeoutError)):
             if peer.starved:
                 return  # which is not an error

@@ -20,6 +20,7 @@ from clients.tls import Socket
 from clients.workload import Workload
 
 _STACK_SIZE = 256 * 1024
+_LONGEST = 1 << 30  # milliseconds, as poll(2) takes them
 _FLUSHED = 256 * 1024  # bytes, at most, handed to the kernel at once
 
 
@@ -158,14 +159,13 @@ class ThreadLoad(Load):
 
     def _polling(self, peer: Conversation, talk: Talk, step: bytes | Step | None = None) -> None:
         """Do the same where it can be time to send while an answer is awaited."""
-        patience = int(self.workload.timeout * 1e9)
-        wire = _Wire(self._socks[peer.number], self._size, patience)
+        wire = _Wire(self._socks[peer.number], self._size)
         came: bytes | None = None
         while True:
             if step is None:
                 step = talk.send(came)
             if step is RECONNECT:
-                wire = _Wire(self._reconnected(peer), self._size, patience)
+                wire = _Wire(self._reconnected(peer), self._size)
                 came = None
             elif step is LEAVE:
                 with suppress(OSError):  # the server has ended it already
@@ -173,7 +173,7 @@ class ThreadLoad(Load):
                 came = None
             else:
                 data, until = (step, NEVER) if isinstance(step, bytes) else step
-                came = wire.exchange(data, until, peer.since)
+                came = wire.exchange(data, until)
             step = None
 
     def _reconnected(self, peer: Conversation) -> Socket:
@@ -185,38 +185,30 @@ class ThreadLoad(Load):
 class _Wire:
     """A connection on which it can be time to send while an answer is awaited (poll(2))."""
 
-    def __init__(self, sock: Socket, size: int, patience: int) -> None:
+    def __init__(self, sock: Socket, size: int) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._size = size
-        self._patience = patience
         self._unsent = bytearray()
         self._poll = select.poll()
 
-    def exchange(self, data: bytes, until: int, since: int) -> bytes | None:
-        """Send `data`, and return what comes; None where nothing does until nanosecond `until`.
-
-        Raises:
-            TimeoutError: What was sent at nanosecond `since` is not answered in time.
-        """
+    def exchange(self, data: bytes, until: int) -> bytes | None:
+        """Send `data`, and return what comes; None where nothing does until nanosecond `until`."""
         self._unsent += data
         while (now := time.perf_counter_ns()) < until:
-            end = until if since == NEVER else min(until, since + self._patience)
-            if self._wait((end - now) // 1_000_000):
+            if self._wait((until - now) // 1_000_000):
                 try:
                     return self._sock.recv(self._size)
                 except BlockingIOError:
                     self._flush()
-            elif (left := end - time.perf_counter_ns()) > 0 and not self._unsent:
+            elif (left := until - time.perf_counter_ns()) > 0 and not self._unsent:
                 time.sleep(left / 1e9)  # poll(2) counts milliseconds
-            if end < until and time.perf_counter_ns() >= end:
-                raise TimeoutError
         return None
 
     def _wait(self, milliseconds: int) -> bool:
         """Wait until something can be read or sent; tell whether it is so."""
         self._poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-        return bool(self._poll.poll(milliseconds))
+        return bool(self._poll.poll(min(milliseconds, _LONGEST)))
 
     def _flush(self) -> None:
         with suppress(BlockingIOError):

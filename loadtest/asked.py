@@ -1,10 +1,11 @@
 """What was typed, as the values that the commands of `echoload` work with."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.options import positive, usage
+from loadtest.options import MOST_CONNECTIONS, MOST_PIPELINED, positive, usage
 
 if TYPE_CHECKING:
     from clients.workload import Workload
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     from loadtest.results import Result
     from loadtest.targets import Target
     from loadtest.thresholds import Objective
+
+
+# What must be the same in two measurements that are compared.
+_SAME = (
+    *("connections", "size", "pipeline", "rate", "rate_end", "think", "reconnect_every", "active"),
+    *("handler", "tls", "sweep", "pin"),
+)
 
 
 def make_workload(host: str, port: int, options: dict[str, Any]) -> "Workload":
@@ -165,11 +173,19 @@ def read_sweep(text: str) -> tuple[str, list[Any]]:
     from clients.distributions import parse_sizes
     from echoserver.units import parse_quantity, parse_whole
 
+    def upto(most: int) -> Callable[[str], int]:
+        def read(value: str) -> int:
+            if (number := parse_whole(value)) > most:
+                raise ValueError(f"values of {most} at most")
+            return number
+
+        return read
+
     name, _, values = text.partition("=")
     readers: dict[str, Any] = {
-        "connections": parse_whole,
+        "connections": upto(MOST_CONNECTIONS),
         "size": lambda value: (parse_sizes(value), value)[1],
-        "pipeline": parse_whole,
+        "pipeline": upto(MOST_PIPELINED),
         "rate": parse_quantity,
     }
     if name not in readers or not values:
@@ -214,8 +230,10 @@ def read_share(text: str) -> float:
     return share
 
 
-def read_baseline(path: str | None, targets: "list[Target]") -> dict[str, Any] | None:
-    """Return an earlier measurement of some of `targets`."""
+def read_baseline(
+    path: str | None, targets: "list[Target]", plan: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return an earlier measurement of some of `targets`, under the same workload."""
     from loadtest.results import load
 
     if path is None:
@@ -228,6 +246,13 @@ def read_baseline(path: str | None, targets: "list[Target]") -> dict[str, Any] |
         usage(f"--baseline: cannot read {path}: {error.strerror}")
     if not {row["target"] for row in found["results"]} & {target.name for target in targets}:
         usage(f"--baseline: {path} has none of these targets")
+    before = found["plan"]
+    for name in _SAME:
+        if before.get(name) != plan.get(name):
+            usage(
+                f"--baseline: {path} was measured under another workload: "
+                f"{name.replace('_', '-')} {before.get(name)}, and not {plan.get(name)}"
+            )
     return found
 
 

@@ -141,6 +141,8 @@ def run(
         progress.begin(0, result.target)
         result.rounds.append(measure(workload, cpus, None, progress.during, chosen))
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
+        if engine == "auto" and chosen.name == "threads" and result.rounds[0].limit:
+            this.notes[-1] = "Engine: threads, which turned out to be the limit: --engine epoll."
 
     return this.carry_out(go)
 
@@ -291,16 +293,18 @@ def compare(
         cells = make_cells(what, options, sweep)
         rounds = rounds or max(5, least_rounds(len(what)))
         plan = Plan(cells, rounds, cpus, options["seed"], make_engine(engine, processes, cpus))
+        asked = as_plan(cells[0].workload, plan.engine, rounds=rounds)
+        asked |= {"sweep": sweep, "pin": pin}
         this = Measurement(
             rounds * len(cells),
             options["duration"] + options["warmup"],
             cpus,
-            {**as_plan(cells[0].workload, plan.engine, rounds=rounds), "sweep": sweep, "pin": pin},
+            asked,
             files,
             quiet=quiet,
             reference=base,
             objectives=make_objectives(slo),
-            baseline=read_baseline(baseline, what),
+            baseline=read_baseline(baseline, what, asked),
             most_regression=read_share(max_regression),
             notes=notes,
         )

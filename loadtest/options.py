@@ -8,6 +8,7 @@ import click
 from echoserver.command import Duration
 from echoserver.units import parse_quantity, parse_whole
 
+MOST_PIPELINED = 1000
 MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
 
 
@@ -130,7 +131,7 @@ WORKLOAD = [
     ),
     click.option(
         "--pipeline",
-        type=Whole(1, 1000),
+        type=Whole(1, MOST_PIPELINED),
         default=1,
         show_default=True,
         metavar="K",

@@ -68,9 +68,9 @@ class Measurement:
             from loadtest.report import text
 
             text.show(found)
-            verdict = self._judged(found)
             not_saved = save(found, self.files)
             failure = failure or not_saved
+            verdict = self._judged(found)
         if interrupted:
             print("interrupted: only the rounds so far were counted", file=sys.stderr)
             return EXIT_INTERRUPTED

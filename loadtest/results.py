@@ -205,7 +205,7 @@ def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
             for result in results
             if result.figure(figure) and not (figure == "throughput" and result.client_limited)
         }
-        enough = rounds >= least_rounds(len(values)) and len(values) > 1
+        enough = rounds >= found["least_rounds"] and len(values) > 1
         ranking = rank(values, lowest_first=figure == "cpu_us_per_message") if enough else None
         found["figures"][figure] = {
             "ranks": ranking.ranks if ranking else {},
@@ -248,6 +248,10 @@ def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
 # -- files ---------------------------------------------------------------------------------------
 
 
+_SECTIONS = document([], {}, {}, []).keys()
+_COLUMNS = Result("", None, "", 0).as_json().keys()
+
+
 def load(path: str) -> Document:
     """Return a document that was saved.
 
@@ -260,7 +264,15 @@ def load(path: str) -> Document:
     except ValueError:
         raise ValueError(f"{path} is no JSON file") from None
     schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA or "results" not in found:
+    rows = found.get("results") if isinstance(found, dict) else None
+    whole = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if (
+        schema != SCHEMA
+        or not rows
+        or not whole
+        or not found.keys() >= _SECTIONS
+        or not all(row.keys() >= _COLUMNS for row in rows)
+    ):
         raise ValueError(f"{path} is no result of echoload run or compare (schema {SCHEMA})")
     return dict(found)
 
@@ -298,8 +310,10 @@ def beside(found: list[Document], names: tuple[str, ...]) -> Document:
     """
     if len(found) == 1:
         return found[0]
+    stems = [Path(name).stem for name in names]
+    labels = stems if len(set(stems)) == len(stems) else names
     together: Document = {**found[0], "results": [], "comparison": [], "ratios": {}, "notes": []}
-    for one, name in zip(found, names, strict=True):
+    for one, name in zip(found, labels, strict=True):
         for row in one["results"]:
-            together["results"].append({**row, "target": f"{row['target']} ({Path(name).stem})"})
+            together["results"].append({**row, "target": f"{row['target']} ({name})"})
     return together

@@ -8,7 +8,7 @@ from clients.workload import Workload
 from loadtest import environment
 from loadtest.findmax import Step, find_max, trier
 from loadtest.measure import Engine
-from loadtest.outcome import EXIT_BROKEN, EXIT_COULD_NOT_RUN, EXIT_UNSURE
+from loadtest.outcome import EXIT_BROKEN, EXIT_COULD_NOT_RUN, EXIT_UNSURE, EXIT_WRONG
 from loadtest.pinning import Pinning
 from loadtest.report.cells import milliseconds
 from loadtest.results import SCHEMA, write
@@ -62,6 +62,9 @@ def carry_out(
             },
         }
         write(json_file, json.dumps(value, indent=2) + "\n")
+    if not any(step.row["verified"] for step in found.steps):
+        print(f"{label}: nothing was verified; this is a failure, not a result", file=sys.stderr)
+        return EXIT_WRONG
     if found.rate is None:
         print(f"{label}: not even the lowest rate meets {wanted}")
         return EXIT_UNSURE if found.client_limited else EXIT_BROKEN

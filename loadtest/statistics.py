@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from hdrh.histogram import HdrHistogram
 
-PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9, "max": 100.0}
 
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95

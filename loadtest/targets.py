@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import echoserver
 from clients.address import parse_address
+from echoserver.forking import ParentalBond
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import pinned
 from loadtest.workers import LoadError
@@ -246,6 +247,7 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
     command = [word.replace("{host}", host).replace("{port}", str(port)) for word in words]
+    bond = ParentalBond()
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(
@@ -255,6 +257,8 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, "PORT": str(port)},
+                # However this process ends, its server does, too.
+                preexec_fn=lambda: bond.tie(signal.SIGKILL),  # noqa: PLW1509 - no thread runs yet
             )
         except OSError as error:
             raise LoadError(f"cannot start {command[0]}: {error.strerror}") from None

@@ -9,9 +9,9 @@ from typing import Any
 from echoserver.units import parse_duration, parse_quantity
 from loadtest.report.cells import label
 from loadtest.results import Document, Row
-from loadtest.statistics import unpaired_ratio
+from loadtest.statistics import SIGNIFICANT, holm, mann_whitney, unpaired_ratio
 
-_LATENCIES = ("p50", "p90", "p99", "p999", "max", "mean")
+_LATENCIES = ("p50", "p90", "p95", "p99", "p999", "max", "mean")
 _COUNTS = ("errors", "dropped", "starved")
 _SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -47,8 +47,8 @@ class Objective:
 def parse_objectives(text: str) -> tuple[Objective, ...]:
     """Return the objectives that `text` names, separated by commas.
 
-    p50, p90, p99, p999, max and mean are latencies, ``cpu`` is server CPU per message, ``errors``,
-    ``dropped`` and ``starved`` are counts, ``throughput`` is in messages a second.
+    p50, p90, p95, p99, p999, max and mean are latencies, ``cpu`` is server CPU per message,
+    ``errors``, ``dropped`` and ``starved`` are counts, ``throughput`` is in messages a second.
 
     Raises:
         ValueError: It names none; the message completes "X must be ...".
@@ -111,9 +111,9 @@ def check_objectives(found: Document, objectives: tuple[Objective, ...]) -> Verd
 def check_regressions(found: Document, baseline: Document, most: float) -> Verdict:
     """Hold each result to what it was before.
 
-    It is a regression where the median is worse by more than `most` (a share), and the 95 %
-    interval of the ratio leaves no doubt that it is worse at all. Where the median is, and the
-    interval does leave doubt, more rounds are needed.
+    It is a regression where the median is worse by more than `most` (a share), and the rounds
+    differ beyond what chance would do (Mann-Whitney, Holm over all that is compared). Where the
+    median is worse and the rounds do not tell, more of them are needed.
 
     Args:
         found: The measurement.
@@ -121,26 +121,30 @@ def check_regressions(found: Document, baseline: Document, most: float) -> Verdi
         most: How much worse is allowed, as a share.
     """
     before = {label(row): row for row in baseline["results"]}
-    pairs = [(row, before[label(row)]) for row in found["results"] if label(row) in before]
-    if not pairs:
-        return Verdict(unsure=("the baseline has none of these targets",))
-    broken: list[str] = []
-    unsure: list[str] = []
-    for now, then in pairs:
-        limited = now["client_limited"] or then["client_limited"]
+    worse: dict[str, float] = {}
+    p_values: dict[str, float] = {}
+    for now in found["results"]:
+        then = before.get(label(now))
+        if then is None:
+            continue
         figures = [("server CPU per message", now["server"]["cpu"], then["server"]["cpu"], 1)]
-        if not limited:
+        if not now["client_limited"] and not then["client_limited"]:
             figures.append(("throughput", now["throughput"], then["throughput"], -1))
         for name, mine, its, direction in figures:
-            if not mine["rounds"] or not its["rounds"] or not all(its["rounds"]):
+            if not (mine["rounds"] and its["rounds"] and all(mine["rounds"] + its["rounds"])):
                 continue
             ratio = unpaired_ratio(mine["rounds"], its["rounds"])
-            worse = ratio.median**direction - 1
-            surely = (ratio.low if direction > 0 else 1 / ratio.high) > 1
-            if worse > most:
-                sentence = (
-                    f"{label(now)}: {name} is {ratio.median:.2f} times the baseline's "
-                    f"[{ratio.low:.2f}, {ratio.high:.2f}]"
-                )
-                (broken if surely else unsure).append(sentence)
-    return Verdict(tuple(broken), tuple(unsure))
+            sentence = (
+                f"{label(now)}: {name} is {ratio.median:.2f} times the baseline's "
+                f"[{ratio.low:.2f}, {ratio.high:.2f}]"
+            )
+            p_values[sentence] = mann_whitney(mine["rounds"], its["rounds"])
+            worse[sentence] = ratio.median**direction - 1
+    if not worse:
+        return Verdict(unsure=("the baseline has nothing to compare these targets with",))
+    sure = {sentence for sentence, p in holm(p_values).items() if p <= SIGNIFICANT}
+    regressions = [sentence for sentence, share in worse.items() if share > most]
+    return Verdict(
+        tuple(sentence for sentence in regressions if sentence in sure),
+        tuple(sentence for sentence in regressions if sentence not in sure),
+    )

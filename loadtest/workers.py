@@ -127,6 +127,8 @@ class Workers:
         self._rate = 0.0
         self._begun = 0
         self._errors = 0
+        self._over = 0
+        self._errors_of: dict[_Process, int] = {}
         self._processes: list[_Process] = []
         processes = min(processes, workload.connections)
         cpus = sorted(pinning.client)
@@ -195,7 +197,8 @@ class Workers:
                 for key, _ in selector.select(_TICK):
                     for said in key.data.hear():
                         if "second" in said:
-                            self._take_in(said["second"])
+                            self._take_in(key.data, said["second"])
+                        self._over += "over" in said
                         if wanted in said:
                             found.append(said[wanted])
                             selector.unregister(key.fileobj)
@@ -203,7 +206,7 @@ class Workers:
                 progress(passed, self._rate, self._errors)
         return found
 
-    def _take_in(self, second: dict[str, Any]) -> None:
+    def _take_in(self, process: _Process, second: dict[str, Any]) -> None:
         histograms = {
             name: HdrHistogram.decode(second.pop(name)) for name in ("latency", "raw", "lag")
         }
@@ -212,10 +215,11 @@ class Workers:
         point = self._points.setdefault(told.number, Point())
         point.heard += 1
         point.seconds = max(point.seconds, told.seconds)
-        point.errors += told.errors
+        self._errors_of[process] = told.errors
+        point.errors = sum(self._errors_of.values())
         point.latency.add(told.latency)
         told.release()
-        if point.heard == len(self._processes):
+        if point.heard >= len(self._processes) - self._over:
             self._finish_second(told.number)
 
     def _finish_second(self, number: int) -> None:

@@ -15,7 +15,8 @@ from hdrh.histogram import HdrHistogram
 import echoserver
 from clients.address import format_address
 from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
-from tests.launching import command, run
+from tests import inspection, wire
+from tests.launching import command, free_port, run
 from tests.test_clients import Terminal
 
 STUDENT = """
@@ -30,6 +31,19 @@ port = int(sys.argv[1]) if len(sys.argv) > 1 else int(os.environ["PORT"])
 listener = socket.create_server(("127.0.0.1", port), backlog=100)
 while True:
     threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+# Answers two clients, of which one asks whether it accepts, and one whether it answers right.
+DYING = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = []
+while True:
+    sock = listener.accept()[0]
+    kept.append(sock)
+    while len(kept) < 3 and (data := sock.recv(65536)):
+        sock.sendall(data)
+    if len(kept) < 3: sock.close()
 """
 
 QUICK = ("--rounds", "1", "-d", "200ms", "--warmup", "0", "-c", "4", "--engine", "threads")
@@ -102,6 +116,22 @@ def test_a_command_that_does_not_serve(tmp_path: Path) -> None:
     assert "cannot start /no/such/program" in missing.stderr
 
 
+def test_a_command_dies_with_who_started_it(student: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(command("echoload"), "compare", "-d", "30s", "-c", "2", "--engine", "threads"),
+            *("--", sys.executable, str(student), "{port}"),
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert wire.eventually(lambda: len(inspection.tree(process.pid)) >= 3)
+    everyone = inspection.tree(process.pid)[1:]
+    process.kill()
+    process.wait()
+    assert wire.eventually(lambda: not any(one.is_running() for one in everyone))
+
+
 def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
     """Neither itself nor what it has started."""
     script = tmp_path / "forks.sh"
@@ -126,6 +156,7 @@ def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
         (["--python", "/no/python"], "/no/python is no Python"),
         (["--sweep", "colour=1,2"], "connections=10,100,1000"),
         (["--sweep", "connections=0"], "more than 0"),
+        (["--sweep", "pipeline=99999999999"], "1000 at most"),
         (["--pin", "0:banana"], "SERVERCPUS:CLIENTCPUS"),
         (["--pin", "0:9999"], "this process may use"),
         (["--slo", "p98<1ms"], "conditions such as"),
@@ -331,11 +362,23 @@ def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
     server["cpu"]["rounds"] = [server["cpu"]["median"] / 10] * 6
     base.write_text(json.dumps(document))
     result = run("echoload", "compare", *QUICK, *words, "--baseline", str(base))
+    assert result.returncode == 5, "a single round proves nothing"
+    assert "inconclusive: thread: server CPU per message is" in result.stderr
+    held = (*words, "--baseline", str(base))
+    result = run("echoload", "compare", *QUICK, *held, "--rounds", "5")
     assert result.returncode == 3
-    assert "server CPU per message is" in result.stderr
+    assert "echoload: thread: server CPU per message is" in result.stderr
+    result = run("echoload", "compare", *QUICK, *held, "--size", "100")
+    assert result.returncode == 2
+    assert "another workload: size 64, and not 100" in result.stderr
+    silent = run(  # nothing is verified, which comes before all thresholds
+        *("echoload", "compare", *QUICK, "--timeout", "1s", "--baseline", str(base)),
+        *("-t", f"thread={sys.executable} -c '{DYING}' {{port}}"),
+    )
+    assert silent.returncode == 4, silent.stderr
     document["results"][0]["target"] = "another"
     base.write_text(json.dumps(document))
-    result = run("echoload", "compare", *QUICK, *words, "--baseline", str(base))
+    result = run("echoload", "compare", *QUICK, *held)
     assert result.returncode == 2
     assert "none of these targets" in result.stderr
 
@@ -359,6 +402,12 @@ def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> Non
         "p99<100ms" in step["because"] or "dropped" in step["because"] for step in found["steps"]
     )
     assert re.search(r": [\d,]+ messages/s with p99<100ms, errors=0", result.stdout)
+
+
+def test_find_max_of_nobody() -> None:
+    result = run("echoload", "find-max", f"127.0.0.1:{free_port()}", "-c", "2", "-d", "200ms")
+    assert result.returncode == 4
+    assert "nothing was verified" in result.stderr
 
 
 def test_find_max_where_nothing_holds() -> None:
@@ -412,9 +461,20 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     assert "thread (monday)" in shown.stdout
     assert "thread (tuesday)" in shown.stdout
     assert "thread (tuesday)" in page.read_text()
+    other = tmp_path / "other" / "monday.json"
+    other.parent.mkdir()
+    other.write_text(files[0].read_text())
+    shown = run("echoload", "report", str(files[0]), str(other))
+    assert f"thread ({files[0]})" in shown.stdout, "two of the same name are told apart"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": "echoload/1", "results": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", '{"schema": "echoload/1", "results": []}'),
+        *(f'{{"schema": "echoload/2", "results": {rows}}}' for rows in ("[]", "5", "[{}]", "[5]")),
+    ],
+)
 def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text(text)

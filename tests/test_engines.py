@@ -6,11 +6,12 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from clients.load import Load
 from loadtest.misbehaving import FAULTS, misbehaving
 from tests import wire
 from tests.launching import run
+from tests.misbehaving import server as custom_server
 
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
 
@@ -57,6 +59,31 @@ def received(server: echoserver.SpawnedServer) -> int:
     server.stop()
     assert server.stopped is not None
     return int(server.stopped["bytes_in"])
+
+
+@contextmanager
+def accepting(converse: Callable[[socket.socket], None]) -> Iterator[wire.Address]:
+    """Serve with a thread of `converse` for each client."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+
+    def guarded(sock: socket.socket) -> None:
+        with suppress(OSError):
+            converse(sock)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                threading.Thread(target=guarded, args=(sock,), daemon=True).start()
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
 
 
 # -- any workload --------------------------------------------------------------------------------
@@ -218,6 +245,16 @@ def test_what_is_never_sent_is_dropped(engine: str) -> None:
     assert result.verified + result.drained + result.dropped == 299
 
 
+def test_who_is_silent_by_request_drops_nothing(
+    engine: str, echo_server: echoserver.SpawnedServer
+) -> None:
+    result = carry_out(
+        engine, echo_server.address, connections=10, active=2, duration=0.5, rate=100.0
+    )
+    assert result.dropped == 0
+    assert result.verified + result.drained == 50
+
+
 # -- errors --------------------------------------------------------------------------------------
 
 
@@ -264,6 +301,65 @@ def test_each_fault_is_called_by_its_name_once(
         if kind == "corrupted":
             assert "byte 40" in first
             assert "was owed" in first
+
+
+@pytest.mark.parametrize("options", [{}, {"pipeline": 2}, {"rate": 9.0}], ids=str)
+def test_the_first_reply_may_take_longer(engine: str, options: dict[str, Any]) -> None:
+    """Who was never served is starved, and may wait: a pool's next client does."""
+
+    def slow_at_first(data: bytes, number: int) -> bytes:
+        if number not in seen:
+            seen.add(number)
+            time.sleep(0.8)  # being late is what is tested
+        return data
+
+    seen: set[int] = set()
+    with custom_server(slow_at_first) as address:
+        result = carry_out(engine, address, connections=3, duration=1.3, timeout=0.4, **options)
+    assert not result.errors, result.first_errors
+    assert (result.served, result.starved) == (3, 0)
+
+
+def test_connecting_takes_no_longer_for_many(engine: str) -> None:
+    """A server that accepts nobody: all wait at the same time."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        load = ENGINES[engine](
+            Workload("127.0.0.1", port, connections=20, duration=0.1, timeout=0.5)
+        )
+        begun = time.monotonic()
+        assert load.connect() <= 2
+        assert time.monotonic() - begun < 3
+        load.start()
+        load.wait()
+        assert load.finish().errors["timeout"] >= 18
+
+
+def test_how_a_server_ends_what_is_answered_is_its_own_affair(engine: str) -> None:
+    def reset_at_the_end(sock: socket.socket) -> None:
+        with sock:
+            while data := sock.recv(65536):
+                sock.sendall(data)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    with accepting(reset_at_the_end) as address:
+        result = carry_out(engine, address, connections=3, duration=None, messages=30)
+    assert not result.errors, result.first_errors
+    assert result.verified == 30
+
+
+def test_the_series_counts_errors_of_all_processes(tmp_path: Path) -> None:
+    """Also of those processes that have nothing more to do."""
+    with misbehaving("closes") as address:
+        found = measured(
+            address,
+            *("--engine", "epoll", "--processes", "3", "-c", "3", "-R", "30", "-d", "2200ms"),
+            file=tmp_path / "out.json",
+        )
+    assert found["errors"] == {"closed": 1}
+    assert [second["errors"] for second in found["series"]][-1] == 1
 
 
 def test_every_fault_is_tested() -> None:
@@ -325,7 +421,6 @@ def tls_server(certificate: Path, version: ssl.TLSVersion) -> Iterator[wire.Addr
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.maximum_version = version
     context.load_cert_chain(certificate, f"{certificate}.key")
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
 
     def converse(raw: socket.socket) -> None:
         with suppress(OSError), context.wrap_socket(raw, server_side=True) as sock:
@@ -333,19 +428,8 @@ def tls_server(certificate: Path, version: ssl.TLSVersion) -> Iterator[wire.Addr
                 sock.sendall(data)
             sock.unwrap()
 
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=converse, args=(listener.accept()[0],), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
+    with accepting(converse) as address:
+        yield address
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

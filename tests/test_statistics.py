@@ -24,7 +24,15 @@ from loadtest.statistics import (
 def test_percentiles() -> None:
     assert set(percentiles(folded([])).values()) == {None}
     hundred = percentiles(folded(list(range(1, 101))))
-    assert hundred == {"p50": 50, "p90": 90, "p99": 99, "p999": 100, "max": 100, "mean": 50}
+    assert hundred == {
+        "p50": 50,
+        "p90": 90,
+        "p95": 95,
+        "p99": 99,
+        "p999": 100,
+        "max": 100,
+        "mean": 50,
+    }
     assert percentiles(folded([5] * 999 + [7]))["p999"] == 5
 
 

@@ -8,8 +8,8 @@ A pale bar with a broken edge is a lower bound: the client could not ask faster.
 
 CPU = """
 CPU time of the server's whole process tree, divided by the messages that it answered: the median of
-the rounds, and its 95 % interval. Shorter is better. It is valid even where the client was the
-limit, so it is what targets are ranked by.
+the rounds, and its 95 % interval. Shorter is better. It is the server's own even where the
+client was the limit, so it is what targets are ranked by; compare it within one run.
 """
 
 LATENCY = """

@@ -50,7 +50,7 @@ def cells(row: Row) -> list[str]:
     return [
         label(row),
         or_dash(speed["median"], lambda value: limited + rate(value)),
-        or_dash(speed["low"], lambda value: f"{rate(value)} - {rate(speed['high'])}"),
+        "-" if len(speed["rounds"]) < 2 else f"{rate(speed['low'])} - {rate(speed['high'])}",  # noqa: PLR2004 - one has no spread
         *(or_dash(latency[key], milliseconds) for key in ("p50", "p99", "max")),
         f"{row['connections_served']} of {row['connections']}",
         ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
@@ -107,7 +107,7 @@ def remarks(found: Document) -> list[str]:
     if any(row["client_limited"] for row in rows):
         said.append(
             "≥: the client was at its limit, and the server (where it could be watched) was not: "
-            "it can do more than this. Compare such servers by CPU per message."
+            "it can do more than this. Compare such servers by CPU per message, within this run."
         )
         because = {row["client_limited_because"] for row in rows if row["client_limited"]}
         said.append(f"The client was the limit because {'; '.join(sorted(filter(None, because)))}.")

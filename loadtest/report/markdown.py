@@ -44,6 +44,7 @@ def _line(cells_: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Return `text` so that nothing in it is taken for markup."""
+    text = " ".join(text.split())
     for sign in "\\|<>*_`[]":
         text = text.replace(sign, "\\" + sign)
     return text
