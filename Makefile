@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests mostly wait, for a timeout or for each other's CPU; so there are more of them than CPUs.
-JOBS ?= 4
+JOBS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help install compare test test-all lint format lock clean

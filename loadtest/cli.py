@@ -110,6 +110,7 @@ def run(
     """Put one running server under load."""
     from loadtest.measure import measure
     from loadtest.outcome import Measurement, chosen_files
+    from loadtest.sampler import local_server
 
     if options["duration"] is not None and options["messages"] is not None:
         usage("-d and -n contradict each other; give one of them")
@@ -139,7 +140,8 @@ def run(
             this.notes.append(why)
             this.plan["engine"] = chosen.name
         progress.begin(0, result.target)
-        result.rounds.append(measure(workload, cpus, None, progress.during, chosen))
+        pid = local_server(workload.host, workload.port)
+        result.rounds.append(measure(workload, cpus, pid, progress.during, chosen))
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
         if engine == "auto" and chosen.name == "threads" and result.rounds[0].limit:
             this.notes[-1] = "Engine: threads, which turned out to be the limit: --engine epoll."

@@ -12,8 +12,7 @@ from loadtest.thresholds import Objective
 
 _FIRST = 500.0  # messages a second
 _HIGHEST = 10_000_000.0
-_DROPPED = 0.001  # of the messages that are due: so many may be lost to the last moment of a step
-_KEPT_UP = 0.99  # of the rate
+_KEPT_UP = 0.99  # of the messages that are due: the others may be lost to a step's last moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +88,8 @@ def _because(
     broken = [objective.text for objective in objectives if not objective.holds(row)]
     schedule, duration = workload.schedule, workload.duration
     due = schedule.count(duration) if schedule and duration else 0
-    if measured.load.dropped > _DROPPED * due:
-        broken.append(f"{measured.load.dropped} dropped")
+    if measured.load.dropped > max(1, (1 - _KEPT_UP) * due):
+        broken.append(f"{measured.load.dropped} of {due} dropped")
     elif measured.load.verified < _KEPT_UP * due and not measured.load.drained:
         broken.append(f"{measured.load.verified} of {due} answered")
     return ", ".join(broken)

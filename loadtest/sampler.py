@@ -1,6 +1,7 @@
 """What a server's whole process tree uses: CPU time, memory, threads, processes."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -127,6 +128,41 @@ class Sampler:
             return [self._root, *self._root.children(recursive=True)]
         except psutil.Error:
             return []
+
+
+def local_server(host: str, port: int) -> int | None:
+    """Return the process that listens on a port of this machine, of several the one above all.
+
+    None: it is on another machine, or not ours to see, or we are its children and so a part of what
+    it uses.
+    """
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+        listening = [
+            one
+            for one in psutil.net_connections("tcp")
+            if one.status == psutil.CONN_LISTEN
+            and one.laddr
+            and one.laddr.port == port
+            and (one.laddr.ip in addresses or one.laddr.ip in {"0.0.0.0", "::"})
+        ]
+        pids = {one.pid for one in listening if one.pid is not None}
+        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+        above = [pid for pid in pids if not _ancestors(pid) & pids]
+        mine = all(address in _own_addresses() for address in addresses)
+    except (OSError, psutil.Error):
+        return None
+    if len(above) != 1 or pids & own or not mine:
+        return None
+    return above[0]
+
+
+def _ancestors(pid: int) -> set[int]:
+    return {parent.pid for parent in psutil.Process(pid).parents()}
+
+
+def _own_addresses() -> set[str]:
+    return {one.address for cards in psutil.net_if_addrs().values() for one in cards}
 
 
 def busy_seconds(cpus: Iterable[int]) -> float:

@@ -20,6 +20,7 @@ from clients.address import parse_address
 from echoserver.forking import ParentalBond
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import pinned
+from loadtest.sampler import local_server
 from loadtest.workers import LoadError
 
 _START_TIMEOUT = 20.0  # seconds
@@ -227,7 +228,7 @@ class AddressTarget:
     @contextmanager
     def started(self) -> Iterator[Running]:
         """Do nothing."""
-        yield Running(self.host, self.port, None)
+        yield Running(self.host, self.port, local_server(self.host, self.port))
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def test_servers_of_every_kind_side_by_side(
     assert list(rows) == ["thread", "running", "socketserver-threading", "two", "mine", "plugin"]
     assert all(row["verified"] and not row["errors"] for row in rows.values())
     assert rows["two"]["server"]["processes"] == 3
-    assert rows["running"]["server"]["cpu_us_per_message"] is None
+    assert rows["running"]["server"]["cpu_us_per_message"] > 1
     assert rows["mine"]["server"]["threads"] == 5
 
 
@@ -394,9 +394,10 @@ def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> Non
             *("echoload", "find-max", format_address(*server.address), "-c", "1", "-d", "500ms"),
             *("--slo", "p99<100ms,errors=0", "--precision", "20%", "--json", str(file)),
         )
-    assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads(file.read_text())["find_max"]
-    assert 60 < found["rate"] < 125
+    # On a crowded machine the client itself is late, and says so.
+    assert result.returncode == (5 if found["client_limited"] else 0), result.stderr
+    assert (30 if found["client_limited"] else 60) < found["rate"] < 125
     assert any(step["holds"] for step in found["steps"])
     assert any(
         "p99<100ms" in step["because"] or "dropped" in step["because"] for step in found["steps"]
@@ -489,8 +490,8 @@ def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_progress_lives_on_a_terminal() -> None:
     terminal = Terminal(
-        *("echoload", "compare", "--backends", "thread", "--rounds", "2", "-d", "2200ms"),
-        *("-c", "4", "--engine", "epoll"),
+        *("echoload", "compare", "--backends", "thread", "--rounds", "2", "-d", "1300ms"),
+        *("-c", "4", "--engine", "epoll", "--warmup", "0"),
     )
     for shown in ("round 1/2", "thread", " messages/s", " left", "round 2/2"):
         terminal.read_until(shown)  # the present rate, in the middle of a round

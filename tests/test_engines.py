@@ -468,6 +468,7 @@ def test_a_certificate_that_is_not_trusted(engine: str, certificate: Path, tmp_p
 # -- what it costs -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", [pytest.param("threads", marks=pytest.mark.slow), "epoll"])
 def test_memory_stays_the_same(engine: str, echo_server: echoserver.SpawnedServer) -> None:
     """What is measured is folded once a second; a longer run must not take more."""
     script = (

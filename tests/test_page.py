@@ -107,9 +107,16 @@ def seen(page: Path, *switches: str) -> dict[str, Any]:
 
 
 @in_a_browser
-@pytest.mark.parametrize("width", [1280, 500])  # a desktop, and as narrow as headless goes
-def test_the_page_works(page: Path, width: int) -> None:
-    found = seen(page, f"--window-size={width},900")
+def test_the_page_works(page: Path) -> None:
+    for width in (1280, 500):  # a desktop, and as narrow as headless goes
+        works(seen(page, f"--window-size={width},900"))
+    light = seen(page)["colours"]
+    dark = seen(page, "--force-dark-mode", "--blink-settings=preferredColorScheme=0")["colours"]
+    assert light == ["rgb(255, 255, 255)", "rgb(28, 33, 40)"]
+    assert dark == ["rgb(15, 19, 24)", "rgb(230, 234, 239)"]
+
+
+def works(found: dict[str, Any]) -> None:
     assert found["wrong"] == [], "on the console"
     assert found["resources"] == [], "it asks for nothing"
     assert found["hiddenAtFirst"]
@@ -124,14 +131,6 @@ def test_the_page_works(page: Path, width: int) -> None:
     assert all(wide > 0 for wide in found["marks"])
     assert found["text"] > 9, "pixels: readable"
     assert found["overflow"] <= 0, "nothing to scroll sideways"
-
-
-@in_a_browser
-def test_light_and_dark(page: Path) -> None:
-    light = seen(page)["colours"]
-    dark = seen(page, "--force-dark-mode", "--blink-settings=preferredColorScheme=0")["colours"]
-    assert light == ["rgb(255, 255, 255)", "rgb(28, 33, 40)"]
-    assert dark == ["rgb(15, 19, 24)", "rgb(230, 234, 239)"]
 
 
 def test_the_page_stands_alone(page: Path) -> None:
