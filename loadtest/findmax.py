@@ -8,6 +8,7 @@ from clients.workload import Workload
 from loadtest.measure import Engine, Round, measure
 from loadtest.pinning import Pinning
 from loadtest.results import Result
+from loadtest.sampler import local_server
 from loadtest.thresholds import Objective
 
 _FIRST = 500.0  # messages a second
@@ -99,10 +100,11 @@ def trier(
     workload: Workload, pinning: Pinning, engine: Engine, label: str
 ) -> Callable[[float], tuple[Round, dict[str, Any]]]:
     """Return what measures one rate of `workload`."""
+    pid = local_server(workload.host, workload.port)
 
     def try_rate(rate: float) -> tuple[Round, dict[str, Any]]:
         result = Result(label, None, workload.handler, workload.connections)
-        measured = measure(replace(workload, rate=rate), pinning, engine=engine)
+        measured = measure(replace(workload, rate=rate), pinning, pid, engine=engine)
         result.rounds.append(measured)
         return measured, result.as_json()
 

@@ -402,7 +402,7 @@ def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> Non
     assert any(
         "p99<100ms" in step["because"] or "dropped" in step["because"] for step in found["steps"]
     )
-    assert re.search(r": [\d,]+ messages/s with p99<100ms, errors=0", result.stdout)
+    assert re.search(r": (≥ )?[\d,]+ messages/s with p99<100ms, errors=0", result.stdout)
 
 
 def test_find_max_of_nobody() -> None:
