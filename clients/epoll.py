@@ -16,14 +16,13 @@ from contextlib import suppress
 from typing import Any, cast
 
 from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step
-from clients.load import LOOK, Load, LoadResult, read_size
+from clients.load import LOOK, Load, LoadResult, flush
 from clients.recording import Second
 from clients.tls import Socket, TlsSocket
 from clients.workload import Workload
 
 _MOST_EVENTS = 1024  # a turn
 _AT_ONCE = 256  # connections that are being made at a time, lest a backlog overflow
-_FLUSHED = 256 * 1024  # bytes, at most, handed to the kernel at once
 _FINE = 0.01  # seconds: shorter waits are not rounded to milliseconds, as epoll_wait(2) would
 
 
@@ -38,7 +37,6 @@ class EpollLoad(Load):
     ) -> None:
         super().__init__(workload, numbers, on_second)
         self._epoll = select.epoll()
-        self._size = read_size(workload)
         self._lines = {peer.number: _Line(peer) for peer in self._peers}
         # What the loop needs of a line stands in a tuple: it is looked at for every message.
         self._talking: dict[int, tuple[_Line, _Recv, _Talk, _Send]] = {}
@@ -231,8 +229,7 @@ class EpollLoad(Load):
     def _flush(self, line: "_Line") -> None:
         send = line.connection.send
         try:
-            while line.unsent:
-                del line.unsent[: send(line.unsent[:_FLUSHED])]
+            flush(line.unsent, send)
         except BlockingIOError:
             return
         except OSError as error:

@@ -28,6 +28,7 @@ from clients.workload import Workload
 from echoserver import load_handler
 
 _SECOND = 1_000_000_000
+_AT_ONCE = 256 * 1024  # bytes, at most, taken from the kernel or handed to it
 _TELLING = 0.05  # seconds: of less, a share of a core says nothing
 LOOK = 50_000_000  # nanoseconds between two looks whether someone waits too long
 
@@ -92,6 +93,8 @@ class Load(ABC):
         self.result = LoadResult()
         self._on_second = on_second or self.result.add
         self._recorder = Recorder()
+        # How much to ask recv(2) for: all that may be under way, within reason.
+        self._size = min(workload.sizes.largest * workload.pipeline, _AT_ONCE)
         self._lock = threading.Lock()
         self._start = 0
         self._counts_from = 0
@@ -278,9 +281,14 @@ def _run_delay() -> float:
     return 0.0
 
 
-def read_size(workload: Workload) -> int:
-    """Return how much to ask recv(2) for: all that may be under way, within reason."""
-    return min(workload.sizes.largest * workload.pipeline, 256 * 1024)
+def flush(unsent: bytearray, send: Callable[[bytearray], int]) -> None:
+    """Hand `unsent` to the kernel, and take out what it takes.
+
+    Raises:
+        BlockingIOError: It takes no more for now.
+    """
+    while unsent:
+        del unsent[: send(unsent[:_AT_ONCE])]
 
 
 def prefer_throughput() -> None:

@@ -14,14 +14,13 @@ from contextlib import suppress
 
 from clients.client import SENT_AT_ONCE
 from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step, Talk
-from clients.load import LOOK, Load, LoadResult, prefer_throughput, read_size
+from clients.load import LOOK, Load, LoadResult, flush, prefer_throughput
 from clients.recording import Second
 from clients.tls import Socket
 from clients.workload import Workload
 
 _STACK_SIZE = 256 * 1024
 _LONGEST = 1 << 30  # milliseconds, as poll(2) takes them
-_FLUSHED = 256 * 1024  # bytes, at most, handed to the kernel at once
 
 
 class ThreadLoad(Load):
@@ -34,7 +33,6 @@ class ThreadLoad(Load):
         on_second: Callable[[Second], None] | None = None,
     ) -> None:
         super().__init__(workload, numbers, on_second)
-        self._size = read_size(workload)
         # A thread that blocks in send cannot read; so much always fits the kernel's buffers.
         self._sent_at_once = self._size <= SENT_AT_ONCE and not (workload.rate or workload.think)
         self._barrier = threading.Barrier(len(self._peers) + 1)
@@ -212,5 +210,4 @@ class _Wire:
 
     def _flush(self) -> None:
         with suppress(BlockingIOError):
-            while self._unsent:
-                del self._unsent[: self._sock.send(self._unsent[:_FLUSHED])]
+            flush(self._unsent, self._sock.send)

@@ -1,5 +1,6 @@
 """From what was typed to the targets that are compared, and the engine that can carry them."""
 
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from loadtest.options import usage
 from loadtest.peers import PEERS, peers_of
 from loadtest.targets import (
     BackendTarget,
+    CommandTarget,
     Described,
     Interpreter,
     PeerTarget,
@@ -101,8 +103,6 @@ class Choice:
 
     def _typed(self, command: Sequence[str]) -> Target:
         """Return the target of ``-- [LABEL=]COMMAND...``."""
-        import shlex
-
         words = shlex.join(command)
         if "{port}" not in words and "PORT" not in words:
             # It reads the environment's PORT; that cannot be seen from here.
@@ -114,8 +114,6 @@ class Choice:
             command = [first, *command[1:]]
         else:
             label = Path(command[0]).name
-        from loadtest.targets import CommandTarget
-
         return CommandTarget(list(command), label)
 
     def _backend(self, one: Described, source: str) -> BackendTarget:

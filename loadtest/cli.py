@@ -26,15 +26,18 @@ from loadtest.asked import (
 from loadtest.options import (
     CLIENT,
     CONNECTIONS,
+    FORMATS,
     OBJECTIVES,
     OUTPUT,
     PIN,
+    QUIET,
     RATE,
     WORKLOAD,
     Checked,
     Whole,
     options_of,
     positive,
+    timing,
     usage,
 )
 
@@ -183,22 +186,7 @@ def run(
     SERVER,
     CONNECTIONS,
     [
-        click.option(
-            *("-d", "--duration"),
-            type=Duration(),
-            default="1s",
-            show_default=True,
-            metavar="DURATION",
-            help="How long each round asks.",
-        ),
-        click.option(
-            "--warmup",
-            type=Duration(),
-            default="250ms",
-            show_default=True,
-            metavar="DURATION",
-            help="Ask for so long before anything counts.",
-        ),
+        *timing("1s", "250ms", asked="How long each round asks."),
         click.option(
             "--rounds",
             type=click.IntRange(1, 1000),
@@ -334,22 +322,7 @@ def compare(
             metavar="CONDITIONS",
             help="What must hold.",
         ),
-        click.option(
-            *("-d", "--duration"),
-            type=Duration(),
-            default="3s",
-            show_default=True,
-            metavar="DURATION",
-            help="How long each rate is tried.",
-        ),
-        click.option(
-            "--warmup",
-            type=Duration(),
-            default="500ms",
-            show_default=True,
-            metavar="DURATION",
-            help="Ask for so long before anything counts.",
-        ),
+        *timing("3s", "500ms", asked="How long each rate is tried."),
         click.option(
             "--precision",
             default="5%",
@@ -363,7 +336,7 @@ def compare(
     WORKLOAD,
     CLIENT,
     [click.option("--json", "json_file", metavar="FILE", help="Save the steps as JSON.")],
-    [click.option("-q", "--quiet", is_flag=True, help="No progress.")],
+    QUIET,
 )
 def find_max(
     *,
@@ -468,10 +441,7 @@ def hold(
 
 @command.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--csv", "csv_file", metavar="FILE", help="Save the rounds as CSV.")
-@click.option("--markdown", "markdown_file", metavar="FILE", help="Save tables for a PR.")
-@click.option("--html", "html_file", metavar="FILE", help="Save a page with charts.")
-@click.option("--hgrm", "hgrm_file", metavar="FILE", help="Save latencies for HdrHistogram.")
+@options_of(FORMATS)
 def report(*, files: tuple[str, ...], **options: Any) -> int:
     """Show saved results again, several runs side by side, in any format."""
     from loadtest import outcome

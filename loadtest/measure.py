@@ -100,8 +100,9 @@ def measure(
     seconds = load.seconds or 1.0
     result = Round(load, client_cpu_percent=100 * load.cpu_share)
     result.series = workers.series
+    used = after.seconds - before.seconds
     if watch:
-        result.server_cpu_seconds = after.seconds - before.seconds
+        result.server_cpu_seconds = used
         result.server_pss_bytes = pss
         result.peaks = watch.peaks
     result.limit = judge(
@@ -110,9 +111,7 @@ def measure(
         client_share=(load.cpu_share + load.wait_share)
         / min(engine.processes, workload.connections),
         client_cores_busy=busy if pinning.split else None,
-        server_share=(after.seconds - before.seconds) / (seconds * len(pinning.server))
-        if watch
-        else None,
+        server_share=used / (seconds * len(pinning.server)) if watch else None,
         busiest_server_thread=after.busiest_since(before) if watch else None,
         capacity=engine.capacity,
     )

@@ -99,6 +99,34 @@ def options_of(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..
     return add
 
 
+def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
+    """Return the options for how long something is asked.
+
+    Args:
+        duration: The default.
+        warmup: Likewise.
+        asked: What the help says of the duration.
+    """
+    return [
+        click.option(
+            *("-d", "--duration"),
+            type=Duration(),
+            default=duration,
+            show_default=True,
+            metavar="DURATION",
+            help=asked,
+        ),
+        click.option(
+            "--warmup",
+            type=Duration(),
+            default=warmup,
+            show_default=True,
+            metavar="DURATION",
+            help="Ask for so long before anything counts.",
+        ),
+    ]
+
+
 CONNECTIONS = [
     click.option(
         *("-c", "--connections"),
@@ -209,13 +237,19 @@ PIN = [
     ),
 ]
 
-OUTPUT = [
-    click.option("--json", "json_file", metavar="FILE", help="Save everything as JSON."),
+FORMATS = [
     click.option("--csv", "csv_file", metavar="FILE", help="Save the rounds as CSV."),
     click.option("--markdown", "markdown_file", metavar="FILE", help="Save tables for a PR."),
     click.option("--html", "html_file", metavar="FILE", help="Save a page with charts."),
     click.option("--hgrm", "hgrm_file", metavar="FILE", help="Save latencies for HdrHistogram."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress."),
+]
+
+QUIET = [click.option("-q", "--quiet", is_flag=True, help="No progress.")]
+
+OUTPUT = [
+    click.option("--json", "json_file", metavar="FILE", help="Save everything as JSON."),
+    *FORMATS,
+    *QUIET,
 ]
 
 OBJECTIVES = [

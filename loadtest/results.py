@@ -75,7 +75,7 @@ class Result:
 
     def as_json(self) -> Row:
         """Return the value that stands in ``results[]``."""
-        rounds = self.figure("throughput") or [one.throughput for one in self.rounds]
+        rounds = [one.throughput for one in self.rounds]
         cpu = self.figure("cpu_us_per_message")
         latency, raw, lag = histogram(), histogram(), histogram()
         first_errors: dict[str, str] = {}
@@ -248,10 +248,6 @@ def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
 # -- files ---------------------------------------------------------------------------------------
 
 
-_SECTIONS = document([], {}, {}, []).keys()
-_COLUMNS = Result("", None, "", 0).as_json().keys()
-
-
 def load(path: str) -> Document:
     """Return a document that was saved.
 
@@ -263,18 +259,24 @@ def load(path: str) -> Document:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
         raise ValueError(f"{path} is no JSON file") from None
-    schema = found.get("schema") if isinstance(found, dict) else None
-    rows = found.get("results") if isinstance(found, dict) else None
-    whole = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
-    if (
-        schema != SCHEMA
-        or not rows
-        or not whole
-        or not found.keys() >= _SECTIONS
-        or not all(row.keys() >= _COLUMNS for row in rows)
-    ):
+    if not _is_document(found):
         raise ValueError(f"{path} is no result of echoload run or compare (schema {SCHEMA})")
     return dict(found)
+
+
+def _is_document(found: Any) -> bool:
+    """Tell whether `found` has the shape of what `document` returns."""
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        return False
+    rows = found.get("results")
+    if (
+        not rows
+        or not isinstance(rows, list)
+        or not found.keys() >= document([], {}, {}, []).keys()
+    ):
+        return False
+    columns = Result("", None, "", 0).as_json().keys()
+    return all(isinstance(row, dict) and row.keys() >= columns for row in rows)
 
 
 def write(path: str | Path, text: str) -> None:

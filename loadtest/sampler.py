@@ -147,9 +147,9 @@ def local_server(host: str, port: int) -> int | None:
             and (one.laddr.ip in addresses or one.laddr.ip in {"0.0.0.0", "::"})
         ]
         pids = {one.pid for one in listening if one.pid is not None}
-        own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+        own = {os.getpid()} | _ancestors(os.getpid())
         above = [pid for pid in pids if not _ancestors(pid) & pids]
-        mine = all(address in _own_addresses() for address in addresses)
+        mine = addresses <= _own_addresses()
     except (OSError, psutil.Error):
         return None
     if len(above) != 1 or pids & own or not mine:

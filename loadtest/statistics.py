@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean, stdev
@@ -47,12 +47,9 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Ratio(Interval):
     """The median of per-round ratios, and a 95 % interval of it."""
 
-    median: float
-    low: float
-    high: float
     rounds: tuple[float, ...]
 
 
@@ -62,9 +59,16 @@ def interval(values: Sequence[float], seed: int = 1) -> Interval:
     That is how far the median moves when the rounds are drawn again, with replacement (Efron 1979).
     """
     draw = random.Random(seed)
-    medians = sorted(median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES))
-    tail = round(_RESAMPLES * (1 - _CONFIDENCE) / 2)
-    return Interval(median(values), medians[tail], medians[-1 - tail])
+    return _around(
+        median(values), (median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    )
+
+
+def _around(middle: float, drawn: Iterable[float]) -> Interval:
+    """Return what most of the redrawn figures lie within."""
+    figures = sorted(drawn)
+    tail = round(len(figures) * (1 - _CONFIDENCE) / 2)
+    return Interval(middle, figures[tail], figures[-1 - tail])
 
 
 def paired_ratio(values: Sequence[float], reference: Sequence[float], seed: int = 1) -> Ratio:
@@ -80,13 +84,14 @@ def paired_ratio(values: Sequence[float], reference: Sequence[float], seed: int 
 def unpaired_ratio(values: Sequence[float], reference: Sequence[float], seed: int = 1) -> Interval:
     """Return how many times `reference` the `values` are, of rounds that were made apart."""
     draw = random.Random(seed)
-    drawn = sorted(
-        median(draw.choices(values, k=len(values)))
-        / median(draw.choices(reference, k=len(reference)))
-        for _ in range(_RESAMPLES)
+    return _around(
+        median(values) / median(reference),
+        (
+            median(draw.choices(values, k=len(values)))
+            / median(draw.choices(reference, k=len(reference)))
+            for _ in range(_RESAMPLES)
+        ),
     )
-    tail = round(_RESAMPLES * (1 - _CONFIDENCE) / 2)
-    return Interval(median(values) / median(reference), drawn[tail], drawn[-1 - tail])
 
 
 def unstable(values: Sequence[float]) -> bool:

@@ -190,14 +190,9 @@ class CommandTarget:
     command: Sequence[str]
     """Its words; ``{host}`` and ``{port}`` stand for where to listen, and PORT is in the
     environment."""
-    label: str
+    name: str
     backend: None = None
     interpreter: None = None
-
-    @property
-    def name(self) -> str:
-        """Its label."""
-        return self.label
 
     @contextmanager
     def started(self) -> Iterator[Running]:
@@ -216,14 +211,9 @@ class AddressTarget:
 
     host: str
     port: int
-    label: str
+    name: str
     backend: None = None
     interpreter: None = None
-
-    @property
-    def name(self) -> str:
-        """Its label."""
-        return self.label
 
     @contextmanager
     def started(self) -> Iterator[Running]:

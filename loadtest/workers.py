@@ -121,7 +121,6 @@ class Workers:
     ) -> None:
         self.series: list[dict[str, Any]] = []
         """What each second gave, in order."""
-        self._workload = workload
         self._result = LoadResult()
         self._points: dict[int, Point] = {}
         self._rate = 0.0

@@ -16,27 +16,38 @@ Answer = Callable[[bytes, int], bytes | None]
 @contextmanager
 def server(answer: Answer, *, hard: bool = False) -> Iterator[Address]:
     """Serve with `answer`; `hard` ends connections with a reset instead of a FIN."""
+
+    def converse(sock: socket.socket, number: int) -> None:
+        while data := sock.recv(65536):
+            reply = answer(data, number)
+            if reply is None:
+                if hard:
+                    no_linger = struct.pack("ii", 1, 0)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+                break
+            sock.sendall(reply)
+        sock.close()
+
+    with accepting(converse) as address:
+        yield address
+
+
+@contextmanager
+def accepting(converse: Callable[[socket.socket, int], None]) -> Iterator[Address]:
+    """Serve with a thread of `converse` for each client, which is told its number, from 1."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     socks: list[socket.socket] = []
 
-    def converse(sock: socket.socket, number: int) -> None:
+    def guarded(sock: socket.socket, number: int) -> None:
         with suppress(OSError):
-            while data := sock.recv(65536):
-                reply = answer(data, number)
-                if reply is None:
-                    if hard:
-                        no_linger = struct.pack("ii", 1, 0)
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
-                    break
-                sock.sendall(reply)
-            sock.close()
+            converse(sock, number)
 
     def accept() -> None:
         with suppress(OSError):
             while True:
                 sock, _ = listener.accept()
                 socks.append(sock)
-                threading.Thread(target=converse, args=(sock, len(socks)), daemon=True).start()
+                threading.Thread(target=guarded, args=(sock, len(socks)), daemon=True).start()
 
     thread = threading.Thread(target=accept, daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from clients.load import Load
 from loadtest.misbehaving import FAULTS, misbehaving
 from tests import wire
 from tests.launching import run
+from tests.misbehaving import accepting
 from tests.misbehaving import server as custom_server
 
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
@@ -59,31 +60,6 @@ def received(server: echoserver.SpawnedServer) -> int:
     server.stop()
     assert server.stopped is not None
     return int(server.stopped["bytes_in"])
-
-
-@contextmanager
-def accepting(converse: Callable[[socket.socket], None]) -> Iterator[wire.Address]:
-    """Serve with a thread of `converse` for each client."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-
-    def guarded(sock: socket.socket) -> None:
-        with suppress(OSError):
-            converse(sock)
-
-    def accept() -> None:
-        with suppress(OSError):
-            while True:
-                sock, _ = listener.accept()
-                threading.Thread(target=guarded, args=(sock,), daemon=True).start()
-
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
-    try:
-        yield listener.getsockname()
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
 
 
 # -- any workload --------------------------------------------------------------------------------
@@ -338,7 +314,7 @@ def test_connecting_takes_no_longer_for_many(engine: str) -> None:
 
 
 def test_how_a_server_ends_what_is_answered_is_its_own_affair(engine: str) -> None:
-    def reset_at_the_end(sock: socket.socket) -> None:
+    def reset_at_the_end(sock: socket.socket, _number: int) -> None:
         with sock:
             while data := sock.recv(65536):
                 sock.sendall(data)
@@ -422,7 +398,7 @@ def tls_server(certificate: Path, version: ssl.TLSVersion) -> Iterator[wire.Addr
     context.maximum_version = version
     context.load_cert_chain(certificate, f"{certificate}.key")
 
-    def converse(raw: socket.socket) -> None:
+    def converse(raw: socket.socket, _number: int) -> None:
         with suppress(OSError), context.wrap_socket(raw, server_side=True) as sock:
             while data := sock.recv(65536):
                 sock.sendall(data)
