@@ -29,7 +29,7 @@ test: install ## Run the default tests; ARGS="..." is passed on to pytest
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-all: install ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .

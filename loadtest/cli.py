@@ -23,6 +23,7 @@ from loadtest.asked import (
     read_share,
     read_sweep,
 )
+from loadtest.check.command import check
 from loadtest.options import (
     CLIENT,
     CONNECTIONS,
@@ -463,6 +464,9 @@ def report(*, files: tuple[str, ...], **options: Any) -> int:
         raise click.ClickException(failure)
     text.show(together)
     return 0
+
+
+command.add_command(check)
 
 
 @command.command()

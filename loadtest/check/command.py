@@ -1,0 +1,408 @@
+"""The command `echoload check`."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from echoserver.command import Duration
+from loadtest.options import Whole, options_of, positive, usage
+
+if TYPE_CHECKING:
+    from loadtest.check.model import Check, Report, Result
+    from loadtest.check.trial import Session
+
+EXIT_FAILED = 1
+EXIT_NOT_GRADED = 2
+_COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow", "error": "red"}
+_NAMES = (
+    *("text", "json", "junit", "tap"),
+    *("gradescope", "classroom50", "autolab", "markdown", "html"),
+)
+
+
+class InOrder(click.Command):
+    """A command that knows in which order --format and --output were typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note the order, then parse as usual."""
+        order: list[tuple[str, str]] = []
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                break
+            name, equals, value = word.partition("=")
+            if name in {"--format", "--output"}:
+                order.append((name, value if equals else next(words, "")))
+        ctx.meta["order"] = order
+        return super().parse_args(ctx, args)
+
+
+@click.command("check", cls=InOrder)
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="HOST:PORT | -- COMMAND {host} {port}"
+)
+@options_of(
+    [
+        click.option(
+            "--expect",
+            type=click.Choice(["echo", "upper", "line"]),
+            default="echo",
+            show_default=True,
+            help="What is owed: every byte; bytes.upper() of it; or each line once it is complete.",
+        ),
+        click.option("--build", metavar="COMMAND", help="Run this first, as make; by sh -c."),
+        click.option("--only", metavar="CHECKS", help="Only these, as N4,C*."),
+        click.option("--skip", metavar="CHECKS", help="Not these."),
+        click.option(
+            "--clients",
+            type=Whole(1, 10_000),
+            default=400,
+            show_default=True,
+            metavar="N",
+            help="Clients at a time, at most.",
+        ),
+        click.option(
+            "--concurrency",
+            type=Whole(1),
+            metavar="N",
+            help="It is meant to serve no more clients at a time; the others are to wait, and to "
+            "be served then.  [default: everybody]",
+        ),
+        click.option(
+            "--timeout",
+            type=Duration(),
+            default="10s",
+            show_default=True,
+            metavar="DURATION",
+            help="How long each check waits for what does not come. One in which bytes go on "
+            "coming may take six times that.",
+        ),
+        click.option(
+            "--total-timeout",
+            type=Duration(),
+            default="5m",
+            show_default=True,
+            metavar="DURATION",
+            help="For everything; what is not reached by then is skipped, and counts as missed.",
+        ),
+        click.option(
+            "--repeat",
+            type=Whole(1, 1000),
+            default=1,
+            show_default=True,
+            metavar="K",
+            help="Carry out each check so often; it passes if it passes every time.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="All content and every random choice follow from it.",
+        ),
+    ],
+    [
+        click.option(
+            "--memory",
+            type=Whole(1),
+            metavar="BYTES",
+            help="Kill the server when its processes use more together, as 512MiB.",
+        ),
+        click.option(
+            "--nofile",
+            type=Whole(8),
+            metavar="N",
+            help="The most descriptors of each of its processes.",
+        ),
+        click.option(
+            "--nproc",
+            type=Whole(1),
+            metavar="N",
+            help="The most processes and threads of its user (RLIMIT_NPROC; root is exempt).",
+        ),
+        click.option("--user", metavar="NAME", help="Run it as this user; needs root."),
+    ],
+    [
+        click.option(
+            "--format",
+            "formats",
+            type=click.Choice(_NAMES),
+            multiple=True,
+            help="How to write what was found; --output after it names the file, else it goes to "
+            "the terminal. Both may be repeated.  [default: text]",
+        ),
+        click.option("--output", "outputs", multiple=True, metavar="FILE", help="See --format."),
+        click.option(
+            "--weights", metavar="FILE", help="What checks count, as TOML: C7 = 10 in each line."
+        ),
+        click.option("--list", "list_", is_flag=True, help="Show all checks, and end."),
+        click.option("--explain", metavar="CHECK", help="Explain a check, and end."),
+    ],
+)
+@click.pass_context
+def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> int:
+    """Grade an echo server, in any language: one that runs, or one that a command starts.
+
+    Exit codes: 0 all passed; 1 something failed; 2 it could not be graded; 130 Ctrl-C, with what
+    was found so far. With --format gradescope, classroom50 or autolab, it is 0 when it was graded,
+    for the host reads the outcome from the file.
+    """
+    from loadtest.check.model import choose, every
+    from loadtest.check.submission import CannotGrade
+
+    if options["list_"]:
+        _show_all(every())
+        return 0
+    if options["explain"] is not None:
+        return _explain(options["explain"], every())
+    files, shown = _destinations(ctx.meta["order"])
+    session = _session(words, options)
+    try:
+        chosen = choose(options["only"], options["skip"])
+        weights = _weights(options["weights"], [*files.values(), shown])
+    except ValueError as error:
+        usage(str(error))
+    grading = Grading(files, shown)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        grading.carry_out(session, chosen, weights, options)
+    except KeyboardInterrupt:
+        print("interrupted: only the checks so far were carried out", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except CannotGrade as problem:
+        print(f"echoload: cannot grade: {problem}", file=sys.stderr)
+        return EXIT_NOT_GRADED
+    return grading.exit_code
+
+
+class Grading:
+    """Shows and saves results as they come, and knows the exit code."""
+
+    def __init__(self, files: dict[str, str], shown: str) -> None:
+        self._files = files
+        """By path: the format."""
+        self._shown = shown
+        self._trouble: dict[str, str] = {}
+        self._report: Report | None = None
+
+    def carry_out(
+        self,
+        session: "Session",
+        chosen: "list[Check]",
+        weights: dict[str, float],
+        options: dict[str, Any],
+    ) -> None:
+        """Grade."""
+        from loadtest.check.formats import text
+        from loadtest.check.model import Report
+        from loadtest.check.runner import Runner, blank
+        from loadtest.measure import allow_descriptors
+
+        name = (
+            session.submission.name if session.submission else ":".join(map(str, session.address))
+        )
+        report = Report(
+            name, options["expect"], session.seed, options["repeat"], blank(chosen, weights)
+        )
+        self._report = report
+        _allow(allow_descriptors, session.clients)
+        if self._shown == "text":
+            click.echo(f"{text.heading(report)}\n")
+        self._save(report)
+        Runner(session, chosen, report, self._found, options["repeat"], options["build"]).run()
+        if "gradescope" in {*self._files.values(), self._shown}:
+            self._compare(session, report)
+        self._save(report)
+        if self._shown == "text":
+            click.echo(f"\n{text.summary(report)}")
+        else:
+            from loadtest.check.formats import FORMATS
+
+            click.echo(FORMATS[self._shown].render(report), nl=False)
+
+    @property
+    def exit_code(self) -> int:
+        """What this process ends with."""
+        from loadtest.check.formats import FORMATS
+
+        for path, reason in self._trouble.items():
+            print(f"echoload: cannot write {path}: {reason}", file=sys.stderr)
+        report = self._report
+        if report is None or self._trouble or report.of("error"):
+            return EXIT_NOT_GRADED
+        if any(FORMATS[one].counts_as_graded for one in (*self._files.values(), self._shown)):
+            return 0
+        return 0 if report.good else EXIT_FAILED
+
+    def _found(self, report: "Report", result: "Result") -> None:
+        if self._shown == "text":
+            from loadtest.check.formats import text
+
+            first, *rest = text.block(result)
+            mark, _, title = first.partition(" ")
+            colour = None if "NO_COLOR" in os.environ else _COLOURS[result.status]
+            click.echo("\n".join([f"{click.style(mark, fg=colour)} {title}", *rest]))
+        self._save(report)
+
+    def _save(self, report: "Report") -> None:
+        from loadtest.check.formats import FORMATS
+        from loadtest.results import write
+
+        for path, form in self._files.items():
+            try:
+                write(path, FORMATS[form].render(report))
+                self._trouble.pop(path, None)
+            except OSError as error:
+                self._trouble[path] = error.strerror or str(error)
+
+    @staticmethod
+    def _compare(session: "Session", report: "Report") -> None:
+        """Measure what the leaderboard shows; without a server that answers, there is nothing."""
+        from loadtest.check.leaderboard import figures
+        from loadtest.check.submission import CannotGrade, NotStarted
+        from loadtest.workers import LoadError
+
+        if report.results and all(one.status == "passed" for one in report.results[:2]):
+            try:
+                report.leaderboard = figures(session)
+            except (NotStarted, CannotGrade, LoadError, OSError) as problem:
+                print(f"echoload: no leaderboard: {problem}", file=sys.stderr)
+
+
+def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
+    """Return what is to be graded, and how, or complain."""
+    import socket
+    import time
+
+    from clients.address import parse_address
+    from loadtest.check.expectation import EXPECTATIONS
+    from loadtest.check.submission import HOST, Limits, Submission
+    from loadtest.check.trial import Session
+    from loadtest.targets import describe_target
+
+    if not words:
+        usage("what is to be graded? HOST:PORT, or -- and the command that starts a server")
+    limits = Limits(options["memory"], options["nofile"], options["nproc"], options["user"])
+    submission, address = None, (HOST, 0)
+    if len(words) == 1 and describe_target(words[0]).is_address:
+        try:
+            host, port = parse_address(words[0])
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except ValueError as error:
+            usage(str(error))
+        except OSError as error:
+            usage(f"cannot resolve the host {host!r}: {error.strerror}")
+        address = str(found[0][4][0]), port
+        if limits != Limits() or options["build"] is not None:
+            usage("--build, --memory, --nofile, --nproc and --user are for a server started here")
+    else:
+        submission = Submission(words, limits)
+        try:
+            limits.check()
+        except ValueError as error:
+            usage(str(error))
+    return Session(
+        submission,
+        address,
+        EXPECTATIONS[options["expect"]],
+        options["seed"],
+        options["clients"],
+        options["concurrency"],
+        positive(options["timeout"], "--timeout"),
+        time.monotonic() + positive(options["total_timeout"], "--total-timeout"),
+    )
+
+
+def _destinations(order: list[tuple[str, str]]) -> tuple[dict[str, str], str]:
+    """Return the formats by file, and the one for the terminal.
+
+    A file belongs to the format before it; one with none before it, to the next that has no file.
+    """
+    from loadtest.outcome import refuse_unwritable
+
+    files: dict[str, str] = {}
+    formats: list[str] = []
+    early: list[str] = []
+
+    def to(path: str, form: str) -> None:
+        if path in files:
+            usage(f"--output {path} was given twice; each format needs a file of its own")
+        refuse_unwritable(path, "--output")
+        files[path] = form
+
+    for option, value in order:
+        if option == "--format" and early:
+            to(early.pop(0), value)
+        elif option == "--format":
+            formats.append(value)
+        elif formats:
+            to(value, formats.pop())
+        else:
+            early.append(value)
+    for path in early:
+        to(path, "text")
+    if len(formats) > 1:
+        usage(f"only one of --format {' and '.join(formats)} can go to the terminal; give --output")
+    return files, formats[0] if formats else "text"
+
+
+def _weights(path: str | None, formats: list[str]) -> dict[str, float]:
+    from loadtest.check.weights import read
+
+    found = read(path) if path is not None else {}
+    if "classroom50" in formats and (odd := [k for k, v in found.items() if v != int(v)]):
+        raise ValueError(f"--weights: Classroom 50 takes whole numbers only; see {', '.join(odd)}")
+    return found
+
+
+def _allow(allow: Any, clients: int) -> None:
+    """Make room for the clients of the checks."""
+    from loadtest.check.submission import CannotGrade
+    from loadtest.workers import LoadError
+
+    try:
+        allow(clients)
+    except LoadError as error:
+        raise CannotGrade(str(error)) from None
+
+
+def _show_all(checks: "list[Check]") -> None:
+    counts: Counter[str] = Counter()
+    for one in checks:
+        if not counts[one.group]:
+            click.echo(f"{one.group}:")
+        counts[one.group] += 1
+        bonus = " (bonus)" if one.bonus else ""
+        click.echo(f"  {one.id}  {one.weight:3g} points{bonus:8}  {one.title}")
+    click.echo("echoload check --explain C1 explains one of them")
+
+
+def _explain(name: str, checks: "list[Check]") -> int:
+    import textwrap
+
+    found = next((one for one in checks if one.id == name.upper()), None)
+    if found is None:
+        usage(f"--explain: there is no check {name}; see --list")
+    needs = f"needs {', '.join(found.needs)} to pass" if found.needs else "comes first"
+    where = "; only where the server is started here" if found.process else ""
+    bonus = ", as a bonus" if found.bonus else ""
+    click.echo(f"{found.id} {found.title}")
+    click.echo(f"{found.group}; {found.weight:g} points{bonus}; {needs}{where}\n")
+    for label, said in (
+        ("Why", found.purpose),
+        ("What is done", found.wire),
+        ("Passed when", found.passes),
+        ("Where to look", found.hint),
+    ):
+        click.echo(f"{label}:")
+        click.echo(textwrap.indent(textwrap.fill(said, 92), "  "))
+    return 0
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt

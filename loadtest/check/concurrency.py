@@ -1,0 +1,411 @@
+"""Concurrency: nobody waits for anybody else, and nobody gets anybody else's bytes."""
+
+import time
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from loadtest.check.crowd import Crowd, Visitor, problems, turns
+from loadtest.check.evidence import count
+from loadtest.check.life import not_started
+from loadtest.check.model import Failure, NotApplicable, check
+from loadtest.check.submission import MIB, NotStarted
+from loadtest.check.tree import memory
+from loadtest.check.trial import Trial, name_of
+from loadtest.check.wire import Line
+
+_SILENT = 3  # clients
+_TURNS = 5  # clients that take turns
+_ROUNDS = 20
+_STEPS = (5, 50)  # clients, before all
+_FLOOD = 64 * MIB
+_QUIET = 0.5  # seconds without a byte taken after which the server is taken to be full
+_BUFFERED = 16 * MIB  # bytes of its own memory that are too many for one client
+_PINGS = 30
+_SLOWER = 20  # times
+_SLOW = 0.25  # seconds that are a delay on any machine
+_TALKERS = 50
+_SAID = 20
+_CHURN = 300
+_TOGETHER = 20
+_ABORTS = 0.05
+_FEW_DESCRIPTORS = 128
+_MANY = 300
+_LEFT_OUT = 8
+_ENOUGH = 4.0  # seconds to watch, once it is known that somebody had to ask again
+_SYN_STEPS = (0.95, 2.95, 6.95)  # seconds; SYNs are repeated after 1, 3 and 7 (RFC 6298)
+
+
+@check(
+    "N1",
+    "a silent client blocks nobody",
+    purpose="The difference between a concurrent server and one that serves in turn. A connect "
+    "proves nothing, for the kernel accepts by itself: only an answer does.",
+    wire="Three clients connect and say nothing. A fourth sends a line.",
+    passes="The fourth is answered while the others stay silent.",
+    hint="What does the server do between accepting a client and hearing from it?",
+    weight=5,
+    needs=("L2",),
+)
+def silent_client(trial: Trial) -> None:
+    """N1."""
+    silent = [trial.connect(name_of(n)) for n in range(trial.at_once(_SILENT + 1, least=2) - 1)]
+    _served_beside(trial, f"while {count(len(silent), 'client')} said nothing")
+    for line in silent:
+        line.ask(b"at last\n", "reply after a long silence")
+
+
+@check(
+    "N2",
+    "clients take turns on open connections",
+    purpose="Conversations overlap. A server that serves one to its end, before it turns to the "
+    "next, is not concurrent.",
+    wire="Five clients are connected, and send and get one message at a time, in random order, "
+    "20 rounds long.",
+    passes="Each is answered before the next one speaks.",
+    hint="After one answer, does the server wait for the same client's next message?",
+    weight=3,
+    needs=("L2",),
+)
+def interleaved(trial: Trial) -> None:
+    """N2."""
+    lines = [trial.connect(name_of(number)) for number in range(trial.at_once(_TURNS, least=2))]
+    for round_ in range(_ROUNDS):
+        for line in trial.stream.sample(lines, len(lines)):
+            line.ask(trial.text(trial.stream.randint(1, 200)), f"reply in round {round_ + 1}")
+
+
+@check(
+    "N3",
+    "half a line blocks nobody",
+    purpose="A client that stops in the middle of a message must not keep the server waiting for "
+    "the rest of it.",
+    wire="A client sends ten bytes without a newline, and stops. Another one sends a line.",
+    passes="The second one is answered.",
+    hint="Does a call that waits for a whole message run where it holds up everybody?",
+    weight=3,
+    needs=("L2",),
+)
+def half_a_line(trial: Trial) -> None:
+    """N3."""
+    trial.at_once(2, least=2)
+    line = trial.connect("A")
+    line.send(b"half a lin")
+    _served_beside(trial, "while another had sent half a line")
+    line.send(b"e\n")
+    line.expect(trial.answer(b"half a line\n"), "reply to both halves")
+
+
+def _served_beside(trial: Trial, what: str) -> None:
+    line = trial.connect("Z")
+    try:
+        line.ask(trial.text(60))
+    except Failure as failure:
+        raise Failure(f"{what}, {failure}", failure.difference) from None
+
+
+@check(
+    "N4",
+    "serves 5, 50 and 400 clients that stay",
+    purpose="Where is the ceiling? A fixed pool, a table of fixed size or select's 1,024 "
+    "descriptors show only when enough clients stay.",
+    wire="Clients connect one by one, each sends a line and stays. At 5, 50 and --clients of them, "
+    "all send a line at once. With --concurrency N: N of them stay, the others are to be served as "
+    "those leave.",
+    passes="Every client gets every answer.",
+    hint="What is there a limited number of: threads, processes, slots, descriptors?",
+    weight=5,
+    needs=("L2",),
+)
+def ceiling(trial: Trial) -> None:
+    """N4."""
+    wanted = trial.session.clients
+    together = trial.at_once(wanted)
+    lines: list[Line] = []
+    with trial.timeline.summed_up("clients", "connect one after the other, ask, and stay"):
+        for number in range(together):
+            try:
+                line = trial.connect(str(number + 1))
+                line.ask(trial.text(60))
+            except Failure as failure:
+                raise Failure(
+                    f"with {count(number, 'client')} connected and answered, the next of {wanted} "
+                    f"is not: {failure}",
+                    failure.difference,
+                ) from None
+            lines.append(line)
+            if len(lines) in {*_STEPS, together}:
+                _all_speak(trial, lines)
+    if together < wanted:
+        for line in lines:
+            line.close()
+        rest = [Visitor(number, [trial.text(60)]) for number in range(together, wanted)]
+        if failed := Crowd(trial, rest).visit():
+            trial.fail(f"of {wanted} clients, as others left: {problems(failed)}")
+
+
+def _all_speak(trial: Trial, lines: list[Line]) -> None:
+    questions = [trial.text(60) for _ in lines]
+    for line, question in zip(lines, questions, strict=True):
+        line.send(question)
+    for line, question in zip(lines, questions, strict=True):
+        try:
+            line.expect(trial.answer(question))
+        except Failure as failure:
+            raise Failure(
+                f"with {len(lines)} clients connected that all speak at once, {failure}",
+                failure.difference,
+            ) from None
+
+
+@check(
+    "N5",
+    "takes 400 connections in one instant",
+    purpose="The kernel queues connections until they are accepted. Where the queue is full, it "
+    "drops them, and clients ask again after 1, 3 and 7 seconds: a server that seems to hang.",
+    wire="--clients connections (at most net.core.somaxconn) are opened in one instant; each "
+    "sends a line, and leaves when it is answered.",
+    passes="All are answered, and none had to ask twice for its connection (TCP_INFO counts it).",
+    hint="listen takes a number: what does it mean? (listen(2), and UNP section 4.5)",
+    weight=4,
+    needs=("L2",),
+)
+def burst(trial: Trial) -> None:
+    """N5."""
+    trial.timeline.add("server", f"its queue holds what listen said, at most {_longest_queue()}")
+    size = min(trial.session.clients, _longest_queue())
+    visitors = [Visitor(number, [trial.text(60)]) for number in range(size)]
+    failed = Crowd(trial, visitors, enough=_ENOUGH).visit()
+    again = [
+        one
+        for one in visitors
+        if one.syn_retransmissions
+        or (one.retransmissions and one.seconds is not None and one.seconds > _SYN_STEPS[0])
+    ]
+    if not failed and not again:
+        return
+    parts = []
+    if again:
+        parts.append(
+            f"{len(again)} had to ask again for a connection, because the queue of the listening "
+            "socket was full"
+        )
+    if failed:
+        parts.append(problems(failed))
+    _tell_steps(trial, visitors)
+    trial.fail(f"of {size} clients that connected in one instant, {'; and '.join(parts)}")
+
+
+def _tell_steps(trial: Trial, visitors: list[Visitor]) -> None:
+    """Put into the timeline how many were answered before each repetition of a SYN."""
+    for step, (since, until) in enumerate(pairwise((0.0, *_SYN_STEPS, float("inf")))):
+        served = sum(one.seconds is not None and since <= one.seconds < until for one in visitors)
+        if served:
+            how = f"after {since + 0.05:.0f} s or more" if step else "without a second's delay"
+            trial.timeline.add(count(served, "client"), f"answered {how}")
+
+
+def _longest_queue() -> int:
+    try:
+        return int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 128
+
+
+@check(
+    "N6",
+    "a slow reader gets everything, slows down nobody, and costs no memory",
+    purpose="A client on a bad line reads slowly. Either the server stops reading from it, too, "
+    "or it stores without bound what that client does not fetch.",
+    wire="A client sends and does not read, until the server takes no more, or has been given 64 "
+    "MiB. Meanwhile two others ask 30 times. Then the first one reads.",
+    passes="The server's memory grows by no more than 16 MiB; the others are answered as fast as "
+    "before, give or take (a server that stops reading while its peer does not read is fine); the "
+    "first one gets all its bytes, in order.",
+    hint="What happens to output that the socket does not take: is it lost, is it waited for (and "
+    "who waits?), or is it kept (and how much of it?)",
+    weight=4,
+    needs=("L2",),
+)
+def slow_reader(trial: Trial) -> None:
+    """N6."""
+    others = [trial.connect(name_of(1 + number)) for number in range(trial.at_once(3) - 1)]
+    names = " and ".join(line.name for line in others) or "nobody"
+    with trial.timeline.summed_up(names, f"{_PINGS} round trips each"):
+        usual = _round_trip(others)
+    slow = trial.connect("A", buffer=64 << 10)
+    before = memory(trial.server.tree()) if trial.has_process else None
+    block = trial.text(MIB - 8)
+    sent = grown = 0
+    while sent < _FLOOD:
+        taken = slow.send_what_is_taken(b"%07d\n" % (sent // MIB) + block, _QUIET)
+        sent += taken
+        if before is not None:
+            grown = (memory(trial.server.tree()) or before) - before
+        if taken < MIB or grown > _BUFFERED:
+            break
+    trial.timeline.add("A", f"has sent {count(sent, 'byte')} and read nothing")
+    if grown > _BUFFERED:
+        trial.fail(
+            f"client A sent {sent / MIB:.0f} MiB and read nothing, and the server's memory grew "
+            f"by {grown / MIB:.0f} MiB: it keeps what is not fetched, without bound"
+        )
+    if before is None and sent == _FLOOD:
+        trial.fail(
+            f"client A sent {sent / MIB:.0f} MiB and read nothing, and the server took it all: it "
+            "keeps what is not fetched, without bound"
+        )
+    try:
+        with trial.timeline.summed_up(names, f"{_PINGS} round trips each, meanwhile"):
+            during = _round_trip(others)
+    except Failure as failure:
+        raise Failure(f"while client A did not read, {failure}", failure.difference) from None
+    if during > max(_SLOW, _SLOWER * usual):
+        trial.fail(
+            f"while client A did not read, the others waited {during * 1000:,.0f} ms for an "
+            f"answer, where it was {usual * 1000:.1f} ms before"
+        )
+    for number in range(-(-sent // MIB)):
+        owed = trial.answer((b"%07d\n" % number + block)[: sent - number * MIB])
+        if trial.by_line and len(owed) < MIB:
+            owed = owed[: owed.rfind(b"\n") + 1]
+        slow.expect(owed, f"reply that it read late (MiB {number + 1})")
+
+
+def _round_trip(lines: list[Line]) -> float:
+    """Return the median time for an answer, in seconds; 0 where nobody asks."""
+    taken = []
+    for _ in range(_PINGS):
+        for line in lines:
+            begun = time.monotonic()
+            line.ask(line.trial.text(60))
+            taken.append(time.monotonic() - begun)
+    return median(taken) if taken else 0.0
+
+
+@check(
+    "N7",
+    "nobody gets another one's bytes",
+    purpose="A buffer that is shared between clients mixes up their data: the worst thing that a "
+    "server can do, and it shows only when several are served at the same moment.",
+    wire="50 clients talk at the same time, 20 messages each, of 1 to 4,000 bytes; every message "
+    "names its client.",
+    passes="Each gets its own bytes, in order.",
+    hint="Which variable do two conversations share?",
+    weight=3,
+    needs=("L2",),
+)
+def no_mix_up(trial: Trial) -> None:
+    """N7."""
+    stream = trial.stream
+    visitors = [
+        Visitor(number, turns(trial, number, _SAID, lambda: stream.randint(1, 4000)))
+        for number in range(_TALKERS)
+    ]
+    _all_served(Crowd(trial, visitors, politely=True))
+
+
+@check(
+    "N8",
+    "serves 300 short visits, while one in twenty breaks off",
+    purpose="Real clients come and go all the time, and some in the middle of a message.",
+    wire="300 clients, 20 at a time, say one to three things and leave; 5 % reset the connection "
+    "after they have sent.",
+    passes="All that do not break off get all their answers.",
+    hint="What does one client's failure do to the others?",
+    weight=2,
+    needs=("L2", "C3", "C4", "C5"),
+)
+def churn(trial: Trial) -> None:
+    """N8."""
+    stream = trial.stream
+    breaking_off = set(stream.sample(range(_CHURN), int(_CHURN * _ABORTS)))
+    visitors = []
+    for number in range(_CHURN):
+        said = turns(trial, number, stream.randint(1, 3), lambda: stream.randint(1, 2000))
+        stops = stream.randrange(len(said)) if number in breaking_off else None
+        visitors.append(Visitor(number, said, abort_after=stops))
+    _all_served(Crowd(trial, visitors, _TOGETHER, politely=True))
+
+
+def _all_served(crowd: Crowd) -> None:
+    failed = crowd.visit()
+    if not failed:
+        return
+    first = next((one for one in failed if one.difference is not None), failed[0])
+    found = first.difference
+    explained = f"; client {first.number + 1}: {found.explanation}" if found else ""
+    owner = ""
+    came = first.received.lower()
+    if came.startswith(b"client ") and (number := came[7:11]).isdigit():
+        whose = int(number)
+        owner = f", which are client {whose + 1}'s" if whose != first.number else ""
+    raise Failure(f"of {len(crowd.visitors)} clients, {problems(failed)}{explained}{owner}", found)
+
+
+@check(
+    "N9",
+    "outlives the end of its file descriptors",
+    purpose="Every server runs out of descriptors once. accept fails with EMFILE then: that is a "
+    "reason to wait, not to end.",
+    wire="The server is started with at most 128 descriptors; clients connect and stay, up to "
+    "300, or until they are served no more. Then all leave, and another one comes.",
+    passes="The last one is answered, by the same process.",
+    hint="Which errors of accept mean that the server is finished, and which that it has to wait? "
+    "(accept(2))",
+    weight=5,
+    needs=("L2",),
+    process=True,
+    starts=True,
+    bonus=True,
+)
+def out_of_descriptors(trial: Trial) -> None:
+    """N9."""
+    submission = trial.session.submission
+    if submission is None:
+        raise NotApplicable("the server was not started here")
+    try:
+        server = trial.session.start(nofile=_FEW_DESCRIPTORS)
+    except NotStarted as problem:
+        raise not_started(problem, f"with at most {_FEW_DESCRIPTORS} descriptors, ") from None
+    first = trial.connect("A")
+    first.ask(trial.text(20))
+    first.close()
+    with trial.timeline.summed_up("clients", "connect and stay, until no more are served; leave"):
+        _exhaust(trial)
+    if server.status is not None:
+        trial.fail(f"when it had no descriptor left for the next client, it {server.death}")
+    last = trial.connect("Z")
+    try:
+        last.ask(trial.text(60))
+    except Failure as failure:
+        raise Failure(
+            f"after it had run out of descriptors, and all clients had left, {failure}",
+            failure.difference,
+        ) from None
+    trial.session.end()  # no other check is to be held with so few
+
+
+def _exhaust(trial: Trial) -> None:
+    """Let clients come until they are served no more; then all leave, and those left out, too."""
+    served: list[Line] = []
+    left_out: list[Line] = []
+    with suppress(Failure):  # whether all are let in is not the question
+        while len(served) < _MANY and len(left_out) < _LEFT_OUT:
+            name = str(len(served) + len(left_out) + 1)
+            line = Line.connect(trial, name, greeting=False, patience=_SYN_STEPS[0] * 2)
+            if left_out:
+                left_out.append(line)
+                continue
+            line.send(b"here\n")
+            owed = trial.greeting + trial.answer(b"here\n")
+            (served if line.hears(_QUIET, len(owed)) else left_out).append(line)
+    for line in served:
+        line.close()
+    for line in left_out:  # their turn, where the server has not sent them away
+        with suppress(Failure):
+            line.hears(_QUIET, len(trial.greeting))
+            line.send(b"here\n")
+            line.hears(_QUIET, len(b"here\n"))
+        line.close()

@@ -1,0 +1,307 @@
+"""Connection: clients half-close, vanish, and break off; the server loses nothing by it."""
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from loadtest.check.life import not_started
+from loadtest.check.model import Failure, check
+from loadtest.check.submission import NotStarted
+from loadtest.check.tree import Holdings, busy_share, holdings
+from loadtest.check.trial import Trial
+from loadtest.check.wire import Line, reset
+
+_HALF_CLOSED = 60_000  # bytes: they fit into the kernel's buffers, so nobody has to read meanwhile
+_MOMENT = 1.0  # seconds
+_EMPTY = 20  # connections
+_UNREAD = 10
+_EARLY = 100
+_WAVE = 20  # connections that are reset together
+_MID_WRITE = 3
+_FLOOD = 16 << 20  # bytes
+_BLOCKED = 0.2  # seconds
+_DISCONNECTS = 20
+_WATCHED = 1.0  # seconds
+_BUSY = 0.5  # of a CPU
+_CYCLES = 200
+_FEW_CYCLES = 40
+_GROWTH = 10  # in each half of the cycles
+_SETTLE = 1.0  # seconds of quiet
+_GRACE = 3.0
+
+
+@check(
+    "C1",
+    "answers a half-close in full, then ends the stream",
+    purpose="A client that has sent everything says so with a half-close (nc does), and reads "
+    "until the end. It must get all it is owed, and must not wait for ever.",
+    wire="A client sends 60,000 bytes, half-closes (SHUT_WR), and only then reads. No other client "
+    "connects meanwhile.",
+    passes="All bytes come back, then the end of the stream (FIN), not a reset.",
+    hint="When recv returns nothing, is all that is owed sent, and then the socket closed? By "
+    "every process that has a copy of it?",
+    weight=5,
+    needs=("L2",),
+)
+def half_close(trial: Trial) -> None:
+    """C1."""
+    line = trial.connect()
+    question = trial.text(_HALF_CLOSED)
+    with line.corked():  # the last bytes and the end arrive together, however busy this machine is
+        line.send(question)
+        line.half_close()
+    line.expect(trial.answer(question), "reply after the half-close")
+    if line.ends(trial.patience):
+        return
+    other = trial.connect("B")
+    kept = line.ends(_MOMENT)
+    other.close()
+    found = f"client A got everything back, but no end of the stream, in {trial.patience:.0f} s"
+    if kept:
+        found += (
+            "; it came when another client connected: until then somebody in the server kept the "
+            "first one's socket open"
+        )
+    trial.fail(found)
+
+
+@check(
+    "C2",
+    "survives connections without a byte",
+    purpose="Port scanners, health checks and impatient people connect and leave.",
+    wire="20 clients connect and close, and 20 connect, half-close, and then close.",
+    passes="The next client is served.",
+    hint="What does the code do with the empty result of the very first recv?",
+    weight=3,
+    needs=("L2",),
+)
+def empty(trial: Trial) -> None:
+    """C2."""
+    for _ in range(_EMPTY):
+        trial.connect("A").close()
+        line = trial.connect("B")
+        line.half_close()
+        _await_end(trial, line)
+        line.close()
+    trial.connect("C").ask(trial.text(20))
+
+
+@check(
+    "C3",
+    "survives a reset with unread replies",
+    purpose="A browser tab is closed, a program killed: the connection ends with a reset. That is "
+    "this client's end, and nobody else's.",
+    wire="10 clients send 4,000 bytes, wait until a reply is there, and reset without reading it.",
+    passes="The next client is served.",
+    hint="recv and send can fail (ECONNRESET, EPIPE; in C, there is SIGPIPE). Who handles that?",
+    weight=4,
+    needs=("L2",),
+)
+def reset_unread(trial: Trial) -> None:
+    """C3."""
+    for number in range(_UNREAD):
+        line = trial.connect(f"A{number + 1}")
+        line.send(trial.text(4000))
+        line.await_readable()
+        line.reset()
+    trial.connect("B").ask(trial.text(20))
+
+
+@check(
+    "C4",
+    "survives 100 resets before it accepts",
+    purpose="A connection can be over before the server gets to accept it.",
+    wire="100 clients connect and reset at once, 20 in each burst.",
+    passes="The next client is served.",
+    hint="After accept, each call on the new socket can fail: getpeername, setsockopt, recv.",
+    weight=4,
+    needs=("L2",),
+)
+def reset_early(trial: Trial) -> None:
+    """C4."""
+    trial.timeline.add("100 clients", f"connect, and reset, {_WAVE} at a time")
+    for _ in range(_EARLY // _WAVE):
+        wave = []
+        for _ in range(_WAVE):
+            sock = socket.socket(trial.family, socket.SOCK_STREAM)
+            trial.opened.append(sock)
+            sock.setblocking(False)
+            sock.connect_ex(trial.address)
+            wave.append(sock)
+        for sock in wave:
+            reset(sock)
+        line = trial.connect("B")
+        line.ask(trial.text(20))
+        line.close()
+
+
+@check(
+    "C5",
+    "survives a peer that vanishes in the middle of a reply",
+    purpose="A download is broken off. The server is blocked in send, or has output waiting.",
+    wire="A client sends without reading until the server takes no more, and closes. Three times.",
+    passes="The next client is served.",
+    hint="send can fail in the middle of a reply; what is done then with what is left of it?",
+    weight=4,
+    needs=("L2",),
+)
+def gone_mid_write(trial: Trial) -> None:
+    """C5."""
+    flood = trial.text(_FLOOD)
+    for number in range(_MID_WRITE):
+        line = trial.connect(f"A{number + 1}", buffer=64 << 10)
+        line.send_what_is_taken(flood, _BLOCKED)
+        line.close()
+    trial.connect("B").ask(trial.text(20))
+
+
+@check(
+    "C6",
+    "uses no CPU once its clients have left",
+    purpose="The classic mistake: recv returns nothing because the client is gone, and the loop "
+    "goes round and round. It shows in no test of answers, and takes a CPU for each client that "
+    "left.",
+    wire="The server is started anew; 20 clients are answered and leave: by FIN, by half-close, by "
+    "reset.",
+    passes="In the second after that, its processes together want less than half a CPU more than "
+    "before. Time spent waiting for a CPU counts, so it holds on a busy machine, too.",
+    hint="What does recv return at the end of the stream, and what does the loop do then?",
+    weight=5,
+    needs=("L2",),
+    process=True,
+    starts=True,
+)
+def idle_after(trial: Trial) -> None:
+    """C6."""
+    try:
+        server = trial.session.start()  # nobody has left this one yet
+    except NotStarted as problem:
+        raise not_started(problem) from None
+    before = busy_share(server.tree(), _WATCHED / 2)
+    for number in range(_DISCONNECTS):
+        _one_of(number, trial)
+    trial.timeline.add("server", f"watched for {_WATCHED:.0f} s")
+    after = _least_busy(trial)
+    if after > before + _BUSY:
+        trial.fail(
+            f"after {_DISCONNECTS} clients have left, and with nobody connected, it keeps "
+            f"{after:.1f} CPUs busy (before: {before:.1f})"
+        )
+
+
+def _least_busy(trial: Trial) -> float:
+    """Watch for a second, or three: clearing up after clients may take a moment."""
+    shares = []
+    for _ in range(int(_GRACE / _WATCHED)):
+        shares.append(busy_share(trial.server.tree(), _WATCHED))
+        if shares[-1] < _BUSY / 2:
+            break
+    return min(shares)
+
+
+@check(
+    "C7",
+    "leaves nothing behind: descriptors, threads, processes, zombies",
+    purpose="What is left of each connection adds up until there is no more to be had, in days.",
+    wire="200 clients come and go, one after the other, in two halves of 100: answered and closed "
+    "by FIN, half-close, reset, or without a word. A second's quiet after each half. (40, where C6 "
+    "failed.)",
+    passes="No count grows by ten or more in both halves (what is made once and kept, as the "
+    "threads of a pool, grows in the first half only).",
+    hint="Who closes the socket on every way out of the conversation? Who waits for a child that "
+    "has ended (wait(2)), or joins a thread?",
+    weight=5,
+    needs=("L2",),
+    process=True,
+)
+def leaves_nothing(trial: Trial) -> None:
+    """C7."""
+    server = trial.server
+    for number in range(_WAVE):
+        _one_of(number, trial)
+    counts = [_settled(trial)]
+    cycles = _FEW_CYCLES if trial.harmed("C6") else _CYCLES  # each takes longer than the last then
+    for _ in range(2):
+        for number in range(cycles // 2):
+            _one_of(number, trial)
+        counts.append(_settled(trial, counts[-1]))
+    what: dict[str, Callable[[Holdings], int | None]] = {
+        "descriptors": lambda held: held.descriptors,
+        "threads": lambda held: held.threads,
+        "processes": lambda held: held.processes,
+        "zombies (children that ended and were not waited for)": lambda held: held.zombies,
+    }
+    grown = []
+    for name, of in what.items():
+        before, middle, after = map(of, counts)
+        if before is None or middle is None or after is None:
+            continue
+        if middle - before >= _GROWTH and after - middle >= _GROWTH:
+            grown.append(f"{name}: {before}, then {middle}, then {after}")
+    if grown:
+        trial.fail(
+            f"after each {cycles // 2} clients that came and left, it holds more than before: "
+            + "; ".join(grown)
+        )
+    if server.status is not None:
+        trial.fail(f"while clients came and went, the process {server.death}")
+
+
+def _settled(trial: Trial, before: Holdings | None = None) -> Holdings:
+    """Return what the server holds after a second's quiet, or three if it still clears up."""
+    deadline = time.monotonic() + _GRACE
+    time.sleep(_SETTLE / 2 if before is None else _SETTLE)
+    held = holdings(trial.server.tree())
+    while before is not None and _more(held, before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+        held = holdings(trial.server.tree())
+    return held
+
+
+def _more(held: Holdings, before: Holdings) -> bool:
+    return (
+        (held.descriptors or 0) >= (before.descriptors or 0) + _GROWTH
+        or held.threads >= before.threads + _GROWTH
+        or held.processes >= before.processes + _GROWTH
+        or held.zombies >= before.zombies + _GROWTH
+    )
+
+
+def _one_of(number: int, trial: Trial) -> None:
+    """Come and go as client `number`: each of the ways in turn, but for those known to harm."""
+    ways = [_leave, _half_close]
+    if not trial.harmed("C3"):
+        ways.append(_break_off)
+    if not trial.harmed("C2"):
+        ways.append(_say_nothing)
+    ways[number % len(ways)](trial, trial.connect(f"A{number + 1}"))
+
+
+def _leave(trial: Trial, line: Line) -> None:
+    line.ask(trial.text(30))
+    line.close()
+
+
+def _half_close(trial: Trial, line: Line) -> None:
+    line.ask(trial.text(30))
+    line.half_close()
+    _await_end(trial, line)
+    line.close()
+
+
+def _break_off(trial: Trial, line: Line) -> None:
+    line.ask(trial.text(30))
+    line.reset()
+
+
+def _say_nothing(trial: Trial, line: Line) -> None:
+    trial.timeline.add(line.name, "says nothing")
+    line.close()
+
+
+def _await_end(trial: Trial, line: Line) -> None:
+    """Give the server a moment to end the stream; that it does is C1's business."""
+    with suppress(Failure):
+        if not trial.endless:  # in vain once is enough
+            trial.endless = not line.ends(_MOMENT)

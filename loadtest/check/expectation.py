@@ -1,0 +1,44 @@
+"""What a server owes for what it is sent, and what to send it."""
+
+import random
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_LINE = 100  # bytes
+_PRINTABLE = (string.ascii_letters + string.digits + "-_").encode() * 4  # 256 of them
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What is owed."""
+
+    name: str
+    summary: str
+    answer: Callable[[bytes], bytes]
+    by_line: bool = False
+    """Only lines are answered; what does not end in a newline may wait."""
+
+
+EXPECTATIONS = {
+    one.name: one
+    for one in (
+        Expectation("echo", "every byte comes back (RFC 862)", bytes),
+        Expectation(
+            "upper", "every byte comes back, a-z as A-Z, as bytes.upper() does", bytes.upper
+        ),
+        Expectation("line", "every line comes back, with its newline", bytes, by_line=True),
+    )
+}
+
+
+def text(stream: random.Random, size: int) -> bytes:
+    """Return `size` random bytes of printable ASCII, in lines, the last one complete.
+
+    So that a server that decodes, or that waits for a newline, is found by the check for that
+    mistake, and passes the others.
+    """
+    content = bytearray(stream.randbytes(size).translate(_PRINTABLE))
+    content[_LINE - 1 :: _LINE] = b"\n" * (size // _LINE)
+    content[-1:] = b"\n"
+    return bytes(content)

@@ -1,0 +1,63 @@
+"""For a pull request, and for the browser."""
+
+from pathlib import Path
+
+from loadtest.check.formats import text
+from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report
+
+_WORDS = {PASSED: "passed", FAILED: "**failed**", SKIPPED: "skipped", ERROR: "**grader failed**"}
+
+
+def markdown(report: Report) -> str:
+    """Return a table, and what happened in the checks that failed."""
+    lines = [f"### {text.summary(report)}", "", f"`{_code(text.heading(report))}`", ""]
+    lines += ["| check | | result | points |", "|---|---|---|---:|"]
+    for result in report.results:
+        points = f"{result.score:g} of {result.max_score:g}" if result.applicable else ""
+        why = f": {_cell(result.message)}" if result.status == SKIPPED else ""
+        lines.append(
+            f"| {result.check.id} | {_cell(result.check.title)} | {_WORDS[result.status]}{why} | "
+            f"{points}{' (bonus)' if result.check.bonus else ''} |"
+        )
+    for result in report.results:
+        if found := text.details(result):
+            title = _html(f"{result.check.id} {result.check.title}")
+            lines += ["", f"<details><summary>{title}</summary>", "", "```text"]
+            lines += [one.replace("```", "'''") for one in found]
+            lines += ["```", "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def _code(said: str) -> str:
+    return said.replace("`", "'")
+
+
+def _cell(said: str) -> str:
+    return _html(said).replace("|", "\\|").replace("\n", " ")
+
+
+def _html(said: str) -> str:
+    return said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def html(report: Report) -> str:
+    """Return one page that needs nothing else."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    )
+    groups: dict[str, list[object]] = {}
+    for result in report.results:
+        groups.setdefault(result.check.group, []).append(result)
+    return environment.get_template("grade.html.jinja").render(
+        report=report,
+        groups=groups,
+        heading=text.heading(report),
+        summary=text.summary(report),
+        details=text.details,
+    )

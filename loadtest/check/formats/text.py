@@ -1,0 +1,78 @@
+"""For the terminal: a line for each check, and of those that failed, what happened and where."""
+
+import textwrap
+
+from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report, Result, total
+
+_MARKS = {PASSED: ":)", FAILED: ":(", SKIPPED: ":|", ERROR: ":/"}
+_WIDTH = 100
+_INDENT = "     "
+
+
+def line(result: Result) -> str:
+    """Return the one line for a check."""
+    why = f" ({result.message})" if result.status == SKIPPED else ""
+    return f"{_MARKS[result.status]} {result.check.id} {result.check.title}{why}"
+
+
+def details(result: Result) -> list[str]:
+    """Return what there is to say of a check that failed."""
+    if result.status not in {FAILED, ERROR}:
+        return []
+    check, evidence = result.check, result.evidence
+    lines = _wrapped(_sentence(result.message))
+    if result.status == ERROR:
+        return lines
+    lines += _wrapped(check.purpose, "why it matters: ")
+    lines += _wrapped(check.hint, "where to look: ")
+    if found := evidence.difference:
+        lines.append(f"the first difference is at byte {found.offset:,}:")
+        lines += [f"  owed  {row}" for row in found.expected]
+        lines += [f"  came  {row}" for row in found.received]
+    if evidence.timeline:
+        lines += ["what happened:", *(f"  {event}" for event in evidence.timeline)]
+    if evidence.server:
+        lines += ["the server then:", *(f"  {one}" for one in evidence.server)]
+    if evidence.output:
+        lines += ["what it printed last:", *(f"  | {one}" for one in evidence.output)]
+    return lines
+
+
+def block(result: Result) -> list[str]:
+    """Return everything that is shown of a check."""
+    return [line(result), *(_INDENT + one for one in details(result))]
+
+
+def summary(report: Report) -> str:
+    """Return the closing line."""
+    counts = [
+        f"{len(found)} {status}"
+        for status in (PASSED, FAILED, SKIPPED, ERROR)
+        if (found := report.of(status)) or status == PASSED
+    ]
+    score = f"{total([report.score])} of {total([report.max_score])} points"
+    times = f", {report.repeat} times" if report.repeat > 1 else ""
+    return f"{', '.join(counts)}: {score} (seed {report.seed}{times}, {report.seconds:.1f} s)"
+
+
+def heading(report: Report) -> str:
+    """Return the opening line."""
+    return f"{report.server} (expected: {report.expect})"
+
+
+def as_text(report: Report) -> str:
+    """Return all of it."""
+    lines = [heading(report), ""]
+    for result in report.results:
+        lines += block(result)
+    return "\n".join([*lines, "", summary(report)]) + "\n"
+
+
+def _wrapped(text: str, label: str = "") -> list[str]:
+    return textwrap.wrap(
+        label + text, _WIDTH - len(_INDENT), subsequent_indent="  " if label else ""
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")

@@ -1,0 +1,201 @@
+"""Carries out checks, one after the other, each against a server that is known to be well."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from loadtest.check.evidence import Evidence
+from loadtest.check.life import not_started
+from loadtest.check.model import (
+    ERROR,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    Check,
+    Failure,
+    NoEchoServer,
+    NotApplicable,
+    Report,
+    Result,
+)
+from loadtest.check.submission import CannotGrade, NotStarted
+from loadtest.check.trial import Session, Trial
+
+_ALIVE = b"alive?\n"
+_NOT_YET = "not reached"
+
+Watcher = Callable[[Report, Result], None]
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs checks in a session, and reports after each."""
+
+    session: Session
+    checks: Sequence[Check]
+    report: Report
+    watcher: Watcher
+    """Told of each result, when the report holds it."""
+    repeat: int = 1
+    build: str | None = None
+    """A command that must succeed before the server can be started."""
+
+    def run(self) -> None:
+        """Run everything, as often as wanted; the report is complete afterwards."""
+        begun = time.monotonic()
+        verdicts: dict[str, str] = {}
+        stopped = ""
+        try:
+            for number, one in enumerate(self.checks):
+                result = self.report.results[number]
+                reason = stopped or self._reason(one, verdicts)
+                if not reason and time.monotonic() >= self.session.deadline:
+                    reason = "the time for everything (--total-timeout) was over"
+                if reason:
+                    result.status, result.message = SKIPPED, reason
+                else:
+                    stopped = self._repeated(one, result)
+                verdicts[one.id] = result.status
+                if result.status == FAILED:
+                    self.session.failed.add(one.id)
+                self.report.seconds = time.monotonic() - begun
+                self.watcher(self.report, result)
+        finally:
+            self.session.end()
+        self.report.complete = True
+
+    def _reason(self, one: Check, verdicts: dict[str, str]) -> str:
+        """Return why a check need not be tried."""
+        for needed in one.needs:
+            if verdicts.get(needed, PASSED) != PASSED:
+                return f"it needs {needed}, which is {verdicts[needed]}"
+        return ""
+
+    def _repeated(self, one: Check, result: Result) -> str:
+        """Carry out a check as often as wanted; return why nothing more should be, if so."""
+        begun = time.monotonic()
+        failed, stopped = 0, ""
+        for time_ in range(self.repeat):
+            tried = replace(result)
+            session = self.session
+            seed = session.seed
+            session.seed = seed + time_
+            try:
+                stopped = self._carry_out(one, tried) or stopped
+            finally:
+                session.seed = seed
+            if tried.status == FAILED:
+                failed += 1
+            if tried.status != PASSED and result.status != FAILED:
+                _take(result, tried)
+            if tried.status in {SKIPPED, ERROR} or stopped:
+                break
+        else:
+            if not failed:
+                result.status, result.message = PASSED, ""
+        if failed and self.repeat > 1:
+            result.message += f" (in {failed} of {time_ + 1} times)"
+        result.seconds = time.monotonic() - begun
+        return stopped
+
+    def _carry_out(self, one: Check, result: Result) -> str:
+        """Carry out a check once; return why nothing more should be, if so."""
+        session = self.session
+        if one.process and session.submission is None:
+            result.status, result.applicable = SKIPPED, False
+            result.message = "it needs the server's process: let echoload start it (-- COMMAND)"
+            return ""
+        trial = Trial(session, one.id)
+        stopped = ""
+        try:
+            try:
+                self._build()
+                used_up = session.server is not None and session.server.status is not None
+                if used_up or "L2" in session.failed:
+                    session.end()
+                if session.submission is not None and session.server is None and not one.starts:
+                    session.start()
+                one.run(trial)
+            except NotStarted as problem:
+                raise not_started(problem) from None
+            result.status = PASSED
+        except NotApplicable as reason:
+            result.status, result.message, result.applicable = SKIPPED, str(reason), False
+        except NoEchoServer as failure:
+            self._failed(result, trial, failure)
+            stopped = f"{one.id} found that this is no echo server"
+        except Failure as failure:
+            self._failed(result, trial, failure)
+        except (CannotGrade, OSError, MemoryError) as problem:
+            result.status = ERROR
+            result.message = f"the grader itself failed: {problem}"
+        finally:
+            trial.close()
+        return stopped or self._afterwards(one, result)
+
+    def _build(self) -> None:
+        """Build the server, before the first check that is carried out."""
+        if self.build is not None and self.session.submission is not None:
+            left = max(1.0, self.session.deadline - time.monotonic())
+            self.session.submission.build(self.build, left)
+            self.build = None
+
+    def _failed(self, result: Result, trial: Trial, failure: Failure) -> None:
+        result.status, result.message = FAILED, str(failure)
+        result.evidence = Evidence(failure.difference, trial.timeline.lines())
+        server = self.session.server
+        if server is not None:
+            result.evidence.server = server.state()
+            if server.death and server.death not in result.message:
+                result.message += f". The process {server.death}"
+        if failure.output is not None:
+            result.evidence.output = failure.output
+        elif server is not None:
+            result.evidence.output = server.output()
+
+    def _afterwards(self, one: Check, result: Result) -> str:
+        """See that the server is well, or has gone; return why nothing more can be checked."""
+        session = self.session
+        # L1 asks nothing, and where L2 failed, it is known what happens.
+        asked = one.needs and "L2" not in session.failed
+        there = session.server is not None or session.submission is None
+        if result.status == PASSED and asked and there:
+            trial = Trial(session, one.id)
+            try:
+                trial.connect("after").ask(_ALIVE)
+            except Failure as failure:
+                changed = Failure(
+                    "what was asked for came, but afterwards a new client was not served: "
+                    f"{failure}",
+                    failure.difference,
+                )
+                self._failed(result, trial, changed)
+            finally:
+                trial.close()
+        if result.status in {FAILED, ERROR}:
+            session.end()  # the next check begins with a new one
+            if session.submission is None and not self._answers(one):
+                return f"after {one.id}, the server did not answer any more"
+        return ""
+
+    def _answers(self, one: Check) -> bool:
+        trial = Trial(self.session, one.id)
+        try:
+            trial.connect("after").ask(_ALIVE)
+        except Failure:
+            return False
+        finally:
+            trial.close()
+        return True
+
+
+def _take(result: Result, tried: Result) -> None:
+    result.status, result.message = tried.status, tried.message
+    result.evidence, result.applicable = tried.evidence, tried.applicable
+
+
+def blank(checks: Sequence[Check], weights: dict[str, float]) -> list[Result]:
+    """Return results of checks that are yet to be carried out."""
+    return [
+        Result(one, SKIPPED, weights.get(one.id, one.weight), message=_NOT_YET) for one in checks
+    ]

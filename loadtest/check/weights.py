@@ -1,0 +1,34 @@
+"""What each check counts, as an instructor wants it."""
+
+import math
+import tomllib
+
+from loadtest.check.model import every
+
+
+def read(path: str) -> dict[str, float]:
+    """Return the weights that a TOML file gives: ``C7 = 10``, in a table [weights] or not.
+
+    Raises:
+        ValueError: It gives none; the message is a sentence.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a message names it as it was typed
+            found = tomllib.load(file)
+    except OSError as error:
+        raise ValueError(f"--weights: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--weights: {path} is no TOML: {error}") from None
+    table = found.get("weights", found)
+    if not isinstance(table, dict):
+        raise ValueError(  # noqa: TRY004 - of the file's content
+            f"--weights: {path}: weights is to be a table, as [weights]"
+        )
+    known = {one.id for one in every()}
+    for name, weight in table.items():
+        if name not in known:
+            raise ValueError(f"--weights: {path}: there is no check {name}; see --list")
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or weight < 0 or not math.isfinite(weight):
+            raise ValueError(f"--weights: {path}: {name} = {weight!r} is no number from 0 up")
+    return {name: float(weight) for name, weight in table.items()}
