@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         help="how long a check waits for bytes that do not come",
     )
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what golden outputs are compared with anew; look at the difference then",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,0 +1,33 @@
+"""It ignores SIGTERM.
+
+Fails: L4
+"""
+
+import signal
+import socket
+import sys
+import threading
+import time
+
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def serve(client):
+    with client:
+        try:
+            while data := client.recv(4096):
+                client.sendall(data)
+        except OSError:
+            pass
+
+
+if __name__ == "__main__":
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024)
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # no descriptor left
+            time.sleep(0.05)
+            continue
+        threading.Thread(target=serve, args=(client,), daemon=True).start()

@@ -1,0 +1,33 @@
+"""It ends connections, but keeps every socket.
+
+Fails: C7 N9
+"""
+
+import socket
+import sys
+import threading
+import time
+
+
+KEPT = []
+
+
+def serve(client):
+    KEPT.append(client)
+    try:
+        while data := client.recv(4096):
+            client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024)
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # no descriptor left
+            time.sleep(0.05)
+            continue
+        threading.Thread(target=serve, args=(client,), daemon=True).start()

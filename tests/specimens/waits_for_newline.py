@@ -1,0 +1,29 @@
+"""It reads lines, so what has no newline is not answered.
+
+Fails: S3
+"""
+
+import socket
+import sys
+import threading
+import time
+
+
+def serve(client):
+    with client:
+        try:
+            for line in client.makefile("rb"):
+                client.sendall(line)
+        except OSError:
+            pass
+
+
+if __name__ == "__main__":
+    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=1024)
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # no descriptor left
+            time.sleep(0.05)
+            continue
+        threading.Thread(target=serve, args=(client,), daemon=True).start()
