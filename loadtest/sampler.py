@@ -189,9 +189,12 @@ def accept_queue(port: int) -> int | None:
     """
     found = None
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError):
-            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+        with suppress(OSError), Path(table).open(encoding="ascii") as lines:
+            next(lines, "")
+            for line in lines:
                 _, local, _, state, queues, *_ = line.split()
-                if state == _LISTENING and int(local.rpartition(":")[2], 16) == port:
+                if state != _LISTENING:  # those that listen come first; thousands may follow
+                    break
+                if int(local.rpartition(":")[2], 16) == port:
                     found = (found or 0) + int(queues.rpartition(":")[2], 16)
     return found

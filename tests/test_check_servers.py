@@ -50,13 +50,13 @@ def test_nothing_is_wrong_twenty_times_in_a_row(
 
 
 @pytest.mark.slow
-@pytest.mark.specimens
+@pytest.mark.ci
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("one", SPECIMENS)
 def test_a_specimen_fails_what_it_declares_and_nothing_else(one: Specimen, tmp_path: Path) -> None:
     if one.missing:
         pytest.skip(f"{one.missing} is not installed")
-    found = check(one.words(tmp_path), "--expect", one.expect, timeout=280)
+    found = check(one.words(tmp_path), "--expect", one.expect, "--timeout", "5s", timeout=280)
     assert set(failed(found)) == one.fails, failed(found)
 
 

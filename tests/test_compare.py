@@ -198,6 +198,8 @@ def test_a_sweep(tmp_path: Path) -> None:
     assert [one["sweep"] for one in found["comparison"]] == [{"connections": 2}, {"connections": 5}]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_rounds_suffice_by_default_and_not_when_told_otherwise(tmp_path: Path) -> None:
     few = run("echoload", "compare", "--backends", "thread,selector", *QUICK)
     assert "No ranking: 1 rounds" in few.stdout

@@ -393,6 +393,8 @@ def test_json_that_cannot_be_written_is_said_after_the_table(
 DEFAULT_BACKENDS = ["process", "thread", "pool", "selector", "coroutine", "gevent", "asyncio"]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_compare_all(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(

@@ -166,6 +166,8 @@ def test_hold_says_what_it_cannot(tmp_path: Path) -> None:
     assert result.returncode == 2
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_handlers_that_wait_and_compute_are_compared(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
 
