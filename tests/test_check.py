@@ -77,21 +77,28 @@ def test_where_nothing_listens_nothing_is_checked() -> None:
 
 
 def test_a_server_that_dies_in_attach_mode_ends_the_run() -> None:
+    dead = False
+
     def answer(data: bytes, _number: int) -> bytes | None:
-        return None if b"\x7f" in data else data
+        nonlocal dead
+        dead = dead or b"\x7f" in data  # which S1 sends
+        return None if dead else data
 
     with server(answer, hard=True) as (host, port):
-        code, out, _ = _check(f"{host}:{port}", "--only", "L1,L2,S1,S2")
+        code, out, _ = _check(f"{host}:{port}", "--only", "L1,L2,S1,S2,S3")
     assert code == 1
     assert ":( S1 " in out
-    assert ":) S2 " in out  # it closed that one connection, and lives
+    assert out.count("(after S1, the server did not answer any more)") == 2
 
 
 def test_upper_and_lines_are_expected_when_asked_for() -> None:
     upper = [*GOOD, "--handler", "upper"]
     assert failed(check(upper, "--expect", "upper", "--only", "L1,L2,S*,C1,N7")) == {}
     wrong = failed(check(upper, "--only", "L1,L2"))
-    assert "differs in case only" in wrong["L2"]
+    assert wrong["L2"] == (
+        "this is an echo server of another kind: to b'hello\\n' it answers b'HELLO\\n'; if that is "
+        "the assignment, see --expect"
+    )
     lines = specimen("waits_for_newline")
     found = check(lines, "--expect", "line", "--only", "L1,L2,S*,C1,N3,N6")
     assert failed(found) == {}
@@ -136,17 +143,17 @@ def test_a_server_on_another_port_is_told_where_it_listens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "seconds", "verdict"),
+    ("name", "verdict"),
     [
-        ("http_server", 10, "it answers in HTTP"),
-        ("chargen", 10, "before it was asked anything"),
-        ("silent", 10, "does not come back"),
+        ("http_server", "it answers in HTTP"),
+        ("chargen", "before it was asked anything"),
+        ("silent", "does not come back"),
     ],
 )
-def test_what_is_no_echo_server_is_told_soon(name: str, seconds: float, verdict: str) -> None:
+def test_what_is_no_echo_server_is_told_soon(name: str, verdict: str) -> None:
     begun = time.monotonic()
     found = check(specimen(name), "--timeout", "2s")
-    assert time.monotonic() - begun < seconds + 10  # of a machine that does more than this
+    assert time.monotonic() - begun < 20  # two, on a machine that does nothing else
     assert failed(found).keys() == {"L2"}
     assert failed(found)["L2"].startswith("this is no echo server: ")
     assert verdict in failed(found)["L2"]
@@ -243,7 +250,9 @@ def test_the_same_seed_says_the_same() -> None:
     def sent(seed: str) -> list[str]:
         options = ["--only", "S5", "--seed", seed, "--timeout", "1s"]
         found = check(specimen("extra_byte"), *options)
-        return [line.partition("  ")[2] for line in found["checks"][0]["evidence"]["timeline"][:2]]
+        return [
+            line.partition(" s  ")[2] for line in found["checks"][0]["evidence"]["timeline"][:2]
+        ]
 
     assert sent("5") == sent("5") != sent("6")
 

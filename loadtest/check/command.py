@@ -55,7 +55,7 @@ class InOrder(click.Command):
             help="What is owed: every byte; bytes.upper() of it; or each line once it is complete.",
         ),
         click.option("--build", metavar="COMMAND", help="Run this first, as make; by sh -c."),
-        click.option("--only", metavar="CHECKS", help="Only these, as N4,C*."),
+        click.option("--only", metavar="CHECKS", help="Only these, as 'N4,C*'."),
         click.option("--skip", metavar="CHECKS", help="Not these."),
         click.option(
             "--clients",
@@ -138,7 +138,9 @@ class InOrder(click.Command):
         ),
         click.option("--output", "outputs", multiple=True, metavar="FILE", help="See --format."),
         click.option(
-            "--weights", metavar="FILE", help="What checks count, as TOML: C7 = 10 in each line."
+            "--weights",
+            metavar="FILE",
+            help="A TOML file of what checks count, in lines such as C7 = 10.",
         ),
         click.option("--list", "list_", is_flag=True, help="Show all checks, and end."),
         click.option("--explain", metavar="CHECK", help="Explain a check, and end."),
@@ -148,9 +150,9 @@ class InOrder(click.Command):
 def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> int:
     """Grade an echo server, in any language: one that runs, or one that a command starts.
 
-    Exit codes: 0 all passed; 1 something failed; 2 it could not be graded; 130 Ctrl-C, with what
-    was found so far. With --format gradescope, classroom50 or autolab, it is 0 when it was graded,
-    for the host reads the outcome from the file.
+    Exit codes: 0 all passed; 1 something failed; 2 it could not be graded; 130 Ctrl-C or SIGTERM,
+    with what was found so far. With --format gradescope, classroom50 or autolab, it is 0 when it
+    was graded, for the host reads the outcome from the file.
     """
     from loadtest.check.model import choose, every
     from loadtest.check.submission import CannotGrade
@@ -172,6 +174,7 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     try:
         grading.carry_out(session, chosen, weights, options)
     except KeyboardInterrupt:
+        grading.show()
         print("interrupted: only the checks so far were carried out", file=sys.stderr)
         return 128 + signal.SIGINT
     except CannotGrade as problem:
@@ -201,7 +204,6 @@ class Grading:
         from loadtest.check.formats import text
         from loadtest.check.model import Report
         from loadtest.check.runner import Runner, blank
-        from loadtest.measure import allow_descriptors
 
         name = (
             session.submission.name if session.submission else ":".join(map(str, session.address))
@@ -210,7 +212,7 @@ class Grading:
             name, options["expect"], session.seed, options["repeat"], blank(chosen, weights)
         )
         self._report = report
-        _allow(allow_descriptors, session.clients)
+        _allow_descriptors(session.clients)
         if self._shown == "text":
             click.echo(f"{text.heading(report)}\n")
         self._save(report)
@@ -218,12 +220,16 @@ class Grading:
         if "gradescope" in {*self._files.values(), self._shown}:
             self._compare(session, report)
         self._save(report)
-        if self._shown == "text":
-            click.echo(f"\n{text.summary(report)}")
-        else:
-            from loadtest.check.formats import FORMATS
+        self.show()
 
-            click.echo(FORMATS[self._shown].render(report), nl=False)
+    def show(self) -> None:
+        """Show on the terminal what there is."""
+        from loadtest.check.formats import FORMATS, text
+
+        if self._report is not None and self._shown == "text":
+            click.echo(f"\n{text.summary(self._report)}")
+        elif self._report is not None:
+            click.echo(FORMATS[self._shown].render(self._report), nl=False)
 
     @property
     def exit_code(self) -> int:
@@ -267,7 +273,8 @@ class Grading:
         from loadtest.check.submission import CannotGrade, NotStarted
         from loadtest.workers import LoadError
 
-        if report.results and all(one.status == "passed" for one in report.results[:2]):
+        passed = {one.check.id for one in report.results if one.status == "passed"}
+        if {"L1", "L2"} <= passed:
             try:
                 report.leaderboard = figures(session)
             except (NotStarted, CannotGrade, LoadError, OSError) as problem:
@@ -360,13 +367,14 @@ def _weights(path: str | None, formats: list[str]) -> dict[str, float]:
     return found
 
 
-def _allow(allow: Any, clients: int) -> None:
+def _allow_descriptors(clients: int) -> None:
     """Make room for the clients of the checks."""
     from loadtest.check.submission import CannotGrade
+    from loadtest.measure import allow_descriptors
     from loadtest.workers import LoadError
 
     try:
-        allow(clients)
+        allow_descriptors(clients)
     except LoadError as error:
         raise CannotGrade(str(error)) from None
 
@@ -379,7 +387,7 @@ def _show_all(checks: "list[Check]") -> None:
         counts[one.group] += 1
         bonus = " (bonus)" if one.bonus else ""
         click.echo(f"  {one.id}  {one.weight:3g} points{bonus:8}  {one.title}")
-    click.echo("echoload check --explain C1 explains one of them")
+    click.echo("Explain one: echoload check --explain C1")
 
 
 def _explain(name: str, checks: "list[Check]") -> int:

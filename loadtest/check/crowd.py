@@ -94,7 +94,7 @@ class Crowd:
             for visitor in list(self._active):
                 self._give_up(visitor)
         for visitor in self._waiting:
-            visitor.problem = "never had its turn"
+            visitor.problem = "had no turn, for others were not served"
         return [visitor for visitor in self.visitors if visitor.problem]
 
     def _left(self) -> float:
@@ -185,9 +185,8 @@ class Crowd:
 
     def _give_up(self, visitor: Visitor) -> None:
         if not visitor.connected:
-            self._end(visitor, "could not connect: no answer to its SYN")
+            self._end(visitor, "could not connect: no answer to the SYN")
             return
-        visitor.difference = None
         what = "got only a part of" if visitor.received else "did not get"
         self._end(visitor, f"{what} the reply to message {visitor.turn + 1}")
 
@@ -223,6 +222,6 @@ def turns(trial: "Trial", number: int, many: int, size: Callable[[], int]) -> li
     """Return what a visitor says: lines that begin with its number, so that a mix-up shows."""
     said = []
     for turn in range(many):
-        head = b"client %04d turn %02d " % (number, turn)
+        head = b"client %04d turn %02d " % (number + 1, turn)
         said.append(head + trial.text(max(1, size() - len(head))))
     return said

@@ -146,9 +146,9 @@ def first_difference(one: bytes, other: bytes) -> int:
 def _explain(received: bytes, expected: bytes, offset: int) -> str:
     rest, owed = received[offset:], expected[offset:]
     if not rest:
-        return f"the last {count(len(owed), 'byte')} did not come"
+        return f"the last {f'{len(owed):,} bytes' if len(owed) > 1 else 'byte'} did not come"
     if not owed:
-        return f"{count(len(rest), 'byte')} came that nobody sent"
+        return f"{count(len(rest), 'byte')} came that are not owed"
     if received.upper() == expected.upper():
         return "it differs in case only: what is owed depends on the assignment (--expect)"
     return _shifted(received, expected, offset) or (
@@ -160,9 +160,9 @@ def _shifted(received: bytes, expected: bytes, offset: int) -> str:
     """Say where what came belongs, or what is missing, where it can be recognised."""
     rest, owed = received[offset:], expected[offset:]
     if len(rest) >= _RECOGNISED and (found := expected.find(rest[:_RECOGNISED], offset)) >= 0:
-        return f"{count(found - offset, 'byte')} of what was sent are missing here"
+        return f"{count(found - offset, 'byte')} of what is owed did not come"
     if len(owed) >= _RECOGNISED and (found := received.find(owed[:_RECOGNISED], offset)) >= 0:
-        return f"{count(found - offset, 'byte')} came here that nobody sent"
+        return f"{count(found - offset, 'byte')} came here that are not owed"
     if len(rest) >= _RECOGNISED and (found := expected.find(rest[:_RECOGNISED])) >= 0:
         return f"what came here was owed earlier, at byte {found:,}: it came twice, or out of order"
     return ""

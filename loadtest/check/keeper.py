@@ -61,7 +61,6 @@ class Keeper:
         self._selector = selectors.DefaultSelector()
         self._requests = control.makefile("rb", buffering=0)
         self._said = bytearray()
-        self._total = 0
         self._pid = 0
         self._memory: int | None = None
 
@@ -163,14 +162,13 @@ class Keeper:
         if word == [b"output"]:
             while selectable(output) and self._hear(output):
                 pass
-            self._tell(output=self._said.decode(errors="replace"), total=self._total)
+            self._tell(output=self._said.decode(errors="replace"))
             return True
         return False
 
     def _hear(self, output: int) -> bool:
         """Read what is printed, keep the last of it; tell whether there may be more."""
         piece = os.read(output, 1 << 20)
-        self._total += len(piece)
         self._said += piece[-_KEPT:]
         del self._said[:-_KEPT]
         return bool(piece)

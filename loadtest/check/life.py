@@ -2,8 +2,9 @@
 
 import signal
 
+from loadtest.check.evidence import difference
 from loadtest.check.model import Failure, NoEchoServer, check
-from loadtest.check.submission import NotStarted
+from loadtest.check.submission import NotStarted, not_started
 from loadtest.check.tree import holdings
 from loadtest.check.trial import Trial, name_of
 
@@ -12,6 +13,10 @@ _GREETING = 0.3  # seconds in which a server that speaks first has spoken
 _LONGEST_GREETING = 1024  # bytes
 _RESEMBLES = 64  # bytes, the question among them, that are an echo with something added
 _IDLE = 3  # clients
+_FIRST = (
+    "An echo server sends back what it receives; before it does, nothing else can be checked.",
+    "Is exactly what was received sent back: all of it, nothing besides, and at once?",
+)
 
 
 @check(
@@ -29,10 +34,7 @@ _IDLE = 3  # clients
 def starts(trial: Trial) -> None:
     """L1."""
     if trial.session.submission is not None:
-        try:
-            trial.session.start()
-        except NotStarted as problem:
-            raise not_started(problem) from None
+        trial.session.start()
     line = trial.connect()
     line.send(_HELLO)
     line.hears(_GREETING, len(_HELLO))  # what is answered, if anything, is not the question yet
@@ -43,7 +45,8 @@ def starts(trial: Trial) -> None:
     "L2",
     "serves a second client after the first",
     purpose="A server outlives its clients: the first one's leaving must not end it, nor its loop.",
-    wire="A client sends a line, gets its answer, and leaves; then a second one does the same.",
+    wire="After a moment's silence, a client sends a line, gets its answer, and leaves; then a "
+    "second one does the same.",
     passes="Both get their answer, byte for byte.",
     hint="What ends when a client leaves: the conversation with it, or the loop that accepts?",
     weight=4,
@@ -61,7 +64,7 @@ def serves_a_second(trial: Trial) -> None:
             line.expect(owed)
         except Failure as failure:
             if first:
-                raise _no_echo_server(failure, line.hears(_GREETING)) from None
+                raise _no_echo_server(trial, failure, line.hears(_GREETING)) from None
             raise Failure(
                 f"the first client was answered, the second was not: {failure}", failure.difference
             ) from None
@@ -79,23 +82,28 @@ def _listen_for_a_greeting(trial: Trial, heard: bytes) -> None:
     trial.session.greeting = heard
 
 
-def _no_echo_server(failure: Failure, more: bytes) -> Failure:
+def _no_echo_server(trial: Trial, failure: Failure, more: bytes) -> Failure:
     """Say what else this can be, where the very first answer is wrong."""
+    kind = "no echo server"
     received = failure.received + more
     if received.startswith((b"HTTP/", b"<!DOCTYPE")):
         what = "it answers in HTTP"
     elif not received:
         what = "it accepts, but the first line that it is sent does not come back"
+    elif received.lower() == _HELLO:
+        kind = "an echo server of another kind"
+        what = f"to {_HELLO!r} it answers {received!r}; if that is the assignment, see --expect"
     elif _HELLO.rstrip().lower() in received.lower() and len(received) <= _RESEMBLES:
+        failure.instead = _FIRST
         return failure  # an echo with a mistake
     else:
         what = f"to {_HELLO!r} it answers {received[:40]!r}"
-    explained = f"this is no echo server: {what}. {_sentence(str(failure))}"
-    return NoEchoServer(explained, failure.difference, received)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    if not received:
+        what += f", within {trial.patience:.0f} s"
+    found = difference(received, trial.answer(_HELLO)) if received else None
+    other = NoEchoServer(f"this is {kind}: {what}", found)
+    other.instead = _FIRST
+    return other
 
 
 @check(
@@ -123,7 +131,7 @@ def restarts(trial: Trial) -> None:
     try:
         trial.session.start(port)
     except NotStarted as problem:
-        raise not_started(problem, "killed and started again on the same port, ") from None
+        raise not_started(problem, "after it was killed, and started again on its port, ") from None
     again = trial.connect("B")
     again.ask(_HELLO)
 
@@ -148,7 +156,7 @@ def ends_on_sigterm(trial: Trial) -> None:
     for number in range(1, trial.at_once(_IDLE)):
         trial.connect(name_of(number))
     server = trial.server
-    trial.timeline.add("server", "SIGTERM")
+    trial.timeline.add("server", "gets SIGTERM")
     server.signal(signal.SIGTERM)
 
     def gone() -> bool:
@@ -164,10 +172,3 @@ def ends_on_sigterm(trial: Trial) -> None:
         f"on SIGTERM, the process that was started {server.death}; but {left} of the processes "
         f"that it had started still run{'' if left > 1 else 's'} {trial.patience:.0f} s later"
     )
-
-
-def not_started(problem: NotStarted, before: str = "") -> Failure:
-    """Return the failure that a server that does not come up is."""
-    failure = Failure(f"{before}{problem}")
-    failure.output = problem.output
-    return failure

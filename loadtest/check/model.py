@@ -1,7 +1,7 @@
 """What a check is, how it speaks of what it found, and the list of all checks."""
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of our
         """What came instead of what was owed."""
         self.output: list[str] | None = None
         """What the server printed, where it is gone already."""
+        self.instead: tuple[str, str] | None = None
+        """A purpose and a hint that fit better than those of the check."""
 
 
 class NoEchoServer(Failure):
@@ -137,6 +139,10 @@ class Result:
     weight: float
     """What it counts, where not everybody's weights are taken."""
     message: str = ""
+    purpose: str = ""
+    """Why it matters, and..."""
+    hint: str = ""
+    """... where to look, where it failed."""
     evidence: Evidence = field(default_factory=Evidence)
     seconds: float = 0.0
     applicable: bool = True
@@ -183,6 +189,11 @@ class Report:
         return sum(one.max_score for one in self.results if not one.check.bonus)
 
     @property
+    def bonus(self) -> float:
+        """The part of the score that is a bonus."""
+        return sum(one.score for one in self.results if one.check.bonus)
+
+    @property
     def good(self) -> bool:
         """Everything that could be checked was, and passed."""
         return not any(one.status in {FAILED, ERROR} or _missed(one) for one in self.results)
@@ -190,8 +201,3 @@ class Report:
 
 def _missed(result: Result) -> bool:
     return result.status == SKIPPED and result.applicable
-
-
-def total(weights: Iterable[float]) -> str:
-    """Return a score as it is shown: without a fraction where it has none."""
-    return f"{sum(weights):g}"

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from loadtest.check.evidence import Evidence
-from loadtest.check.life import not_started
 from loadtest.check.model import (
     ERROR,
     FAILED,
@@ -18,9 +17,10 @@ from loadtest.check.model import (
     Report,
     Result,
 )
-from loadtest.check.submission import CannotGrade, NotStarted
+from loadtest.check.submission import CannotGrade, NotStarted, not_started
 from loadtest.check.trial import Session, Trial
 
+_DYING = 0.1  # seconds that a process which has just closed its sockets may take to end
 _ALIVE = b"alive?\n"
 _NOT_YET = "not reached"
 
@@ -68,7 +68,8 @@ class Runner:
         """Return why a check need not be tried."""
         for needed in one.needs:
             if verdicts.get(needed, PASSED) != PASSED:
-                return f"it needs {needed}, which is {verdicts[needed]}"
+                which = "was skipped" if verdicts[needed] == SKIPPED else "failed"
+                return f"it needs {needed}, which {which}"
         return ""
 
     def _repeated(self, one: Check, result: Result) -> str:
@@ -126,12 +127,14 @@ class Runner:
             stopped = f"{one.id} found that this is no echo server"
         except Failure as failure:
             self._failed(result, trial, failure)
-        except (CannotGrade, OSError, MemoryError) as problem:
+        except CannotGrade as problem:
+            result.status, result.message = ERROR, f"the grader itself failed: {problem}"
+        except Exception as problem:  # noqa: BLE001 - one check's trouble is not the next one's
             result.status = ERROR
-            result.message = f"the grader itself failed: {problem}"
+            result.message = f"the grader itself failed: {type(problem).__name__}: {problem}"
         finally:
             trial.close()
-        return stopped or self._afterwards(one, result)
+        return stopped or self._afterwards(one, result, trial)
 
     def _build(self) -> None:
         """Build the server, before the first check that is carried out."""
@@ -142,9 +145,11 @@ class Runner:
 
     def _failed(self, result: Result, trial: Trial, failure: Failure) -> None:
         result.status, result.message = FAILED, str(failure)
+        result.purpose, result.hint = failure.instead or (result.check.purpose, result.check.hint)
         result.evidence = Evidence(failure.difference, trial.timeline.lines())
         server = self.session.server
         if server is not None:
+            server.await_exit(_DYING)  # what a lost connection was the first sign of
             result.evidence.server = server.state()
             if server.death and server.death not in result.message:
                 result.message += f". The process {server.death}"
@@ -153,44 +158,42 @@ class Runner:
         elif server is not None:
             result.evidence.output = server.output()
 
-    def _afterwards(self, one: Check, result: Result) -> str:
+    def _afterwards(self, one: Check, result: Result, trial: Trial) -> str:
         """See that the server is well, or has gone; return why nothing more can be checked."""
         session = self.session
         # L1 asks nothing, and where L2 failed, it is known what happens.
         asked = one.needs and "L2" not in session.failed
         there = session.server is not None or session.submission is None
         if result.status == PASSED and asked and there:
-            trial = Trial(session, one.id)
-            try:
-                trial.connect("after").ask(_ALIVE)
-            except Failure as failure:
+            after = Trial(session, one.id, trial.timeline)
+            if (failure := _complaint(after)) is not None:
                 changed = Failure(
                     "what was asked for came, but afterwards a new client was not served: "
                     f"{failure}",
                     failure.difference,
                 )
-                self._failed(result, trial, changed)
-            finally:
-                trial.close()
+                self._failed(result, after, changed)
         if result.status in {FAILED, ERROR}:
             session.end()  # the next check begins with a new one
-            if session.submission is None and not self._answers(one):
+            if session.submission is None and _complaint(Trial(session, one.id)) is not None:
                 return f"after {one.id}, the server did not answer any more"
         return ""
 
-    def _answers(self, one: Check) -> bool:
-        trial = Trial(self.session, one.id)
-        try:
-            trial.connect("after").ask(_ALIVE)
-        except Failure:
-            return False
-        finally:
-            trial.close()
-        return True
+
+def _complaint(trial: Trial) -> Failure | None:
+    """Return what a new client has to complain about."""
+    try:
+        trial.connect("afterwards").ask(_ALIVE)
+    except Failure as failure:
+        return failure
+    finally:
+        trial.close()
+    return None
 
 
 def _take(result: Result, tried: Result) -> None:
     result.status, result.message = tried.status, tried.message
+    result.purpose, result.hint = tried.purpose, tried.hint
     result.evidence, result.applicable = tried.evidence, tried.applicable
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+from loadtest.check.evidence import count
 from loadtest.check.model import Failure, NotApplicable, check
 from loadtest.check.trial import Trial
 from loadtest.check.wire import Line
@@ -20,7 +21,8 @@ _SIZES = (1, 1023, 1024, 1025, 2048, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1
     "returns all 256 byte values, NUL and CRLF",
     purpose="TCP carries bytes, not text. A server that decodes, strips, or treats NUL as an end "
     "damages whatever is not plain text.",
-    wire="A client sends the bytes 0x00 to 0xFF in order and backwards, runs of NUL, and CRLF.",
+    wire="A client sends, each closed by a newline: 0x00 to 0xFF in order and backwards, NULs "
+    "between letters, a request as HTTP has it, and white space around CRLF.",
     passes="They come back unchanged (with --expect upper: as bytes.upper() leaves them).",
     hint="Where do bytes become text, or a C string? An echo server needs neither.",
     weight=4,
@@ -42,29 +44,24 @@ def all_values(trial: Trial) -> None:
     passes="All bytes come back unchanged.",
     hint="Is what one recv returns decoded on its own?",
     weight=4,
+    needs=("L2",),
 )
 def split_characters(trial: Trial) -> None:
     """S2."""
+    line = trial.connect()
     for character in _CHARACTERS:
-        encoded = character.encode()
-        for cut in range(1, len(encoded)):
-            line = trial.connect()
-            question = encoded + b"\n"
+        question = character.encode() + b"\n"
+        for cut in range(1, len(question) - 1):
             line.send(question[:cut])
             early = line.hears(0.01 if trial.by_line else _SPLIT, cut)
             line.send(question[cut:])
-            owed = trial.answer(question)
-            if not owed.startswith(early):
-                line.compare(early, owed[: len(early)], "reply", owed)
             try:
-                line.expect(owed[len(early) :], "rest of the reply")
+                line.expect(trial.answer(question), early=early)
             except Failure as failure:
+                parts = f"{cut} and {len(question) - cut} bytes, the newline among them"
                 raise Failure(
-                    f"{character!r} was sent in parts of {cut} and {len(encoded) - cut} bytes: "
-                    f"{failure}",
-                    failure.difference,
+                    f"{character!r} was sent in parts of {parts}: {failure}", failure.difference
                 ) from None
-            line.close()
 
 
 @check(
@@ -92,10 +89,11 @@ def no_newline(trial: Trial) -> None:
     purpose="A client counts what comes back. A greeting, a prompt or a goodbye shifts everything "
     "that follows.",
     wire="A client connects and only listens; then it sends a line, reads the answer, and listens "
-    "again; then it half-closes, and reads to the end.",
-    passes="Nothing comes but the answer, and after the half-close nothing but the end.",
+    "again; then it half-closes, and listens once more (0.3 s each).",
+    passes="Nothing comes but the answer. (That the end comes is C1's.)",
     hint="What does the server send besides what it received?",
     weight=4,
+    needs=("L2",),
 )
 def silent(trial: Trial) -> None:
     """S4."""
@@ -118,21 +116,20 @@ def silent(trial: Trial) -> None:
     "S5",
     "returns 1-byte fragments, and 1,000 messages before the first read",
     purpose="One send is not one recv: TCP may cut what was sent, or put many sends together.",
-    wire="A client sends a text one byte at a time; another sends 1,000 short messages, and only "
+    wire="A client sends a text one byte at a time; then it sends 1,000 short messages, and only "
     "then begins to read.",
     passes="All bytes come back in order.",
     hint="Does the server assume that one read returns one message?",
     weight=4,
+    needs=("L2",),
 )
 def fragments(trial: Trial) -> None:
     """S5."""
-    line = trial.connect("A")
+    line = trial.connect()
     question = trial.text(_FRAGMENTS)
     for at in range(len(question)):
         line.send(question[at : at + 1])
     line.expect(trial.answer(question), "reply to 1-byte fragments")
-    line.close()
-    line = trial.connect("B")
     messages = [trial.text(8 + number % 16) for number in range(_MESSAGES)]
     for message in messages:
         line.send(message)
@@ -148,9 +145,11 @@ def fragments(trial: Trial) -> None:
     passes="All bytes come back in order.",
     hint="What does send return, and who sends the rest? What happens at the edge of the buffer?",
     weight=5,
+    needs=("L2",),
 )
 def sizes(trial: Trial) -> None:
     """S6."""
     line = trial.connect(buffer=_BUFFER)
     for size in _SIZES:
-        line.converse(trial.text(size), f"reply to a message of {size:,} bytes")
+        with trial.timeline.summed_up("A", f"sends a message of {count(size, 'byte')}"):
+            line.converse(trial.text(size), f"reply to a message of {count(size, 'byte')}")

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import psutil
 
 from loadtest.check import keeper, tree
 from loadtest.check.keeper import Order
+from loadtest.check.model import Failure
 from loadtest.sampler import accept_queue
 
 HOST = "127.0.0.1"
@@ -38,6 +39,13 @@ class NotStarted(Exception):  # noqa: N818 - an outcome of a check, no error of 
     def __init__(self, message: str, output: list[str]) -> None:
         super().__init__(message)
         self.output = output
+
+
+def not_started(problem: NotStarted, before: str = "") -> Failure:
+    """Return the failure that a server that does not come up is."""
+    failure = Failure(f"{before}{problem}")
+    failure.output = problem.output
+    return failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,7 @@ class Submission:
         limits = self.limits
         if nofile is not None:
             least = min(nofile, limits.nofile or nofile)
-            limits = Limits(limits.memory, least, limits.nproc, limits.user)
+            limits = replace(limits, nofile=least)
         server = Server(words, port, limits)
         try:
             server.await_listening(patience)
@@ -136,7 +144,6 @@ class Server:
 
     def __init__(self, words: Sequence[str], port: int, limits: Limits) -> None:
         self.port = port
-        self.begun = time.monotonic()
         self._rest = bytearray()
         self._status: int | None = None
         self._heavy: int | None = None

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,19 @@ class Holdings:
     processes: int
     """Without zombies."""
     zombies: int
+
+    def __str__(self) -> str:
+        counts = zip(("descriptors", "threads", "processes", "zombies"), astuple(self), strict=True)
+        return ", ".join(f"{name}: {number}" for name, number in counts if number is not None)
+
+
+HELD = (
+    "descriptors",
+    "threads",
+    "processes",
+    "zombies (children that ended and were not waited for)",
+)
+"""What `Holdings` counts, in its order."""
 
 
 def below(pid: int) -> list[psutil.Process]:

@@ -115,6 +115,11 @@ class Trial:
         return self.session.server
 
     @property
+    def elsewhere(self) -> str:
+        """Where its process listens, if that is ours to look at."""
+        return self.session.server.elsewhere() if self.session.server is not None else ""
+
+    @property
     def has_process(self) -> bool:
         """The server's process is ours to look at."""
         return self.session.server is not None
@@ -154,10 +159,9 @@ class Trial:
             )
         return served
 
-    def eventually(self, condition: Callable[[], object], seconds: float | None = None) -> bool:
-        """Ask until `condition` holds; tell whether it did while there was time."""
-        patience = self.patience if seconds is None else seconds
-        deadline = time.monotonic() + min(patience, self.left)
+    def eventually(self, condition: Callable[[], object]) -> bool:
+        """Ask until `condition` holds; tell whether it did while there was patience."""
+        deadline = time.monotonic() + min(self.patience, self.left)
         while not condition():
             if time.monotonic() > deadline:
                 return False

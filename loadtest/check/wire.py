@@ -64,19 +64,22 @@ class Line:
         try:
             sock.connect(trial.address)
         except OSError as error:
-            trial.timeline.add(name, f"cannot connect: {_reason(error)}")
-            raise Failure(f"client {name} cannot connect: {_reason(error)}") from None
+            reason = _reason(error)
+            trial.timeline.add(name, f"cannot connect: {reason}")
+            if isinstance(error, ConnectionRefusedError) and (other := trial.elsewhere):
+                reason += f"; the server listens on {other}"
+            raise Failure(f"client {name} cannot connect: {reason}") from None
         sock.setblocking(False)
         trial.timeline.add(name, "connected")
         if greeting and trial.greeting:
             line.expect(trial.greeting, "the greeting that every client got before")
         return line
 
-    def send(self, data: bytes, why: str = "") -> None:
+    def send(self, data: bytes) -> None:
         """Send all of `data`."""
         view = memoryview(data)
         while view:
-            self._await(select.POLLOUT, f"the server takes no more than it has{why}")
+            self._await(select.POLLOUT, f"client {self.name} cannot send: the server reads no more")
             view = view[self._send(view[:_PIECE]) :]
 
     def send_what_is_taken(self, data: bytes, quiet: float) -> int:
@@ -86,40 +89,9 @@ class Line:
             sent += self._send(view[sent : sent + _PIECE])
         return sent
 
-    def expect(self, owed: bytes, what: str = "reply") -> None:
-        """Read as many bytes as are owed; they must be these."""
-        received = bytearray()
-        while len(received) < len(owed):
-            try:
-                piece = self._piece(len(owed) - len(received), received, len(owed), what)
-            except Failure as failure:
-                failure.received = bytes(received)
-                failure.difference = difference(failure.received, owed) if received else None
-                raise
-            if not piece:
-                raise Failure(
-                    f"client {self.name} got {count(len(received), 'byte')} of the {what} of "
-                    f"{len(owed):,}, then the end of the stream: the server closed the connection",
-                    difference(bytes(received), owed),
-                    bytes(received),
-                )
-            received += piece
-            if not owed.startswith(piece, len(received) - len(piece)):
-                break
-        self.compare(bytes(received), owed[: len(received)], what, owed)
-
-    def compare(self, received: bytes, due: bytes, what: str, owed: bytes) -> None:
-        """Fail where the bytes that came are not those that were due by then."""
-        if received != due:
-            found = difference(received, owed)
-            if found is None:
-                return
-            raise Failure(
-                f"client {self.name} got a wrong {what}: from byte {found.offset:,} of "
-                f"{len(owed):,} on, {found.explanation}",
-                found,
-                received,
-            )
+    def expect(self, owed: bytes, what: str = "reply", early: bytes = b"") -> None:
+        """Read as many bytes as are owed, but for those that came early; they must be these."""
+        self._exchange(b"", owed, what, early)
 
     def ask(self, question: bytes, what: str = "reply") -> None:
         """Send a question, and expect the answer."""
@@ -132,31 +104,46 @@ class Line:
         It reads when the server has taken nothing for a moment: so the server's buffers are full
         again and again, as they are with a client that is slower than it.
         """
-        owed = self.trial.answer(question)
-        view, sent, received = memoryview(question), 0, bytearray()
-        while len(received) < len(owed):
-            try:
+        self._exchange(question, self.trial.answer(question), what)
+
+    def _exchange(self, question: bytes, owed: bytes, what: str, early: bytes = b"") -> None:
+        view, sent, received = memoryview(question), 0, bytearray(early)
+        try:
+            self._compare(received, owed, what)
+            while len(received) < len(owed):
                 if sent < len(question) and (sent == 0 or self._ready(select.POLLOUT, _STUCK)):
                     sent += self._send(view[sent : sent + _PIECE])
                     continue
                 wanted = select.POLLIN | (select.POLLOUT if sent < len(question) else 0)
-                ready = self._await(wanted, self._silence(received, len(owed), what, sent))
-                if not ready & select.POLLIN:
+                if self._await(wanted, self._so_far(received, owed, what)) == select.POLLOUT:
                     continue
-                piece = self._recv_all()
-            except Failure as failure:
-                failure.difference = difference(bytes(received), owed) if received else None
-                raise
-            if not piece:
-                raise Failure(
-                    f"the server closed client {self.name}'s connection after "
-                    f"{len(received):,} of {len(owed):,} bytes of the {what}",
-                    difference(bytes(received), owed),
-                )
-            received += piece
-            if not owed.startswith(piece, len(received) - len(piece)):
-                break
-        self.compare(bytes(received), owed[: len(received)], what, owed)
+                piece = self._recv_all(len(owed) - len(received))
+                if not piece:
+                    raise Failure(
+                        f"{self._so_far(received, owed, what)}, then the end of the stream: the "
+                        "server closed the connection, which was the client's to end"
+                    )
+                received += piece
+                if not owed.startswith(piece, len(received) - len(piece)):
+                    self._compare(received, owed, what)
+        except Failure as failure:
+            failure.received = bytes(received)
+            failure.difference = difference(failure.received, owed) if received else None
+            raise
+
+    def _compare(self, received: bytearray, owed: bytes, what: str) -> None:
+        if not owed.startswith(received) and (found := difference(bytes(received), owed)):
+            raise Failure(
+                f"client {self.name} got a wrong {what}: from byte {found.offset:,} of "
+                f"{len(owed):,} on, {found.explanation}"
+            )
+
+    def _so_far(self, received: bytearray, owed: bytes, what: str) -> str:
+        if not received:
+            return f"client {self.name} got nothing back, no byte of the {what} ({len(owed):,})"
+        return (
+            f"client {self.name} got {len(received):,} of {count(len(owed), 'byte')} of the {what}"
+        )
 
     def ends(self, seconds: float) -> bool:
         """Tell whether the server ends the stream within so many seconds.
@@ -200,8 +187,10 @@ class Line:
     def corked(self) -> Iterator[None]:
         """Send what is sent in the block together, as far as it fits a segment (tcp(7))."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        yield
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        try:
+            yield
+        finally:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def close(self) -> None:
         """Close; with FIN where everything was read, and RST otherwise, as the kernel does."""
@@ -213,22 +202,14 @@ class Line:
         self._timeline.add(self.name, "reset (RST)")
         reset(self.sock)
 
-    def _piece(self, size: int, received: bytearray, owed: int, what: str) -> bytes:
-        self._await(select.POLLIN, self._silence(received, owed, what))
-        return self._recv(min(size, _PIECE))
-
-    def _silence(self, received: bytearray, owed: int, what: str, sent: int | None = None) -> str:
-        took = "" if sent is None else f"; the server took {count(sent, 'byte')}"
-        if not received:
-            return f"client {self.name} got nothing back: no {what} of {owed:,} bytes{took}"
-        return f"client {self.name} got {len(received):,} of {owed:,} bytes of the {what}{took}"
-
     def _await(self, events: int, otherwise: str) -> int:
         """Return which events are there; fail after so much patience."""
         patience = max(0.0, min(self._patience, self.trial.left))
         ready = self._ready(events, patience)
         if not ready:
             self._timeline.add(self.name, f"waited {patience:.1f} s in vain")
+            if patience < self._patience:
+                raise Failure(f"{otherwise}; then the time for this check was over")
             raise Failure(f"{otherwise}, within {patience:.0f} s")
         return ready
 
@@ -252,11 +233,12 @@ class Line:
         self._timeline.moved(self.name, "sent", data[:sent])
         return sent
 
-    def _recv_all(self) -> bytes:
-        """Return what is there; nothing at the end of the stream."""
-        received = bytearray(self._recv(_PIECE))
-        while received and len(received) < _MOST and self._ready(select.POLLIN, 0):
-            piece = self._recv(_PIECE)
+    def _recv_all(self, most: int) -> bytes:
+        """Return what is there, up to so many bytes; nothing at the end of the stream."""
+        most = min(most, _MOST)
+        received = bytearray(self._recv(min(most, _PIECE)))
+        while received and len(received) < most and self._ready(select.POLLIN, 0):
+            piece = self._recv(min(most - len(received), _PIECE))
             if not piece:  # the next call finds it again
                 break
             received += piece
@@ -270,9 +252,7 @@ class Line:
             return self._recv(size)
         except OSError as error:
             self._timeline.add(self.name, f"got {_reason(error)} instead of bytes")
-            raise Failure(
-                f"client {self.name}'s connection was torn down: {_reason(error)}"
-            ) from None
+            raise Failure(f"client {self.name} lost the connection: {_reason(error)}") from None
         if piece:
             self._timeline.moved(self.name, "received", piece)
         else:
@@ -294,5 +274,5 @@ def retransmissions(sock: socket.socket) -> int:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, TimeoutError):
-        return "no answer to its SYN"
+        return "no answer to the SYN"
     return error.strerror or str(error)

@@ -1,6 +1,6 @@
 """It serves its first client, and ends with it.
 
-Fails: L2 S2 S5
+Fails: L2
 """
 
 import socket

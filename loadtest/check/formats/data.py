@@ -28,7 +28,6 @@ def as_json(report: Report) -> str:
 
 
 def _check(result: Result) -> dict[str, object]:
-    failed = result.status == FAILED
     return {
         "id": result.check.id,
         "title": result.check.title,
@@ -37,7 +36,7 @@ def _check(result: Result) -> dict[str, object]:
         "max_score": result.max_score,
         "bonus": result.check.bonus,
         "message": result.message,
-        "hint": result.check.hint if failed else "",
+        "hint": result.hint,
         "evidence": result.evidence.as_dict(),
         "seconds": round(result.seconds, 3),
     }
@@ -110,8 +109,8 @@ def as_tap(report: Report) -> str:
 def _yaml(result: Result) -> list[str]:
     # Strings as JSON has them are YAML, whatever is in them.
     found = [f"  message: {json.dumps(result.message)}", "  severity: fail"]
-    if result.status == FAILED:
-        found.append(f"  hint: {json.dumps(result.check.hint)}")
+    if result.hint:
+        found.append(f"  hint: {json.dumps(result.hint)}")
     for name, lines in result.evidence.as_dict().items():
         if isinstance(lines, list):
             found += [f"  {name}:", *(f"    - {json.dumps(one)}" for one in lines)]

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report, Result, total
+from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report, Result
 
 _MARKS = {PASSED: ":)", FAILED: ":(", SKIPPED: ":|", ERROR: ":/"}
 _WIDTH = 100
@@ -19,12 +19,12 @@ def details(result: Result) -> list[str]:
     """Return what there is to say of a check that failed."""
     if result.status not in {FAILED, ERROR}:
         return []
-    check, evidence = result.check, result.evidence
+    evidence = result.evidence
     lines = _wrapped(_sentence(result.message))
     if result.status == ERROR:
         return lines
-    lines += _wrapped(check.purpose, "why it matters: ")
-    lines += _wrapped(check.hint, "where to look: ")
+    lines += _wrapped(result.purpose, "why it matters: ")
+    lines += _wrapped(result.hint, "where to look: ")
     if found := evidence.difference:
         lines.append(f"the first difference is at byte {found.offset:,}:")
         lines += [f"  owed  {row}" for row in found.expected]
@@ -50,7 +50,8 @@ def summary(report: Report) -> str:
         for status in (PASSED, FAILED, SKIPPED, ERROR)
         if (found := report.of(status)) or status == PASSED
     ]
-    score = f"{total([report.score])} of {total([report.max_score])} points"
+    score = f"{report.score - report.bonus:g} of {report.max_score:g} points"
+    score += f", and {report.bonus:g} as a bonus" if report.bonus else ""
     times = f", {report.repeat} times" if report.repeat > 1 else ""
     return f"{', '.join(counts)}: {score} (seed {report.seed}{times}, {report.seconds:.1f} s)"
 
@@ -75,4 +76,4 @@ def _wrapped(text: str, label: str = "") -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
