@@ -107,6 +107,43 @@ def task_limit(pids: Sequence[int], spare: int) -> Iterator[None]:
                 group.rmdir()
 
 
+@contextmanager
+def half_a_core(memory: int) -> Iterator[list[str]]:
+    """Return words that run what follows them on half a core, with so much memory, in bytes.
+
+    By the cpu and memory controllers of cgroup v1 or v2; skips where they cannot be written.
+    """
+    root, name = Path("/sys/fs/cgroup"), f"echoserver-test-half-{os.getpid()}"
+    v2 = (root / "cgroup.controllers").exists()
+    groups = [root / name] if v2 else [root / "cpu" / name, root / "memory" / name]
+    try:
+        if v2:
+            (root / "cgroup.subtree_control").write_text("+cpu +memory")
+        for group in groups:
+            group.mkdir()
+        if v2:
+            (groups[0] / "cpu.max").write_text("50000 100000")
+            (groups[0] / "memory.max").write_text(str(memory))
+        else:
+            (groups[0] / "cpu.cfs_period_us").write_text("100000")
+            (groups[0] / "cpu.cfs_quota_us").write_text("50000")
+            (groups[1] / "memory.limit_in_bytes").write_text(str(memory))
+    except OSError:
+        pytest.skip("no cpu and memory controllers that can be written")
+    enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in groups)
+    try:
+        yield ["sh", "-c", f'{enter}exec "$@"', "sh"]
+    finally:
+        for group in groups:
+            assert wire.eventually(lambda group=group: _removed(group)), f"{group} is in use"
+
+
+def _removed(group: Path) -> bool:
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
+
+
 def _tasks_of_this_user() -> int:
     count = 0
     for process in psutil.process_iter(["uids", "num_threads"]):

@@ -1,5 +1,7 @@
 """`echoload check` finds nothing wrong with servers that are right, and all that specimens do."""
 
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 import echoserver
 from tests.checking import Specimen, backend_words, check, failed, specimens, status
+from tests.launching import command, half_a_core
 
 SPECIMENS = [pytest.param(one, id=one.path.name) for one in specimens()]
 
@@ -35,6 +38,23 @@ def test_nothing_is_wrong_with_a_backend(
     passed = {one["id"] for one in found["checks"] if one["status"] == "passed"}
     bound = concurrency()
     assert len(found["checks"]) - len(passed) == (3 if bound == 1 else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["thread", "process"])
+def test_half_a_core_and_768_mb_suffice(name: str) -> None:
+    begun = time.monotonic()
+    with half_a_core(768 << 20) as limited:
+        done = subprocess.run(
+            [*limited, command("echoload"), "check", "--", *backend_words(name, None)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - begun < 200  # 20, where nothing else runs
 
 
 @pytest.mark.slow

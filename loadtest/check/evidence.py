@@ -148,7 +148,7 @@ def _explain(received: bytes, expected: bytes, offset: int) -> str:
     if not rest:
         return f"the last {f'{len(owed):,} bytes' if len(owed) > 1 else 'byte'} did not come"
     if not owed:
-        return f"{count(len(rest), 'byte')} came that are not owed"
+        return f"{count(len(rest), 'extra byte')} came"
     if received.upper() == expected.upper():
         return "it differs in case only: what is owed depends on the assignment (--expect)"
     return _shifted(received, expected, offset) or (
@@ -162,7 +162,7 @@ def _shifted(received: bytes, expected: bytes, offset: int) -> str:
     if len(rest) >= _RECOGNISED and (found := expected.find(rest[:_RECOGNISED], offset)) >= 0:
         return f"{count(found - offset, 'byte')} of what is owed did not come"
     if len(owed) >= _RECOGNISED and (found := received.find(owed[:_RECOGNISED], offset)) >= 0:
-        return f"{count(found - offset, 'byte')} came here that are not owed"
+        return f"{count(found - offset, 'extra byte')} came here"
     if len(rest) >= _RECOGNISED and (found := expected.find(rest[:_RECOGNISED])) >= 0:
         return f"what came here was owed earlier, at byte {found:,}: it came twice, or out of order"
     return ""
