@@ -28,7 +28,7 @@ compare: install ## Compare the concurrency models under 400 clients; ARGS="..."
 test: install ## Run the default tests; ARGS="..." is passed on to pytest
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
-test-all: install ## Run every test, the slow ones too
+test-all: install ## Run every test, the slow ones too; not those that repeat for half an hour
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
 
 lint: install ## ruff, formatting and mypy --strict

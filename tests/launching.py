@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def half_a_core(memory: int) -> Iterator[list[str]]:
         yield ["sh", "-c", f'{enter}exec "$@"', "sh"]
     finally:
         for group in groups:
-            assert wire.eventually(lambda group=group: _removed(group)), f"{group} is in use"
+            assert wire.eventually(partial(_removed, group)), f"{group} is in use"
 
 
 def _removed(group: Path) -> bool:
