@@ -6,6 +6,7 @@ they can be made again from a saved one.
 
 import json
 import os
+import secrets
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -289,9 +290,12 @@ def write(path: str | Path, text: str) -> None:
     if final.exists() and not final.is_file():  # a pipe or a device: there is nothing to replace
         final.write_text(text, encoding="utf-8")
         return
-    draft = final.with_name(f".echoload-{os.getpid()}{final.suffix}")
+    draft = final.with_name(f".echoload-{secrets.token_hex(8)}{final.suffix}")
     try:
-        draft.write_text(text, encoding="utf-8")
+        # In a folder that others can write, the name must not be one that they have made.
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
         draft.replace(final)
     except BaseException:
         with suppress(OSError):

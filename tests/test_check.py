@@ -172,10 +172,11 @@ def test_weights_are_the_instructors(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         ("C99 = 1", "there is no check C99"),
-        ("C1 = -1", "C1 = -1 is no number from 0 up"),
-        ("C1 = true", "C1 = True is no number from 0 up"),
-        ("C1 = nan", "C1 = nan is no number from 0 up"),
+        ("C1 = -1", "C1 = -1 is no number from 0 to 1,000,000"),
+        ("C1 = true", "C1 = True is no number from 0 to"),
+        ("C1 = nan", "C1 = nan is no number from 0 to"),
         ("C1 =", "is no TOML"),
+        ("C1 = 1" + "0" * 400, "is no number from 0 to 1,000,000"),
         ("weights = 3", "weights is to be a table"),
     ],
 )
@@ -191,6 +192,7 @@ def test_bad_weights_are_refused(tmp_path: Path, content: str, complaint: str) -
     ("words", "complaint"),
     [
         ([], "what is to be graded? HOST:PORT, or -- and the command that starts a server"),
+        (["--", ""], "the command to start is empty"),
         (["--only", "X1", "--", "x"], "--only: 'X1' is no check; see --list"),
         (["--skip", "*", "--", "x"], "--only and --skip leave no check to run"),
         (["--explain", "Q"], "--explain: there is no check Q; see --list"),

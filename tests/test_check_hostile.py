@@ -74,6 +74,31 @@ def test_a_daemon_that_detached_itself_is_found(tmp_path: Path) -> None:
     assert not _alive(mark)
 
 
+def test_a_server_that_kills_its_keeper_is_found_out(tmp_path: Path) -> None:
+    words, mark = _hostile(
+        tmp_path,
+        "keeper = os.getppid()\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        run()\n"
+        "    os._exit(0)\n"
+        "time.sleep(0.1)\nos.kill(keeper, signal.SIGKILL)\ntime.sleep(100)\n",
+    )
+    found = check(words, "--only", "L1,L2,S1,S4")
+    assert "killed the process that watches over it" in " ".join(failed(found).values())
+    assert not _alive(mark)
+
+
+def test_a_server_that_goes_into_the_background_is_told_to_stay(tmp_path: Path) -> None:
+    words, mark = _hostile(
+        tmp_path,
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=99)\n"
+        "if os.fork():\n    os._exit(0)\n"
+        "while True:\n    serve(listener.accept()[0])\n",
+    )
+    found = check(words, "--only", "L1,L2")
+    assert "stays in the foreground" in failed(found)["L1"]
+    assert not _alive(mark)
+
+
 def test_processes_that_fork_without_end_are_ended(tmp_path: Path) -> None:
     # Each child replaces itself before it ends, so there is never a moment to catch all of them;
     # and they leave the group. They stop by themselves after half a minute, should this fail.

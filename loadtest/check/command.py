@@ -208,9 +208,9 @@ class Grading:
         name = (
             session.submission.name if session.submission else ":".join(map(str, session.address))
         )
-        report = Report(
-            name, options["expect"], session.seed, options["repeat"], blank(chosen, weights)
-        )
+        name = name.encode(errors="replace").decode()  # whatever the shell let through
+        results = blank(chosen, weights, started_here=session.submission is not None)
+        report = Report(name, options["expect"], session.seed, options["repeat"], results)
         self._report = report
         _allow_descriptors(session.clients)
         if self._shown == "text":
@@ -296,6 +296,8 @@ def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
         usage("what is to be graded? HOST:PORT, or -- and the command that starts a server")
     limits = Limits(options["memory"], options["nofile"], options["nproc"], options["user"])
     submission, address = None, (HOST, 0)
+    if not words[0]:
+        usage("the command to start is empty")
     if len(words) == 1 and describe_target(words[0]).is_address:
         try:
             host, port = parse_address(words[0])

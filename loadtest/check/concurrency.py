@@ -11,7 +11,7 @@ from loadtest.check.crowd import Crowd, Visitor, problems, turns
 from loadtest.check.evidence import count
 from loadtest.check.model import Failure, check
 from loadtest.check.submission import MIB, NotStarted, not_started
-from loadtest.check.tree import memory
+from loadtest.check.tree import connected, memory
 from loadtest.check.trial import Trial, name_of
 from loadtest.check.wire import Line
 
@@ -33,6 +33,7 @@ _ABORTS = 0.05
 _FEW_DESCRIPTORS = 128
 _MANY = 300
 _LEFT_OUT = 8
+_CLEARING = 1.0  # seconds
 _ENOUGH = 4.0  # seconds to watch, once it is known that somebody had to ask again
 _SYN_STEPS = (1, 3, 7)  # seconds after which a SYN is repeated (RFC 6298)
 _EARLY = 0.05  # seconds by which the kernel may be early
@@ -382,6 +383,9 @@ def out_of_descriptors(trial: Trial) -> None:
     with trial.timeline.summed_up("clients", "connect and stay, until no more are served; leave"):
         served = _exhaust(trial)
     trial.timeline.add("clients", f"{served} were served at a time")
+    deadline = time.monotonic() + _CLEARING  # it may still be busy with those that left
+    while connected(server.port) and time.monotonic() < deadline:
+        time.sleep(0.02)
     if server.status is not None:
         trial.fail(f"when it had no descriptor left for the next client, it {server.death}")
     last = trial.connect("Z")

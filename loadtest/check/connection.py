@@ -35,8 +35,9 @@ _GRACE = 3.0
     "answers a half-close in full, then ends the stream",
     purpose="A client that has sent everything says so with a half-close (nc does), and reads "
     "until the end. It must get all it is owed, and must not wait for ever.",
-    wire="A client sends 60,000 bytes, half-closes (SHUT_WR), and only then reads. No other client "
-    "connects meanwhile.",
+    wire="A client sends 60,000 bytes, half-closes (SHUT_WR), and only then reads. No other "
+    "client connects meanwhile. Another one sends until the server takes no more, half-closes, "
+    "and reads.",
     passes="All bytes come back, then the end of the stream (FIN), not a reset.",
     hint="When recv returns nothing, is all that is owed sent, and then the socket closed? By "
     "every process that has a copy of it? After a reset: was something left unread, or SO_LINGER "
@@ -53,6 +54,9 @@ def half_close(trial: Trial) -> None:
         line.half_close()
     line.expect(trial.answer(question), "reply after the half-close")
     if line.ends(trial.patience):
+        line.close()
+        if not trial.by_line:
+            _half_close_when_full(trial)
         return
     other = trial.connect("B")
     kept = line.ends(_MOMENT)
@@ -64,6 +68,17 @@ def half_close(trial: Trial) -> None:
             "first one's socket open"
         )
     trial.fail(found)
+
+
+def _half_close_when_full(trial: Trial) -> None:
+    """Half-close while the server has output waiting that its socket does not take."""
+    line = trial.connect("B", buffer=64 << 10)
+    flood = trial.text(_FLOOD)
+    sent = line.send_what_is_taken(flood, _BLOCKED)
+    line.half_close()
+    line.expect(trial.answer(flood[:sent]), "reply after a half-close with all buffers full")
+    if not line.ends(trial.patience):
+        trial.fail(f"client B got everything back, but no end, in {trial.patience:.0f} s")
 
 
 @check(
@@ -201,13 +216,13 @@ def _least_busy(trial: Trial) -> float:
 
 @check(
     "C7",
-    "leaves nothing behind: descriptors, threads, processes, zombies",
+    "leaves nothing behind: descriptors, threads, processes, zombies, memory",
     purpose="What is left of each connection adds up until there is no more to be had, in days.",
     wire="After 20 clients to warm up, 200 come and go, one after the other, in two halves: "
     "answered and closed by FIN, half-close or reset, or without a word. A second's quiet after "
     "each half. (80, where C6 failed.)",
-    passes="No count grows by ten or more in both halves (what is made once and kept, as the "
-    "threads of a pool, grows in the first half only).",
+    passes="No count grows by ten or more in both halves, nor the memory by 10 MiB (what is made "
+    "once and kept, as the threads of a pool, grows in the first half only).",
     hint="Who closes the socket on every way out of the conversation? Who waits for a child that "
     "has ended (wait(2)), or joins a thread?",
     weight=5,

@@ -66,8 +66,7 @@ class Keeper:
 
     def run(self) -> None:
         """Carry out the order, and requests, until the grader is gone or wants an end."""
-        libc = ctypes.CDLL(None)
-        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        libc = adopt_strays()
         # The grader may be interrupted from the keyboard, or stopped: we are needed until it ends.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -105,9 +104,9 @@ class Keeper:
 
         output, theirs = os.pipe()
         who: dict[str, Any] = {}
-        if order.user is not None:
-            entry = pwd.getpwnam(order.user)
-            groups = os.getgrouplist(order.user, entry.pw_gid)
+        entry = pwd.getpwnam(order.user) if order.user is not None else None
+        if entry is not None and entry.pw_uid != os.geteuid():
+            groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
             who = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
             order.environment["HOME"] = entry.pw_dir
         try:
@@ -153,7 +152,10 @@ class Keeper:
 
     def _obey(self, output: int) -> bool:
         """Answer a request; tell whether there are more to come."""
-        word = self._requests.readline().split()
+        try:
+            word = self._requests.readline().split()
+        except OSError:  # the grader is gone, and left something unread
+            return False
         if word and word[0] == b"signal":
             with suppress(ProcessLookupError):
                 if self._pid:
@@ -194,6 +196,13 @@ class Keeper:
     def _tell(self, **what: Any) -> None:
         with suppress(OSError):
             self._control.sendall(json.dumps(what).encode() + b"\n")
+
+
+def adopt_strays() -> Any:
+    """Become the parent of whoever is left below this process; return the C library."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return libc
 
 
 def selectable(fd: int) -> bool:

@@ -39,6 +39,12 @@ def starts(trial: Trial) -> None:
     line.send(_HELLO)
     line.hears(_GREETING, len(_HELLO))  # what is answered, if anything, is not the question yet
     line.close()
+    server = trial.session.server
+    if server is not None and server.status == 0 and holdings(server.tree()).processes:
+        trial.fail(
+            "it went into the background: the process that was started ended with exit code 0, and "
+            "left others; a server that is to be graded stays in the foreground"
+        )
 
 
 @check(

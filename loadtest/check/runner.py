@@ -22,6 +22,7 @@ from loadtest.check.trial import Session, Trial
 
 _DYING = 0.1  # seconds that a process which has just closed its sockets may take to end
 _ALIVE = b"alive?\n"
+_OVER = "the time for everything (--total-timeout) was over"
 _NOT_YET = "not reached"
 
 Watcher = Callable[[Report, Result], None]
@@ -48,9 +49,9 @@ class Runner:
         try:
             for number, one in enumerate(self.checks):
                 result = self.report.results[number]
-                reason = stopped or self._reason(one, verdicts)
+                reason = self._reason(one, verdicts, stopped)
                 if not reason and time.monotonic() >= self.session.deadline:
-                    reason = "the time for everything (--total-timeout) was over"
+                    reason = _OVER
                 if reason:
                     result.status, result.message = SKIPPED, reason
                 else:
@@ -64,8 +65,12 @@ class Runner:
             self.session.end()
         self.report.complete = True
 
-    def _reason(self, one: Check, verdicts: dict[str, str]) -> str:
+    def _reason(self, one: Check, verdicts: dict[str, str], stopped: str) -> str:
         """Return why a check need not be tried."""
+        if one.process and self.session.submission is None:
+            return "it needs the server's process: let echoload start it (-- COMMAND)"
+        if stopped:
+            return stopped
         for needed in one.needs:
             if verdicts.get(needed, PASSED) != PASSED:
                 which = "was skipped" if verdicts[needed] == SKIPPED else "failed"
@@ -102,10 +107,6 @@ class Runner:
     def _carry_out(self, one: Check, result: Result) -> str:
         """Carry out a check once; return why nothing more should be, if so."""
         session = self.session
-        if one.process and session.submission is None:
-            result.status, result.applicable = SKIPPED, False
-            result.message = "it needs the server's process: let echoload start it (-- COMMAND)"
-            return ""
         trial = Trial(session, one.id)
         stopped = ""
         try:
@@ -134,6 +135,8 @@ class Runner:
             result.message = f"the grader itself failed: {type(problem).__name__}: {problem}"
         finally:
             trial.close()
+        if result.status == FAILED and time.monotonic() >= session.deadline:
+            result.status, result.message, result.evidence = SKIPPED, _OVER, Evidence()
         return stopped or self._afterwards(one, result, trial)
 
     def _build(self) -> None:
@@ -173,6 +176,8 @@ class Runner:
                     failure.difference,
                 )
                 self._failed(result, after, changed)
+        if result.status == PASSED and session.server is not None and session.server.lost:
+            self._failed(result, trial, Failure(f"the server {session.server.death}"))
         if result.status in {FAILED, ERROR}:
             session.end()  # the next check begins with a new one
             if session.submission is None and _complaint(Trial(session, one.id)) is not None:
@@ -197,8 +202,17 @@ def _take(result: Result, tried: Result) -> None:
     result.evidence, result.applicable = tried.evidence, tried.applicable
 
 
-def blank(checks: Sequence[Check], weights: dict[str, float]) -> list[Result]:
+def blank(
+    checks: Sequence[Check], weights: dict[str, float], *, started_here: bool
+) -> list[Result]:
     """Return results of checks that are yet to be carried out."""
     return [
-        Result(one, SKIPPED, weights.get(one.id, one.weight), message=_NOT_YET) for one in checks
+        Result(
+            one,
+            SKIPPED,
+            weights.get(one.id, one.weight),
+            message=_NOT_YET,
+            applicable=started_here or not one.process,
+        )
+        for one in checks
     ]

@@ -149,11 +149,13 @@ class Server:
         self._heavy: int | None = None
         self._limits = limits
         self._ended = False
+        self._lost = False
         self._control, theirs = socket.socketpair()
         environment = {**os.environ, "HOST": HOST, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
         order = Order(
             list(words), environment, limits.memory, limits.nofile, limits.nproc, limits.user
         )
+        keeper.adopt_strays()  # should the server kill its keeper
         with theirs:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", keeper.__file__, str(theirs.fileno())],
@@ -162,10 +164,7 @@ class Server:
                 start_new_session=True,
             )
         self._control.sendall(order.as_line())
-        try:
-            first = self._next(_KEEPER_PATIENCE)
-        except CannotGrade:
-            first = None
+        first = self._next(_KEEPER_PATIENCE)
         if first is None or "started" not in first:
             self.end()
             if first is None:
@@ -182,14 +181,21 @@ class Server:
     @property
     def status(self) -> int | None:
         """How the process that was started ended, as `subprocess` has it; None: it runs."""
-        while self._next(0) is not None:
+        while not self._lost and self._next(0) is not None:
             pass
         return self._status
+
+    @property
+    def lost(self) -> bool:
+        """It has killed its keeper."""
+        return self.status is not None and self._lost
 
     @property
     def death(self) -> str:
         """How it ended, as a part of a sentence; nothing where it runs."""
         status = self.status
+        if self._lost:
+            return "killed the process that watches over it"
         if self._heavy is not None and self._limits.memory:
             used, most = self._heavy / MIB, self._limits.memory / MIB
             return f"was killed for using {used:,.0f} MiB of memory where {most:,.0f} are allowed"
@@ -198,7 +204,7 @@ class Server:
     def await_exit(self, seconds: float) -> int | None:
         """Return how the process ended; None where it runs after so many seconds."""
         deadline = time.monotonic() + seconds
-        while self.status is None and (left := deadline - time.monotonic()) > 0:
+        while not self._lost and self.status is None and (left := deadline - time.monotonic()) > 0:
             self._next(left)
         return self._status
 
@@ -212,7 +218,7 @@ class Server:
         """
         deadline = time.monotonic() + patience
         while not listens(self.port):
-            if self.status is not None or self._heavy is not None:
+            if self.status is not None and not listens(self.port):
                 raise NotStarted(f"it {self.death} before it accepted a client", self.output())
             if time.monotonic() > deadline:
                 elsewhere = self.elsewhere()
@@ -250,7 +256,7 @@ class Server:
         """Return the last lines that it printed."""
         self._ask("output")
         deadline = time.monotonic() + _KEEPER_PATIENCE
-        while (event := self._next(max(0.0, deadline - time.monotonic()))) is not None:
+        while not self._lost and (event := self._next(max(0.0, deadline - time.monotonic()))):
             if "output" in event:
                 lines = str(event["output"]).splitlines()
                 return [_clean(line) for line in lines[-_LAST_LINES:]]
@@ -274,17 +280,25 @@ class Server:
             self._keeper.kill()
             self._keeper.wait()
             raise CannotGrade("something that the server started cannot be killed") from None
+        if self._keeper.returncode != 0:
+            keeper.end_all()
 
     def _ask(self, words: str) -> None:
         try:
             self._control.sendall(words.encode() + b"\n")
         except OSError:
-            raise CannotGrade("the process that keeps the server is gone") from None
+            self._lose()
+
+    def _lose(self) -> None:
+        """Note that the keeper is gone, which only somebody else can have ended."""
+        self._lost = True
+        if self._status is None:
+            self._status = -int(signal.SIGKILL)
 
     def _next(self, seconds: float) -> dict[str, Any] | None:
         """Return what happened next, if anything within so many seconds."""
         deadline = time.monotonic() + seconds
-        while b"\n" not in self._rest:
+        while b"\n" not in self._rest and not self._lost:
             left = max(0.0, deadline - time.monotonic())
             if not select.select([self._control], [], [], left)[0]:
                 return None
@@ -293,8 +307,11 @@ class Server:
             except ConnectionError:
                 piece = b""
             if not piece:
-                raise CannotGrade("the process that keeps the server is gone")
+                self._lose()
+                return None
             self._rest += piece
+        if self._lost:
+            return None
         line, _, rest = bytes(self._rest).partition(b"\n")
         self._rest = bytearray(rest)
         event: dict[str, Any] = json.loads(line)

@@ -41,9 +41,13 @@ class Holdings:
     processes: int
     """Without zombies."""
     zombies: int
+    mebibytes: int | None
+    """Of memory, without pages of files."""
 
     def __str__(self) -> str:
-        counts = zip(("descriptors", "threads", "processes", "zombies"), astuple(self), strict=True)
+        counts = zip(
+            ("descriptors", "threads", "processes", "zombies", "MiB"), astuple(self), strict=True
+        )
         return ", ".join(f"{name}: {number}" for name, number in counts if number is not None)
 
 
@@ -52,6 +56,7 @@ HELD = (
     "threads",
     "processes",
     "zombies (children that ended and were not waited for)",
+    "MiB of memory",
 )
 """What `Holdings` counts, in its order."""
 
@@ -84,7 +89,8 @@ def holdings(processes: list[psutil.Process]) -> Holdings:
             descriptors = None
         except psutil.Error:
             pass
-    return Holdings(descriptors, threads, living, zombies)
+    used = memory(processes)
+    return Holdings(descriptors, threads, living, zombies, used and used >> 20)
 
 
 def on_cpu_seconds(processes: list[psutil.Process]) -> float:
@@ -112,6 +118,18 @@ def memory(processes: list[psutil.Process]) -> int | None:
                 if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                     total += int(line.split()[1]) * 1024
     return total or None
+
+
+def connected(port: int) -> int:
+    """Return how many connections the server on a port has not closed yet."""
+    open_ = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError, ValueError, IndexError):
+            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                here = int(local.rpartition(":")[2], 16) == port
+                open_ += here and _STATES.get(state) in {"ESTABLISHED", "CLOSE_WAIT"}
+    return open_
 
 
 def describe(processes: list[psutil.Process]) -> list[str]:

@@ -1,9 +1,10 @@
 """What each check counts, as an instructor wants it."""
 
-import math
 import tomllib
 
 from loadtest.check.model import every
+
+_MOST = 1_000_000
 
 
 def read(path: str) -> dict[str, float]:
@@ -29,6 +30,9 @@ def read(path: str) -> dict[str, float]:
         if name not in known:
             raise ValueError(f"--weights: {path}: there is no check {name}; see --list")
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or weight < 0 or not math.isfinite(weight):
-            raise ValueError(f"--weights: {path}: {name} = {weight!r} is no number from 0 up")
+        if not number or not 0 <= weight <= _MOST:
+            shown = str(weight)[:40]
+            raise ValueError(
+                f"--weights: {path}: {name} = {shown} is no number from 0 to {_MOST:,}"
+            )
     return {name: float(weight) for name, weight in table.items()}
