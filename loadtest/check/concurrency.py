@@ -278,7 +278,7 @@ def slow_reader(trial: Trial) -> None:
         )
     for number in range(-(-sent // MIB)):
         owed = trial.answer((b"%07d\n" % number + block)[: sent - number * MIB])
-        if trial.by_line and len(owed) < MIB:
+        if (trial.by_line or trial.harmed("S3")) and len(owed) < MIB:
             owed = owed[: owed.rfind(b"\n") + 1]
         slow.expect(owed, f"late reply (in MiB {number + 1} of it)")
 
@@ -366,7 +366,7 @@ def _all_served(crowd: Crowd) -> None:
     hint="Which errors of accept mean that the server is finished, and which that it has to wait? "
     "(accept(2))",
     weight=5,
-    needs=("L2",),
+    needs=("L2", "C3"),
     process=True,
     starts=True,
     bonus=True,

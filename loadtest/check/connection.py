@@ -55,7 +55,7 @@ def half_close(trial: Trial) -> None:
     line.expect(trial.answer(question), "reply after the half-close")
     if line.ends(trial.patience):
         line.close()
-        if not trial.by_line:
+        if not (trial.by_line or trial.harmed("S3") or trial.harmed("S6")):
             _half_close_when_full(trial)
         return
     other = trial.connect("B")
