@@ -27,6 +27,8 @@ MORE = [
 BROKEN = [*CLASSIC, *(pytest.param(broken, marks=pytest.mark.slow) for broken in MORE)]
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("broken", BROKEN, ids=[broken.__name__ for broken in CLASSIC + MORE])
 def test_a_defect_fails_exactly_its_checks(broken: type[backends.BrokenThreads]) -> None:

@@ -53,6 +53,8 @@ def _without_chance(text: str) -> str:
     return text + "\n"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "check", "expect"), CASES)
 def test_a_failure_is_explained(
     name: str, check: str, expect: str, request: pytest.FixtureRequest

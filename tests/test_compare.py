@@ -351,6 +351,8 @@ def test_regressions(now: dict[str, Any], *, broken: bool, unsure: bool) -> None
     assert (bool(verdict.broken), bool(verdict.unsure)) == (broken, unsure)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
     file, base = tmp_path / "out.json", tmp_path / "base.json"
     words = ("--backends", "thread")

@@ -46,6 +46,8 @@ def test_paired_ratios() -> None:
     assert spread == paired_ratio([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0] * 6)
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_compare_with_peers(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(
