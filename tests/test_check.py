@@ -91,6 +91,8 @@ def test_a_server_that_dies_in_attach_mode_ends_the_run() -> None:
     assert out.count("(after S1, the server did not answer any more)") == 2
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_upper_and_lines_are_expected_when_asked_for() -> None:
     upper = [*GOOD, "--handler", "upper"]
     assert failed(check(upper, "--expect", "upper", "--only", "L1,L2,S*,C1,N7")) == {}

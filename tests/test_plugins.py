@@ -63,6 +63,8 @@ def test_the_page_has_all_its_files() -> None:
     assert set(files_of_the_page()) == {"threads.py", "src/echoserver_trio.py", "pyproject.toml"}
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.timeout(120)
 def test_an_installed_plugin_is_a_backend_like_any_other(environment: Path) -> None:
     listed = in_environment(environment, "-P", "-m", "echoserver", "--list-backends")
