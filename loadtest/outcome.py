@@ -49,7 +49,7 @@ class Measurement:
     def carry_out(self, go: Callable[[RoundProgress], None]) -> int:
         """Measure, show and save what there is (after Ctrl-C, too), and return the exit code."""
         # Whoever ends us by SIGTERM wants what Ctrl-C does: the table so far, and nothing left.
-        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
         cpus = sorted(self.pinning.server), sorted(self.pinning.client)
         surroundings = environment.describe(cpus)
         interrupted = False
@@ -146,5 +146,6 @@ def refuse_unwritable(path: str, option: str) -> None:
         usage(f"{option}: cannot write {path}: its folder does not exist or cannot be written to")
 
 
-def _interrupt(_number: int, _frame: Any) -> NoReturn:
+def interrupt(_number: int, _frame: Any) -> NoReturn:
+    """Handle a signal as Ctrl-C is."""
     raise KeyboardInterrupt

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,23 @@ class Usage:
         return max(used, default=0) / 1e9 / passed if passed else 0.0
 
 
+def pss_bytes(processes: Iterable[psutil.Process], *, files: bool) -> int | None:
+    """Return the memory of processes, each shared page counted once; None where it cannot be told.
+
+    Args:
+        processes: Those that live.
+        files: With the pages of files, such as libraries.
+    """
+    wanted = ("Pss:",) if files else ("Pss_Anon:", "Pss_Shmem:")
+    total = 0
+    for process in processes:
+        with suppress(OSError, IndexError):
+            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(wanted):
+                    total += int(line.split()[1]) * 1024
+    return total or None
+
+
 class Sampler:
     """Watches the process `pid` and its descendants."""
 
@@ -89,14 +106,7 @@ class Sampler:
             files: With the pages of files, such as libraries. Their share changes whenever any
                 program that uses the same library starts or ends.
         """
-        wanted = ("Pss:",) if files else ("Pss_Anon:", "Pss_Shmem:")
-        total = 0
-        for process in self._tree():
-            with suppress(OSError, IndexError):
-                for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                    if line.startswith(wanted):
-                        total += int(line.split()[1]) * 1024
-        return total or None
+        return pss_bytes(self._tree(), files=files)
 
     def look(self) -> None:
         """Take the present values into the peaks."""
@@ -181,20 +191,40 @@ def busy_seconds(cpus: Iterable[int]) -> float:
 _LISTENING = "0A"  # TCP_LISTEN, as proc(5) writes it
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """This machine's end of a TCP connection, or a listening socket."""
+
+    port: int
+    state: str
+    """As proc(5) writes it: ``0A`` listens."""
+    queued: int
+    """Bytes that nobody has read; of one that listens, connections that wait to be accepted."""
+
+
+TCP_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+
+
+def endpoints(table: str) -> Iterator[Endpoint]:
+    """Yield what one of the `TCP_TABLES` has, first those that listen; nothing where it is not."""
+    with suppress(OSError), Path(table).open(encoding="ascii") as lines:
+        next(lines, "")
+        for line in lines:
+            _, local, _, state, queues, *_ = line.split()
+            port, queued = (int(pair.rpartition(":")[2], 16) for pair in (local, queues))
+            yield Endpoint(port, state, queued)
+
+
 def accept_queue(port: int) -> int | None:
     """Return how many connections wait to be accepted on a TCP port of this machine.
 
-    None: nothing listens there that this network namespace can see. (proc(5): of a listening
-    socket, rx_queue is the length of its accept queue.)
+    None: nothing listens there that this network namespace can see.
     """
     found = None
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError), Path(table).open(encoding="ascii") as lines:
-            next(lines, "")
-            for line in lines:
-                _, local, _, state, queues, *_ = line.split()
-                if state != _LISTENING:  # those that listen come first; thousands may follow
-                    break
-                if int(local.rpartition(":")[2], 16) == port:
-                    found = (found or 0) + int(queues.rpartition(":")[2], 16)
+    for table in TCP_TABLES:
+        for one in endpoints(table):
+            if one.state != _LISTENING:  # thousands may follow
+                break
+            if one.port == port:
+                found = (found or 0) + one.queued
     return found

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import echoserver
 from clients.address import parse_address
 from echoserver.forking import ParentalBond
+from loadtest.commands import HOST, addressed, free_port
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import pinned
 from loadtest.sampler import local_server
@@ -233,11 +234,8 @@ def started_on(target: Target, cpus: frozenset[int]) -> Iterator[Running]:
 @contextmanager
 def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
     """Run a command that serves, until the end of the block."""
-    host = "127.0.0.1"
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port = probe.getsockname()[1]
-    command = [word.replace("{host}", host).replace("{port}", str(port)) for word in words]
+    port = free_port()
+    command = addressed(words, port)
     bond = ParentalBond()
     with tempfile.TemporaryFile() as said:
         try:
@@ -259,7 +257,7 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
                 last = said.read().decode(errors="replace").strip().splitlines()[-1:]
                 because = f"; it said: {last[0]}" if last else ""
                 raise LoadError(f"the server {name} does not accept on port {port}{because}")
-            yield Running(host, port, process.pid)
+            yield Running(HOST, port, process.pid)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -270,7 +268,7 @@ def _accepts(process: "subprocess.Popen[bytes]", port: int) -> bool:
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection((HOST, port), 1).close()
             return True
         time.sleep(_GLANCE)
     return False

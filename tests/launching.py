@@ -102,10 +102,7 @@ def task_limit(pids: Sequence[int], spare: int) -> Iterator[None]:
         for member in (group / "cgroup.procs").read_text().split():
             with suppress(OSError):
                 parent.write_text(member)
-        deadline = time.monotonic() + 5
-        while group.exists() and time.monotonic() < deadline:
-            with suppress(OSError):
-                group.rmdir()
+        wire.eventually(partial(_removed, group), 5)
 
 
 @contextmanager

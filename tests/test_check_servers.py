@@ -14,15 +14,13 @@ from tests.launching import command, half_a_core
 SPECIMENS = [pytest.param(one, id=one.path.name) for one in specimens()]
 
 
-def _concurrency(concurrency: Callable[..., int | None]) -> list[str]:
-    bound = concurrency()
+def _declared(bound: int | None) -> list[str]:
     return ["--concurrency", str(bound)] if bound else []
 
 
 def test_nothing_is_wrong_with_life_and_connections_of_a_backend(backend: str) -> None:
     bound = echoserver.load_backend(backend).concurrency(echoserver.Config())
-    declared = ["--concurrency", str(bound)] if bound else []
-    found = check(backend_words(backend, None), "--only", "L*,C*,N1", *declared)
+    found = check(backend_words(backend, None), "--only", "L*,C*,N1", *_declared(bound))
     assert failed(found) == {}
     assert status(found, "L1") == "passed"
 
@@ -32,7 +30,7 @@ def test_nothing_is_wrong_with_life_and_connections_of_a_backend(backend: str) -
 def test_nothing_is_wrong_with_a_backend(
     backend: str, workers: int | None, concurrency: Callable[..., int | None]
 ) -> None:
-    found = check(backend_words(backend, workers), *_concurrency(concurrency), timeout=180)
+    found = check(backend_words(backend, workers), *_declared(concurrency()), timeout=180)
     assert failed(found) == {}
     assert found["score"] > 0
     passed = {one["id"] for one in found["checks"] if one["status"] == "passed"}
@@ -63,7 +61,7 @@ def test_half_a_core_and_768_mb_suffice(name: str) -> None:
 def test_nothing_is_wrong_twenty_times_in_a_row(
     backend: str, workers: int | None, concurrency: Callable[..., int | None]
 ) -> None:
-    options = ("--repeat", "20", "--total-timeout", "1h", *_concurrency(concurrency))
+    options = ("--repeat", "20", "--total-timeout", "1h", *_declared(concurrency()))
     found = check(backend_words(backend, workers), *options, timeout=3600)
     assert failed(found) == {}
     assert found["repeat"] == 20

@@ -156,6 +156,7 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     """
     from loadtest.check.model import choose, every
     from loadtest.check.submission import CannotGrade
+    from loadtest.outcome import EXIT_INTERRUPTED, interrupt
 
     if options["list_"]:
         _show_all(every())
@@ -170,13 +171,13 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     except ValueError as error:
         usage(str(error))
     grading = Grading(files, shown)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         grading.carry_out(session, chosen, weights, options)
     except KeyboardInterrupt:
         grading.show()
         print("interrupted: only the checks so far were carried out", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return EXIT_INTERRUPTED
     except CannotGrade as problem:
         print(f"echoload: cannot grade: {problem}", file=sys.stderr)
         return EXIT_NOT_GRADED
@@ -201,13 +202,12 @@ class Grading:
         options: dict[str, Any],
     ) -> None:
         """Grade."""
+        from clients.address import format_address
         from loadtest.check.formats import text
         from loadtest.check.model import Report
         from loadtest.check.runner import Runner, blank
 
-        name = (
-            session.submission.name if session.submission else ":".join(map(str, session.address))
-        )
+        name = session.submission.name if session.submission else format_address(*session.address)
         name = name.encode(errors="replace").decode()  # whatever the shell let through
         results = blank(chosen, weights, started_here=session.submission is not None)
         report = Report(name, options["expect"], session.seed, options["repeat"], results)
@@ -216,7 +216,7 @@ class Grading:
         if self._shown == "text":
             click.echo(f"{text.heading(report)}\n")
         self._save(report)
-        Runner(session, chosen, report, self._found, options["repeat"], options["build"]).run()
+        Runner(session, chosen, report, self._found, options["build"]).run()
         if "gradescope" in {*self._files.values(), self._shown}:
             self._compare(session, report)
         self._save(report)
@@ -288,8 +288,9 @@ def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
 
     from clients.address import parse_address
     from loadtest.check.expectation import EXPECTATIONS
-    from loadtest.check.submission import HOST, Limits, Submission
+    from loadtest.check.submission import Limits, Submission
     from loadtest.check.trial import Session
+    from loadtest.commands import HOST
     from loadtest.targets import describe_target
 
     if not words:
@@ -412,7 +413,3 @@ def _explain(name: str, checks: "list[Check]") -> int:
         click.echo(f"{label}:")
         click.echo(textwrap.indent(textwrap.fill(said, 92), "  "))
     return 0
-
-
-def _interrupt(_number: int, _frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -9,11 +9,12 @@ from statistics import median
 
 from loadtest.check.crowd import Crowd, Visitor, problems, turns
 from loadtest.check.evidence import count
-from loadtest.check.model import Failure, check
+from loadtest.check.model import Failure, check, told
 from loadtest.check.submission import MIB, NotStarted, not_started
-from loadtest.check.tree import connected, memory
+from loadtest.check.tree import connected
 from loadtest.check.trial import Trial, name_of
-from loadtest.check.wire import Line
+from loadtest.check.wire import SMALL_BUFFER, Line
+from loadtest.sampler import pss_bytes
 
 _SILENT = 3  # clients
 _TURNS = 5  # clients that take turns
@@ -101,10 +102,8 @@ def half_a_line(trial: Trial) -> None:
 
 def _served_beside(trial: Trial, what: str) -> None:
     line = trial.connect("Z")
-    try:
+    with told(f"{what}, "):
         line.ask(trial.text(60))
-    except Failure as failure:
-        raise Failure(f"{what}, {failure}", failure.difference) from None
 
 
 @check(
@@ -127,15 +126,10 @@ def ceiling(trial: Trial) -> None:
     lines: list[Line] = []
     with trial.timeline.summed_up("clients", "connect one after the other, ask, and stay"):
         for number in range(together):
-            try:
+            before = count(number, "client")
+            with told(f"with {before} connected and answered, the next of {wanted} is not: "):
                 line = trial.connect(str(number + 1))
                 line.ask(trial.text(60))
-            except Failure as failure:
-                raise Failure(
-                    f"with {count(number, 'client')} connected and answered, the next of {wanted} "
-                    f"is not: {failure}",
-                    failure.difference,
-                ) from None
             lines.append(line)
             if len(lines) in {*_STEPS, together}:
                 _all_speak(trial, lines)
@@ -152,13 +146,8 @@ def _all_speak(trial: Trial, lines: list[Line]) -> None:
     for line, question in zip(lines, questions, strict=True):
         line.send(question)
     for line, question in zip(lines, questions, strict=True):
-        try:
+        with told(f"with {len(lines)} clients connected that all speak at once, "):
             line.expect(trial.answer(question))
-        except Failure as failure:
-            raise Failure(
-                f"with {len(lines)} clients connected that all speak at once, {failure}",
-                failure.difference,
-            ) from None
 
 
 @check(
@@ -244,15 +233,15 @@ def slow_reader(trial: Trial) -> None:
     names = " and ".join(line.name for line in others) or "nobody"
     with trial.timeline.summed_up(names, f"{_PINGS} round trips each"):
         usual = _round_trip(others)
-    slow = trial.connect("A", buffer=64 << 10)
-    before = memory(trial.server.tree()) if trial.has_process else None
+    slow = trial.connect("A", buffer=SMALL_BUFFER)
+    before = pss_bytes(trial.server.tree(), files=False) if trial.has_process else None
     block = trial.text(MIB - 8)
     sent = grown = 0
     while sent < _FLOOD:
         taken = slow.send_what_is_taken(b"%07d\n" % (sent // MIB) + block, _QUIET)
         sent += taken
         if before is not None:
-            grown = (memory(trial.server.tree()) or before) - before
+            grown = (pss_bytes(trial.server.tree(), files=False) or before) - before
         if taken < MIB or grown > _BUFFERED:
             break
     trial.timeline.add("A", f"has sent {count(sent, 'byte')} and read nothing")
@@ -266,11 +255,9 @@ def slow_reader(trial: Trial) -> None:
             f"client A sent {sent / MIB:.0f} MiB and read nothing, and the server took it all: it "
             "keeps what is not fetched, without bound"
         )
-    try:
-        with trial.timeline.summed_up(names, f"{_PINGS} round trips each, meanwhile"):
-            during = _round_trip(others)
-    except Failure as failure:
-        raise Failure(f"while client A did not read, {failure}", failure.difference) from None
+    meanwhile = trial.timeline.summed_up(names, f"{_PINGS} round trips each, meanwhile")
+    with told("while client A did not read, "), meanwhile:
+        during = _round_trip(others)
     if during > max(_SLOW, _SLOWER * usual):
         trial.fail(
             f"while client A did not read, the others waited {during * 1000:,.0f} ms for an "
@@ -388,14 +375,7 @@ def out_of_descriptors(trial: Trial) -> None:
         time.sleep(0.02)
     if server.status is not None:
         trial.fail(f"when it had no descriptor left for the next client, it {server.death}")
-    last = trial.connect("Z")
-    try:
-        last.ask(trial.text(60))
-    except Failure as failure:
-        raise Failure(
-            f"after it had run out of descriptors, and all clients had left, {failure}",
-            failure.difference,
-        ) from None
+    _served_beside(trial, "after it had run out of descriptors, and all clients had left")
     trial.session.end()  # no other check is to be held with so few
 
 

@@ -1,7 +1,8 @@
 """What a check is, how it speaks of what it found, and the list of all checks."""
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,24 @@ PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of ours
     """The server does not do what it owes; the message is a sentence for its author."""
 
-    def __init__(
-        self, message: str, difference: Difference | None = None, received: bytes = b""
-    ) -> None:
+    def __init__(self, message: str, difference: Difference | None = None) -> None:
         super().__init__(message)
         self.difference = difference
-        self.received = received
+        self.received = b""
         """What came instead of what was owed."""
         self.output: list[str] | None = None
         """What the server printed, where it is gone already."""
         self.instead: tuple[str, str] | None = None
         """A purpose and a hint that fit better than those of the check."""
+
+
+@contextmanager
+def told(circumstances: str) -> Iterator[None]:
+    """Put before the message of a failure in the block under which circumstances it came."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(f"{circumstances}{failure}", failure.difference) from None
 
 
 class NoEchoServer(Failure):

@@ -37,7 +37,6 @@ class Runner:
     report: Report
     watcher: Watcher
     """Told of each result, when the report holds it."""
-    repeat: int = 1
     build: str | None = None
     """A command that must succeed before the server can be started."""
 
@@ -81,7 +80,7 @@ class Runner:
         """Carry out a check as often as wanted; return why nothing more should be, if so."""
         begun = time.monotonic()
         failed, stopped = 0, ""
-        for time_ in range(self.repeat):
+        for time_ in range(self.report.repeat):
             tried = replace(result)
             session = self.session
             seed = session.seed
@@ -99,7 +98,7 @@ class Runner:
         else:
             if not failed:
                 result.status, result.message = PASSED, ""
-        if failed and self.repeat > 1:
+        if failed and self.report.repeat > 1:
             result.message += f" (in {failed} of {time_ + 1} times)"
         result.seconds = time.monotonic() - begun
         return stopped

@@ -3,15 +3,14 @@
 from contextlib import suppress
 
 from loadtest.check.evidence import count
-from loadtest.check.model import Failure, NotApplicable, check
+from loadtest.check.model import Failure, NotApplicable, check, told
 from loadtest.check.trial import Trial
-from loadtest.check.wire import Line
+from loadtest.check.wire import SMALL_BUFFER, Line
 
 _QUIET = 0.3  # seconds in which a server that says too much has said it
 _SPLIT = 0.25  # seconds to wait for half a character, which may be withheld
 _FRAGMENTS = 300
 _MESSAGES = 1000
-_BUFFER = 64 << 10  # bytes of the client's own in the kernel, lest all of it fit in there
 _CHARACTERS = "€漢字😀"  # of three and four bytes; without capitals, whoever answers in those
 _SIZES = (1, 1023, 1024, 1025, 2048, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20, 16 << 20)
 
@@ -55,13 +54,9 @@ def split_characters(trial: Trial) -> None:
             line.send(question[:cut])
             early = line.hears(0.01 if trial.by_line else _SPLIT, cut)
             line.send(question[cut:])
-            try:
+            parts = f"{cut} and {len(question) - cut} bytes, the newline among them"
+            with told(f"{character!r} was sent in parts of {parts}: "):
                 line.expect(trial.answer(question), early=early)
-            except Failure as failure:
-                parts = f"{cut} and {len(question) - cut} bytes, the newline among them"
-                raise Failure(
-                    f"{character!r} was sent in parts of {parts}: {failure}", failure.difference
-                ) from None
 
 
 @check(
@@ -149,7 +144,7 @@ def fragments(trial: Trial) -> None:
 )
 def sizes(trial: Trial) -> None:
     """S6."""
-    line = trial.connect(buffer=_BUFFER)
+    line = trial.connect(buffer=SMALL_BUFFER)
     for size in _SIZES:
         with trial.timeline.summed_up("A", f"sends a message of {count(size, 'byte')}"):
             line.converse(trial.text(size), f"reply to a message of {count(size, 'byte')}")

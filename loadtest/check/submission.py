@@ -19,9 +19,9 @@ import psutil
 from loadtest.check import keeper, tree
 from loadtest.check.keeper import Order
 from loadtest.check.model import Failure
+from loadtest.commands import HOST, addressed, free_port
 from loadtest.sampler import accept_queue
 
-HOST = "127.0.0.1"
 _GLANCE = 0.01  # seconds
 _KEEPER_PATIENCE = 30.0
 _LAST_LINES = 12
@@ -120,12 +120,11 @@ class Submission:
             NotStarted: It ended before, or does not listen where it should.
         """
         port = port or free_port()
-        words = [word.replace("{host}", HOST).replace("{port}", str(port)) for word in self.command]
         limits = self.limits
         if nofile is not None:
             least = min(nofile, limits.nofile or nofile)
             limits = replace(limits, nofile=least)
-        server = Server(words, port, limits)
+        server = Server(addressed(self.command, port), port, limits)
         try:
             server.await_listening(patience)
         except BaseException:
@@ -332,13 +331,6 @@ def ended(status: int) -> str:
     except ValueError:
         name = f"signal {-status}"
     return f"was killed by {name}"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

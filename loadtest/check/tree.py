@@ -2,11 +2,15 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 
 import psutil
+
+from loadtest.sampler import TCP_TABLES, endpoints, pss_bytes
 
 _MOST_SHOWN = 6  # processes
 _STATES = {
@@ -89,7 +93,7 @@ def holdings(processes: list[psutil.Process]) -> Holdings:
             descriptors = None
         except psutil.Error:
             pass
-    used = memory(processes)
+    used = pss_bytes(processes, files=False)
     return Holdings(descriptors, threads, living, zombies, used and used >> 20)
 
 
@@ -108,28 +112,16 @@ def on_cpu_seconds(processes: list[psutil.Process]) -> float:
     return total / 1e9
 
 
-def memory(processes: list[psutil.Process]) -> int | None:
-    """Return the memory that is theirs, in bytes, without pages of files; None: not known."""
-    total = 0
-    for process in processes:
-        with suppress(OSError, IndexError, ValueError):
-            rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
-            for line in rollup.splitlines():
-                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
-                    total += int(line.split()[1]) * 1024
-    return total or None
+def _ends(port: int) -> Iterator[tuple[str, int]]:
+    """Yield the state of each socket on a port, by its name, and what is queued there."""
+    for one in chain.from_iterable(map(endpoints, TCP_TABLES)):
+        if one.port == port:
+            yield _STATES.get(one.state, one.state), one.queued
 
 
 def connected(port: int) -> int:
     """Return how many connections the server on a port has not closed yet."""
-    open_ = 0
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError, ValueError, IndexError):
-            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
-                _, local, _, state, *_ = line.split()
-                here = int(local.rpartition(":")[2], 16) == port
-                open_ += here and _STATES.get(state) in {"ESTABLISHED", "CLOSE_WAIT"}
-    return open_
+    return sum(name in {"ESTABLISHED", "CLOSE_WAIT"} for name, _ in _ends(port))
 
 
 def describe(processes: list[psutil.Process]) -> list[str]:
@@ -158,17 +150,12 @@ def sockets(port: int) -> list[str]:
     """Say in which states the server's ends of its connections are, and how long its queue is."""
     states: Counter[str] = Counter()
     queued = unread = 0
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with suppress(OSError, ValueError, IndexError):
-            for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
-                _, local, _, state, queues, *_ = line.split()
-                if int(local.rpartition(":")[2], 16) == port:
-                    name = _STATES.get(state, state)
-                    if name == "LISTEN":
-                        queued += int(queues.rpartition(":")[2], 16)
-                        continue
-                    unread += int(queues.rpartition(":")[2], 16) > 0
-                    states[name] += 1
+    for name, waiting in _ends(port):
+        if name == "LISTEN":
+            queued += waiting
+            continue
+        unread += waiting > 0
+        states[name] += 1
     lines = []
     if states:
         shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))

@@ -11,8 +11,9 @@ from loadtest.check import expectation
 from loadtest.check.evidence import Timeline
 from loadtest.check.expectation import Expectation
 from loadtest.check.model import Failure, NotApplicable
-from loadtest.check.submission import HOST, Server, Submission
+from loadtest.check.submission import Server, Submission
 from loadtest.check.wire import Line
+from loadtest.commands import HOST
 
 STRETCH = 6  # times its patience is the most that a check may take in which things go on happening
 

@@ -14,6 +14,8 @@ from loadtest.check.model import Failure
 if TYPE_CHECKING:
     from loadtest.check.trial import Trial
 
+SMALL_BUFFER = 64 << 10  # bytes of a client's own in the kernel, lest all of it fit in there
+
 _PIECE = 256 << 10  # bytes
 _MOST = 1 << 20  # bytes that are read before sending is tried again
 _STUCK = 0.02  # seconds in which nothing is taken, after which the server's buffers are full
