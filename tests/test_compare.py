@@ -363,7 +363,7 @@ def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
     assert "thread: p50<1us does not hold: it was" in result.stderr
     document = json.loads(base.read_text())
     server = document["results"][0]["server"]
-    server["cpu"]["rounds"] = [server["cpu"]["median"] / 10] * 6
+    server["cpu"]["rounds"] = [server["cpu"]["median"] / 1000] * 6  # far beyond any noise
     base.write_text(json.dumps(document))
     result = run("echoload", "compare", *QUICK, *words, "--baseline", str(base))
     assert result.returncode == 5, "a single round proves nothing"
