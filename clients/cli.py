@@ -1,9 +1,11 @@
 """The command `echoclient`."""
 
 import sys
+from typing import Any
 
 import click
 
+from clients.tls_options import tls_options, trust_of
 from echoserver import __version__
 from echoserver.command import Duration
 
@@ -20,8 +22,9 @@ _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     metavar="DURATION",
     help="For connecting, and for the reply to --ping.  [default: 5s]",
 )
+@tls_options
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def command(*, address: str | None, ping: bool, timeout: float) -> int:
+def command(*, address: str | None, ping: bool, timeout: float, **options: Any) -> int:
     """Talk to an echo server.
 
     At a terminal, type lines and see the replies. In a pipe, standard input is sent, and
@@ -34,10 +37,11 @@ def command(*, address: str | None, ping: bool, timeout: float) -> int:
     from clients.client import EchoClient
 
     host, port = _resolve(address)
+    trust = trust_of(options)
     if ping:
-        return interactive.ping(host, port, timeout)
+        return interactive.ping(host, port, timeout, trust)
     try:
-        client = EchoClient(host, port, timeout)
+        client = EchoClient(host, port, timeout, trust)
     except OSError as error:
         from clients.address import format_address
 

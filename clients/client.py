@@ -9,8 +9,12 @@
 import select
 import socket
 import time
+from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from clients.tls import Socket, Trust
 
 CHUNK = 64 * 1024
 
@@ -37,15 +41,28 @@ class EchoClient:
         host: Name or address; IPv6 works.
         port: TCP port.
         timeout: Seconds that connecting, or one `echo`, may take; None waits for ever.
+        trust: Speak TLS, to a server that this trusts.
 
     Raises:
-        OSError: The connection could not be made (`ConnectionRefusedError`, `TimeoutError`, ...).
+        OSError: The connection could not be made (`ConnectionRefusedError`, `TimeoutError`,
+            `clients.tls.TlsError`, ...).
     """
 
-    def __init__(self, host: str, port: int, timeout: float | None = 10.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = 10.0,
+        trust: "Trust | None" = None,
+    ) -> None:
         self.timeout = timeout
-        self.sock = socket.create_connection((host, port), timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = socket.create_connection((host, port), timeout)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock: Socket = sock if trust is None else _secured(sock, trust, host)
+        except BaseException:
+            sock.close()
+            raise
 
     def echo(self, data: bytes) -> bytes:
         """Send `data` and return as many bytes of reply, however many pieces they come in.
@@ -86,8 +103,16 @@ class EchoClient:
         self.close()
 
 
+def _secured(sock: socket.socket, trust: "Trust", host: str) -> "Socket":
+    from clients.tls import TlsSocket
+
+    secured = TlsSocket(sock, trust.context(), host)
+    secured.handshake()
+    return secured
+
+
 def exchange(
-    sock: socket.socket, data: bytes, timeout: float | None, reply: bytearray | None = None
+    sock: "Socket", data: bytes, timeout: float | None, reply: bytearray | None = None
 ) -> bytes:
     """Send `data` over `sock` while reading as many bytes back; see `EchoClient.echo`.
 
@@ -109,7 +134,8 @@ def exchange(
             raise TimeoutError(f"{len(reply)} of {len(data)} bytes came back in {timeout} seconds")
         events = ready[0][1]
         if unsent and events & select.POLLOUT:
-            unsent = unsent[sock.send(unsent[:CHUNK], socket.MSG_DONTWAIT) :]
+            with suppress(BlockingIOError):
+                unsent = unsent[sock.send(unsent[:CHUNK], socket.MSG_DONTWAIT) :]
         if events & ~select.POLLOUT:
             try:
                 piece = sock.recv(len(data) - len(reply), socket.MSG_DONTWAIT)

@@ -6,11 +6,15 @@ import secrets
 import select
 import socket
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from clients.address import format_address
 from clients.client import CHUNK, EchoClient
+
+if TYPE_CHECKING:
+    from clients.tls import Socket, Trust
 
 _FIRST_PATIENCE = 5.0  # seconds until a reply begins
 _NEXT_PATIENCE = 1.0  # seconds of silence after which a reply that is too short is taken as all
@@ -55,7 +59,7 @@ def converse(client: EchoClient) -> int:
             print(f"(The server still owes {owed} bytes.)")
 
 
-def _reply(sock: socket.socket, size: int) -> tuple[bytes, bool]:
+def _reply(sock: "Socket", size: int) -> tuple[bytes, bool]:
     """Return a reply of `size` bytes, or what there is of it, and whether the server closed."""
     reply = bytearray()
     sock.settimeout(_FIRST_PATIENCE)
@@ -86,31 +90,46 @@ def printable(data: bytes) -> str:
 
 def pipe(client: EchoClient) -> int:
     """Send standard input, half-close, write everything that comes back; return the exit code."""
-    sock = client.sock
-    sock.settimeout(None)
-    broken: list[OSError] = []
-
-    def send() -> None:
+    replies = _pumped(client.sock)
+    while True:
         try:
-            while data := os.read(_STDIN, CHUNK):
-                sock.sendall(data)
-            sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            broken.append(error)
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # or the loop below would wait for ever
+            data = next(replies, None)
+        except (ConnectionError, TimeoutError) as error:
+            reason = error.strerror or error
+            print(f"echoclient: the connection was broken: {reason}", file=sys.stderr)
+            return 1
+        if data is None:
+            return 0
+        _write_all(data)
 
-    threading.Thread(target=send, daemon=True).start()
-    try:
-        while data := sock.recv(CHUNK):
-            _write_all(data)
-    except ConnectionResetError as error:
-        broken.append(error)
-    if broken:
-        reason = broken[0].strerror or broken[0]
-        print(f"echoclient: the connection was broken: {reason}", file=sys.stderr)
-        return 1
-    return 0
+
+def _pumped(sock: "Socket") -> Iterator[bytes]:
+    """Send standard input and yield what comes, at the same time, in one thread, as TLS needs."""
+    sock.setblocking(False)
+    unsent = memoryview(b"")
+    more, half_closed = True, False
+    while True:
+        poll = select.poll()
+        sending = unsent or not (more or half_closed)
+        poll.register(sock, select.POLLIN | (select.POLLOUT if sending else 0))
+        if more and not unsent:
+            poll.register(_STDIN, select.POLLIN)
+        for fd, events in poll.poll():
+            if fd == _STDIN:
+                unsent = memoryview(os.read(_STDIN, CHUNK))
+                more = bool(unsent)
+                continue
+            with contextlib.suppress(BlockingIOError):
+                if events & select.POLLOUT and unsent:
+                    unsent = unsent[sock.send(unsent) :]
+                elif events & select.POLLOUT:
+                    sock.shutdown(socket.SHUT_WR)
+                    half_closed = True
+            with contextlib.suppress(BlockingIOError):
+                if events & ~select.POLLOUT:
+                    if not (data := sock.recv(CHUNK)):
+                        return
+                    yield data
 
 
 def _write_all(data: bytes) -> None:
@@ -122,13 +141,13 @@ def _write_all(data: bytes) -> None:
             select.select([], [_STDOUT], [])
 
 
-def ping(host: str, port: int, timeout: float) -> int:
+def ping(host: str, port: int, timeout: float, trust: "Trust | None" = None) -> int:
     """Send a nonce, verify what comes back, print the round-trip time; return 0 or 1."""
     where = format_address(host, port)
     # Digits and capitals: the handler `upper` leaves them as they are.
     nonce = secrets.token_hex(_NONCE_BYTES).upper().encode("ascii")
     try:
-        with EchoClient(host, port, timeout) as client:
+        with EchoClient(host, port, timeout, trust) as client:
             begun = time.perf_counter()
             reply = client.echo(nonce)
             milliseconds = (time.perf_counter() - begun) * 1000

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from errno import errorcode
 from functools import cache
 from pathlib import Path
-from ssl import SSLError
 
 from hdrh.histogram import HdrHistogram
 
 from clients.content import Content
 from clients.conversation import NEVER, Conversation, ReplyError
 from clients.recording import Recorder, Second, histogram
-from clients.tls import Socket, TlsSocket, client_context
+from clients.tls import Socket, TlsError, TlsSocket
 from clients.workload import Workload
 from echoserver import load_handler
 
@@ -103,7 +102,8 @@ class Load(ABC):
         self._ticked = 0
         self._ticks = 0
         self._cpu = self._waited = 0.0
-        self._context = client_context(workload) if workload.tls else None
+        trust = workload.trust
+        self._context = trust.context() if trust else None
         answer, sizes, shares = (
             load_handler(workload.handler).answers,
             workload.sizes,
@@ -261,8 +261,8 @@ def _classify(error: BaseException) -> tuple[str, str]:  # noqa: PLR0911 - a tab
     match error:
         case ReplyError():
             return error.kind, str(error)
-        case SSLError():
-            return "tls", f"no TLS connection: {error.reason or error}"
+        case TlsError():
+            return "tls", f"no TLS connection: {error.strerror}"
         case ConnectionRefusedError():
             return "refused", "the connection was refused"
         case BlockingIOError() | TimeoutError():

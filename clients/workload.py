@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from clients.distributions import Sizes, parse_sizes
+
+if TYPE_CHECKING:
+    from clients.tls import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +45,23 @@ class Workload:
     """The server's handler: a name or a class, as the server takes it; `answers` tells what it
     answers."""
     tls: bool = False
+    """Speak TLS; the following are as in `clients.tls.Trust`."""
     ca: str | None = None
-    """A file of certificates to trust; None: those that the system trusts."""
     cert: str | None = None
-    """A file with our own certificate, where the server asks for one."""
     key: str | None = None
-    """The file with its key; None: it is in the same file."""
     insecure: bool = False
-    """Accept any certificate."""
 
     @property
     def sizes(self) -> Sizes:
         """How large messages are."""
         return parse_sizes(self.size)
+
+    @property
+    def trust(self) -> "Trust | None":
+        """Which servers to trust; None: it is not TLS."""
+        from clients.tls import Trust
+
+        return Trust(self.ca, self.cert, self.key, self.insecure) if self.tls else None
 
     @property
     def asking(self) -> int:

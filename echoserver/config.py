@@ -212,6 +212,39 @@ class Config:
         metavar="SECONDS",
         reload=IN_PLACE,
     )
+    tls_cert: str | None = _setting(
+        None,
+        "Speak TLS (1.2 or later), with the certificate, and those that lead from it to an "
+        "authority, in this PEM file.",
+        _text,
+        metavar="FILE",
+        shown_default="no TLS",
+        reload=IN_PLACE,
+    )
+    tls_key: str | None = _setting(
+        None,
+        "The certificate's key, in PEM form and not encrypted.",
+        _text,
+        metavar="FILE",
+        shown_default="in the file of --tls-cert",
+        reload=IN_PLACE,
+    )
+    tls_client_ca: str | None = _setting(
+        None,
+        "Take only clients with a certificate of an authority in this PEM file.",
+        _text,
+        metavar="FILE",
+        shown_default="any client",
+        reload=IN_PLACE,
+    )
+    handshake_timeout: float = _setting(
+        10.0,
+        "Seconds in which a client must have done what comes before its first byte, such as a "
+        "TLS handshake.",
+        _seconds,
+        metavar="SECONDS",
+        reload=IN_PLACE,
+    )
     log_level: LogLevel = _setting(
         "info",
         f"Least severe event to log: {', '.join(get_args(LogLevel))}.",

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from echoserver import blocking
+from echoserver.errors import TlsError
 from echoserver.failures import HandlerTypeError
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.handlers import Answer, Handler, Sleep
@@ -40,6 +41,7 @@ _WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
 _UNUSED = Readable(-1)  # of a connection that never yields where it reads
 
 _FIRST_WORDS = 1.0  # seconds
+_LOOK = 1.0  # seconds between two looks of a handshake at whether the server drains
 _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deliver
 # What a handler may return although it is told to return bytes: it means the same.
 _BYTES = (bytes, bytearray, memoryview)
@@ -68,6 +70,39 @@ class Timeouts(Protocol):
     def write_timeout(self) -> float:
         """Seconds in which the peer takes nothing."""
 
+    @property
+    def handshake_timeout(self) -> float:
+        """Seconds that a TLS handshake may take."""
+
+
+class Stream(Protocol):
+    """What a conversation goes over: a socket, or TLS over one."""
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Return what has come, about `size` bytes; b"" at the end (recv(2))."""
+
+    def send(self, data: bytes | memoryview, flags: int = 0, /) -> int:
+        """Return how much of `data` was taken (send(2))."""
+
+
+class Tls(Stream, Protocol):
+    """TLS over a socket; see `echoserver.tls.TlsSocket`."""
+
+    touched: bool
+    """The peer has sent something."""
+    truncated: bool
+    """The peer's stream ended without a close_notify."""
+
+    @property
+    def blocked(self) -> bool:
+        """There is something to be sent for which the socket had no room."""
+
+    def handshake(self, flags: int = 0) -> None:
+        """Greet, and be greeted."""
+
+    def close_notify(self, flags: int = 0) -> None:
+        """End our direction of the stream."""
+
 
 class Host(Protocol):
     """What a connection needs of the process that serves it."""
@@ -84,8 +119,15 @@ class Host(Protocol):
     def make_handler(self) -> Callable[[], Handler]:
         """Makes the handler of one connection."""
 
+    @property
+    def secure(self) -> Callable[[socket.socket], Tls] | None:
+        """Puts TLS over an accepted socket; None: nobody speaks TLS."""
+
     def report_failure(self, event: str, error: BaseException) -> None:
         """Say what failed in it."""
+
+    def report_distrust(self, reason: str) -> None:
+        """Say why a peer, with which TLS was to be spoken, was not served."""
 
     def refuse(self, connection: "Connection", error: BaseException) -> None:
         """Nothing could be started to serve it: say so, and release it."""
@@ -103,8 +145,10 @@ class Connection:
         "_host",
         "_moved_before",
         "_quiet_since",
+        "_stream",
         "_swept",
         "_terminate",
+        "_tls",
         "bytes_discarded",
         "bytes_in",
         "bytes_out",
@@ -127,6 +171,8 @@ class Connection:
         self.outcome = ""
         """Why it ended: ``eof``, ``drained``, ``idle_timeout``, or what `Totals` counts."""
         self._host = host
+        self._tls = host.secure(sock) if host.secure is not None else None
+        self._stream: Stream = sock if self._tls is None else self._tls
         self._driver: Driver | None = None
         self._flow: Flow | None = None
         self._terminate: Callable[[], None] | None = None
@@ -229,26 +275,16 @@ class Connection:
         ending = "reset"
         try:
             try:
-                handler = _ask(host.make_handler)
-                ending = yield from self._answer(handler, blocking=blocking)
-                if last := _ask(handler.finish):
-                    yield from self._carry_out(last)
-            except _WriteTimeout:
-                abort(self.sock)
-                ending = "write_timeout"
+                ending = yield from self._converse(blocking=blocking)
+            except _Broken as broken:
+                ending = broken.outcome
                 return
-            except _HandlerFailed as failed:
-                host.report_failure("handler_failed", failed.error)
-                ending = "handler_error"
             except OSError:
-                ending = "reset"
                 return
-            # A peer that has ended its stream has nothing more to say: the kernel delivers what
-            # is left and closes by itself. Unless we drain: then the process is about to go,
-            # perhaps with its whole network namespace, and the kernel's copy of it with it.
-            if ending != "eof" or not host.lifecycle.running:
-                with suppress(OSError):
-                    yield from self._end_stream(peer_has_ended=ending == "eof")
+            with suppress(OSError):
+                yield from self._end(peer_has_ended=ending == "eof")
+            if ending == "eof" and self._tls is not None and self._tls.truncated:
+                ending = "truncated"
         except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
             host.report_failure("connection_failed", error)
             ending = "reset"
@@ -256,19 +292,68 @@ class Connection:
             self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
             host.release(self)
 
+    def _converse(self, *, blocking: bool) -> Generator[Wait, InVain, str]:
+        """Greet and answer; return why it is over."""
+        host = self._host
+        try:
+            if self._tls is not None:
+                yield from self._greet(self._tls)
+            new = not host.lifecycle.running
+            handler = _ask(host.make_handler)
+            ending = yield from self._answer(handler, blocking=blocking, new=new)
+            if last := _ask(handler.finish):
+                yield from self._carry_out(last)
+        except _Over as over:
+            return over.outcome
+        except TlsError as error:
+            host.report_distrust(error.strerror or "")
+            self._stream = self.sock  # what may still come means nothing
+            return "tls_failed"
+        except _HandlerFailed as failed:
+            host.report_failure("handler_failed", failed.error)
+            return "handler_error"
+        return ending
+
+    def _greet(self, tls: Tls) -> Flow:
+        """Shake hands, with a peer that may be in no hurry."""
+        lifecycle, fd = self._host.lifecycle, self.sock.fileno()
+        patience = self._host.config.handshake_timeout or math.inf
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                tls.handshake(socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                left = min(deadline, lifecycle.stream_deadline) - time.monotonic()
+            except ConnectionResetError:
+                if tls.touched:
+                    raise TlsError(0, "the peer broke off the handshake") from None
+                raise _Over("eof") from None  # it only looked whether someone listens
+            else:
+                return
+            if left <= 0:
+                self._stream = self.sock
+                raise _Over("tls_timeout")
+            wait = Writable if tls.blocked else Readable
+            yield wait(fd, min(left, _LOOK))
+
     def _answer(  # noqa: C901, PLR0912 - flat, because a call per message would cost as much as the rest
-        self, handler: Handler, *, blocking: bool
+        self, handler: Handler, *, blocking: bool, new: bool
     ) -> Generator[Wait, InVain, str]:
         """Answer all that is read: the loop that every message of every model goes through.
 
         Where the socket blocks, the kernel's EAGAIN says that the idle timeout is over, or that
         someone ends the wait.
 
+        Args:
+            handler: What to answer.
+            blocking: Whether the socket blocks.
+            new: The drain had begun before the peer could say anything.
+
         Returns:
             Why it ended: ``eof``, ``idle_timeout`` or ``drained``.
         """
         lifecycle = self._host.lifecycle
-        recv, send, receive = self.sock.recv, self.sock.send, handler.receive
+        recv, send, receive = self._stream.recv, self._stream.send, handler.receive
         readable = _UNUSED if blocking else Readable(self.sock.fileno())
         chunk = _SMALL_CHUNK
         while lifecycle.running:
@@ -283,7 +368,7 @@ class Connection:
                     return "eof"
                 received = len(data)
                 self.bytes_in += received
-                if received == chunk:
+                if received >= chunk:
                     chunk = CHUNK
                 try:
                     answer = receive(data)
@@ -303,20 +388,21 @@ class Connection:
                 break
         if lifecycle.running:
             return "idle_timeout"
-        return (yield from self._take_what_has_come(handler))
+        return (yield from self._take_what_has_come(handler, new=new))
 
-    def _take_what_has_come(self, handler: Handler) -> Generator[Wait, InVain, str]:
+    def _take_what_has_come(self, handler: Handler, *, new: bool) -> Generator[Wait, InVain, str]:
         """Draining: answer what is there, up to the first moment without input.
 
         It is as good an end as any: waiting for a client to fall silent would wait for ever for
         one that asks as soon as it is answered.
         """
-        if self._host.lifecycle.retiring and not self.bytes_in:
+        first_words = self._host.lifecycle.retiring or (new and self._tls is not None)
+        if first_words and not self.bytes_in:
             # Accepted, and not yet heard: whoever takes over cannot know it.
             yield Readable(self.sock.fileno(), _FIRST_WORDS)
         while time.monotonic() < self._host.lifecycle.stream_deadline:
             try:
-                data = self.sock.recv(CHUNK, socket.MSG_DONTWAIT)
+                data = self._stream.recv(CHUNK, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             if not data:
@@ -353,7 +439,7 @@ class Connection:
 
     def _send(self, data: bytes) -> Flow:
         try:
-            taken = self.sock.send(data) if data else 0
+            taken = self._stream.send(data) if data else 0
         except BlockingIOError:
             taken = 0
         self.bytes_out += taken
@@ -372,7 +458,7 @@ class Connection:
         while rest:
             yield Writable(self.sock.fileno(), patience)
             try:
-                taken = self.sock.send(rest)
+                taken = self._stream.send(rest)
             except BlockingIOError:
                 taken = 0
             self.bytes_out += taken
@@ -381,9 +467,37 @@ class Connection:
             if taken or still_unread != unread:
                 unread, since = still_unread, time.monotonic()
             elif timeout and time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:
-                raise _WriteTimeout
+                abort(self.sock)
+                raise _Broken("write_timeout")
 
     # -- the end -------------------------------------------------------------------------------
+
+    def _end(self, *, peer_has_ended: bool) -> Flow:
+        """End our direction, in a way that destroys nothing that is on its way.
+
+        A peer that has ended its stream has nothing more to say: the kernel delivers what is left
+        and closes by itself. Unless we drain: then the process is about to go, perhaps with its
+        whole network namespace, and the kernel's copy of it with it.
+        """
+        if self._tls is not None:
+            yield from self._say_goodbye(self._tls)
+        if not (peer_has_ended and self._host.lifecycle.running):
+            yield from self._end_stream(peer_has_ended=peer_has_ended)
+
+    def _say_goodbye(self, tls: Tls) -> Flow:
+        """End our direction of the stream, for TLS."""
+        patience = self._host.config.write_timeout or math.inf
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                tls.close_notify()
+            except BlockingIOError:
+                left = min(deadline, self._host.lifecycle.deadline) - time.monotonic()
+            else:
+                return
+            if left <= 0:
+                return
+            yield Writable(self.sock.fileno(), min(left, _LOOK))
 
     def _end_stream(self, *, peer_has_ended: bool) -> Flow:
         """Send our FIN, and stay until closing cannot destroy anything."""
@@ -413,15 +527,27 @@ class Connection:
         if (yield Readable(self.sock.fileno(), seconds)):
             return False
         try:
-            data = self.sock.recv(CHUNK)
+            data = self._stream.recv(CHUNK, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         self.bytes_discarded += len(data)
         return not data
 
 
-class _WriteTimeout(Exception):  # noqa: N818 - a signal between two functions here
-    """The peer took nothing of what it is owed for too long."""
+class _Over(Exception):  # noqa: N818 - a signal between two functions here
+    """It is over, before or in the conversation; the end is still to be made."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class _Broken(Exception):  # noqa: N818 - likewise
+    """It is over, and there is nobody left to make an end with."""
+
+    def __init__(self, outcome: str) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 class _HandlerFailed(Exception):  # noqa: N818 - likewise

@@ -1,4 +1,4 @@
-"""What can go wrong before the server serves, as sentences with an exit code."""
+"""What can go wrong: before the server serves, as sentences with an exit code; and with TLS."""
 
 
 class EchoServerError(Exception):
@@ -17,3 +17,7 @@ class BootError(EchoServerError):
     """The configuration is sound, but the server could not listen or start."""
 
     exit_code = 3
+
+
+class TlsError(ConnectionError):
+    """A peer does not speak TLS, or is not to be trusted; ``strerror`` is OpenSSL's reason."""

@@ -13,6 +13,15 @@ class HandlerTypeError(TypeError):
         )
 
 
+PEERS_FAULTS = frozenset({"tls_failed"})
+"""Events that are no fault of ours."""
+
+
+def distrust(reason: str) -> tuple[str, dict[str, str]]:
+    """Tell, as an event and what is said of it, why TLS was not spoken with a peer."""
+    return "tls_failed", {"reason": reason.lower().replace("_", " ")}
+
+
 def what_failed(error: BaseException) -> dict[str, str]:
     """Tell what failed, where, and in its own words; for what no peer has had to do with."""
     about = {"error": type(error).__name__}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.backends import Backend
@@ -24,6 +24,9 @@ from echoserver.registry import load_backend, load_handler
 from echoserver.service import Service, Totals
 from echoserver.slots import LocalSlots, Slots
 from echoserver.state import in_main_thread
+
+if TYPE_CHECKING:
+    from echoserver.tls import TlsServer
 
 # Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
 _RESERVED_DESCRIPTORS = 64
@@ -62,6 +65,7 @@ class Design:
     config: Config
     backend: type[Backend]
     make_handler: Callable[[], Handler]
+    secure: "TlsServer | None" = None
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -75,7 +79,7 @@ class Design:
         handler = load_handler(config.handler, config.source("handler"))
         options, source = config.handler_option, config.source("handler_option")
         _refuse_contradictions(config, backend)
-        return cls(config, backend, bind_options(handler, options, source))
+        return cls(config, backend, bind_options(handler, options, source), _secure(config))
 
     def limit_of_all(self, workers: int) -> int:
         """Return how many connections so many processes may have open together."""
@@ -103,7 +107,7 @@ class Design:
         publish: Callable[[Totals], None] | None = None,
     ) -> Totals:
         """Serve in this process until `lifecycle` says otherwise; return what was done."""
-        service = Service(self.config, self.make_handler, lifecycle, log, slots)
+        service = Service(self.config, self.make_handler, lifecycle, log, slots, self.secure)
         service.publish = publish
         listener = Listener(sock, service, lambda: ready(service))
         who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
@@ -229,7 +233,7 @@ def reload_in_place(service: Service, sock: socket.socket) -> None:
     except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
         log.error("reload_failed", **what_failed(error))
         return
-    service.reconfigure(config, design.make_handler)
+    service.reconfigure(config, design.make_handler, design.secure)
     service.lifecycle.drain_timeout = config.drain_timeout
     set_inherited_timeouts(sock, config)
     log.set_level(config.log_level)
@@ -252,6 +256,30 @@ def _refuse_odd_concurrency(config: Config, backend: type[Backend]) -> None:
         raise ConfigError(f"{asked} failed with {type(error).__name__}: {error}") from None
     if answer is not None and (not isinstance(answer, int) or answer < 1):
         raise ConfigError(f"{asked} must be None or a whole number from 1, not {answer!r}")
+
+
+def _secure(config: Config) -> "TlsServer | None":
+    """Return what puts TLS over connections.
+
+    Raises:
+        ConfigError: A file is missing, or not usable.
+    """
+    if config.tls_cert is None:
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(config, name) is not None:
+                raise ConfigError(f"{config.source(name)} is of no use without --tls-cert")
+        return None
+    from echoserver.tls import Credentials, TlsServer
+
+    try:
+        found = Credentials.read(config.tls_cert, config.tls_key, config.tls_client_ca)
+    except OSError as error:
+        raise ConfigError(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
+    try:
+        return TlsServer(found)
+    except ValueError as error:
+        files = " and ".join(filter(None, (config.tls_cert, config.tls_key)))
+        raise ConfigError(f"{config.source('tls_cert')}: cannot use {files}: {error}") from None
 
 
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:

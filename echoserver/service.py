@@ -6,16 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from echoserver.config import Config
 from echoserver.connection import Connection
-from echoserver.failures import describe
+from echoserver.failures import PEERS_FAULTS, describe, distrust
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.slots import Slots
+
+if TYPE_CHECKING:
+    from echoserver.tls import TlsServer
 
 _SWEEPS = 8  # an idle timeout
 _SHORTEST_SWEEP = 0.01  # seconds from one to the next
@@ -38,6 +41,12 @@ class Totals:
     idle_timeouts: int = 0
     write_timeouts: int = 0
     handler_errors: int = 0
+    tls_failures: int = 0
+    """Peers that speak no TLS, or were not to be trusted."""
+    tls_timeouts: int = 0
+    """Peers that took too long over the TLS handshake."""
+    truncations: int = 0
+    """Streams that ended without TLS's close_notify; all that had come was answered."""
     refused: int = 0
     """Clients for which no thread or process could be started."""
     rejected: int = 0
@@ -54,6 +63,9 @@ _COUNTED_OUTCOMES = {
     "idle_timeout": "idle_timeouts",
     "write_timeout": "write_timeouts",
     "handler_error": "handler_errors",
+    "tls_failed": "tls_failures",
+    "tls_timeout": "tls_timeouts",
+    "truncated": "truncations",
     "refused": "refused",
     "cut": "cut",
 }
@@ -69,10 +81,13 @@ class Service:
         lifecycle: Lifecycle,
         log: Log,
         slots: Slots,
+        secure: "TlsServer | None" = None,
     ) -> None:
         self.config = config
         self.make_handler = make_handler
         """Makes the handler of one connection."""
+        self.secure = secure
+        """Puts TLS over an accepted socket; None: nobody speaks TLS."""
         self.lifecycle = lifecycle
         self.log = log
         self.slots = slots
@@ -88,10 +103,13 @@ class Service:
         # pthread_kill of one that has ended is undefined.
         self._lock = threading.Lock()
 
-    def reconfigure(self, config: Config, make_handler: Callable[[], Handler]) -> None:
+    def reconfigure(
+        self, config: Config, make_handler: Callable[[], Handler], secure: "TlsServer | None"
+    ) -> None:
         """Serve by other settings from now on; connections that are open keep their handler."""
         self.config = config
         self.make_handler = make_handler
+        self.secure = secure
         self._next_sweep = 0.0
 
     # -- slots ---------------------------------------------------------------------------------
@@ -219,7 +237,18 @@ class Service:
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Log what failed and where; never the error's words, which may quote what a peer sent."""
-        self.log.error(event, **describe(self.make_handler, error))
+        self.report(event, describe(self.make_handler, error))
+
+    def report_distrust(self, reason: str) -> None:
+        """Log why a peer, with which TLS was to be spoken, was not served."""
+        self.report(*distrust(reason))
+
+    def report(self, event: str, about: dict[str, str]) -> None:
+        """Log what a connection, here or in another process, has to report."""
+        if event in PEERS_FAULTS:  # of which anybody may make as many as they like
+            self.log.warning_each_second(event, **about)
+        else:
+            self.log.error(event, **about)
 
 
 def _address(peer: Any) -> str:

@@ -29,7 +29,7 @@ def make_workload(host: str, port: int, options: dict[str, Any]) -> "Workload":
     """Return the workload of options as typed, or complain about what contradicts itself."""
     from dataclasses import fields
 
-    from clients.tls import client_context
+    from clients.tls_options import trust_of
     from clients.workload import Workload
 
     rate, rate_end = options.pop("rate", None) or (None, None)
@@ -43,20 +43,9 @@ def make_workload(host: str, port: int, options: dict[str, Any]) -> "Workload":
         usage("--warmup needs -d: of a number of messages, each one counts")
     if options["think"] and rate is not None:
         usage("--think and -R contradict each other: one of them says when a message is due")
-    for name in ("ca", "cert", "key", "insecure"):
-        if options[name] and not options["tls"]:
-            usage(f"--{name} is for TLS: add --tls")
-    if options["key"] and not options["cert"]:
-        usage("--key is of no use without --cert")
+    trust_of(options)
     mine = {field.name: options[field.name] for field in fields(Workload) if field.name in options}
-    workload = Workload(host=host, port=port, rate=rate, rate_end=rate_end, **mine)
-    if workload.tls:
-        try:
-            client_context(workload)
-        except OSError as error:
-            files = ", ".join(str(options[name]) for name in ("ca", "cert", "key") if options[name])
-            usage(f"cannot use the TLS files {files}: {error.strerror or error}")
-    return workload
+    return Workload(host=host, port=port, rate=rate, rate_end=rate_end, **mine)
 
 
 def make_pinning(mode: str, processes: int) -> "Pinning":

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 
 import click
 
+from clients.tls_options import TLS
 from echoserver.command import Duration
 from echoserver.units import parse_quantity, parse_whole
 
@@ -200,11 +201,7 @@ WORKLOAD = [
         metavar="N",
         help="All content, sizes, pauses, and the order of rounds follow from it.",
     ),
-    click.option("--tls", is_flag=True, help="Speak TLS."),
-    click.option("--ca", metavar="FILE", help="Certificates to trust.  [default: the system's]"),
-    click.option("--cert", metavar="FILE", help="Our own certificate, for a server that asks."),
-    click.option("--key", metavar="FILE", help="Its key, where that is in another file."),
-    click.option("--insecure", is_flag=True, help="Accept any certificate."),
+    *TLS,
 ]
 
 CLIENT = [

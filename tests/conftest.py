@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import echoserver
+from clients.tls import Trust
 from echoserver import registry
-from tests import wire
+from tests import certificates, wire
 
 BUILTIN = tuple(registry.BACKENDS)
 REPRESENTATIVE = ("process", "thread", "gevent", "selector")
@@ -54,30 +55,43 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     given = metafunc.config.getoption("--backend")
     if "workers" in fixtures:
         # All of it over all of them takes ten minutes. So by default: all of it over these, and
-        # of every other backend, and of every backend in two workers, the checks marked `core`.
-        core = metafunc.definition.get_closest_marker("core") is not None
-        params = [
-            pytest.param(
-                backend,
-                workers,
-                id=_id(backend) + ("-2workers" if workers else ""),
-                marks=()
-                if core or (workers is None and (given or backend in REPRESENTATIVE))
-                else pytest.mark.slow,
-            )
-            for backend in given or BUILTIN
-            for workers in (None, 2)
-        ]
-        metafunc.parametrize(("backend", "workers"), params)
+        # of every other backend, and of every backend in two workers, and of these over TLS, the
+        # checks marked `core`.
+        has = metafunc.definition.get_closest_marker
+        core, plain = has("core") is not None, has("plain") is not None
+        params = []
+        for backend in given or BUILTIN:
+            central = bool(given) or backend in REPRESENTATIVE
+            for workers, tls in ((None, False), (2, False), (None, True), (2, True)):
+                if tls and (plain or "tls" not in fixtures):
+                    continue
+                alone = workers is None
+                usual = (alone and central and core) if tls else core or (alone and central)
+                name = _id(backend) + ("" if alone else "-2workers") + ("-tls" if tls else "")
+                marks = () if usual else pytest.mark.slow
+                values = (backend, workers, tls) if "tls" in fixtures else (backend, workers)
+                params.append(pytest.param(*values, id=name, marks=marks))
+        names = ("backend", "workers", "tls") if "tls" in fixtures else ("backend", "workers")
+        metafunc.parametrize(names, params)
     elif "backend" in fixtures:
         chosen = given or BUILTIN
         metafunc.parametrize("backend", chosen, ids=map(_id, chosen))
+    elif "model" in fixtures:
+        # What the core does for all of them alike: for each kind of driver, by default.
+        metafunc.parametrize(
+            "model",
+            [
+                pytest.param(one, marks=() if given or one in REPRESENTATIVE else pytest.mark.slow)
+                for one in given or BUILTIN
+            ],
+            ids=map(_id, given or BUILTIN),
+        )
     if "handler" in fixtures:
         # What is done with the bytes hardly matters to how connections live and end.
         every = getattr(metafunc.module, "EVERY_HANDLER", False)
         marks = () if every else pytest.mark.slow
-        names = ["echo", pytest.param("upper", marks=marks)]
-        metafunc.parametrize("handler", names)
+        handlers = ["echo", pytest.param("upper", marks=marks)]
+        metafunc.parametrize("handler", handlers)
 
 
 def _id(backend: str) -> str:
@@ -109,18 +123,21 @@ def room(concurrency: Callable[..., int | None]) -> Callable[[int], int]:
 
 
 @pytest.fixture
-def start(backend: str, workers: int | None, handler: str) -> Iterator[StartServer]:
+def start(backend: str, workers: int | None, tls: bool, handler: str) -> Iterator[StartServer]:  # noqa: FBT001 - a fixture
     """Start servers of the backend at hand; each must have left without a traceback."""
     servers: list[echoserver.SpawnedServer] = []
+    secured = {"tls_cert": certificates.SERVERS.issue()} if tls else {}
+    wire.trust = Trust(certificates.SERVERS.cert) if tls else None
 
     def start_server(**settings: Any) -> echoserver.SpawnedServer:
         server = echoserver.spawn(
-            **{"backend": backend, "workers": workers, "handler": handler, **settings}
+            **{"backend": backend, "workers": workers, "handler": handler, **secured, **settings}
         )
         servers.append(server)
         return server
 
     yield start_server
+    wire.trust = None
     for server in servers:
         if server.process.returncode is None:
             server.kill()

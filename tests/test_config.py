@@ -43,6 +43,10 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
         "idle_timeout": "7.5",
         "write_timeout": "7.5",
         "drain_timeout": "7.5",
+        "handshake_timeout": "7.5",
+        "tls_cert": "cert.pem",
+        "tls_key": "key.pem",
+        "tls_client_ca": "ca.pem",
         "log_level": "error",
         "log_format": "console",
     }

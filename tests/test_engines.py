@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -24,6 +23,7 @@ from clients.address import format_address
 from clients.load import Load
 from loadtest.misbehaving import FAULTS, misbehaving
 from tests import wire
+from tests.certificates import SERVERS
 from tests.launching import run
 from tests.misbehaving import accepting
 from tests.misbehaving import server as custom_server
@@ -366,37 +366,12 @@ def test_an_error_says_what_came_and_what_was_owed(tmp_path: Path) -> None:
 # -- TLS -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that it has signed itself, with its key."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl to make a certificate with")
-    file = tmp_path_factory.mktemp("tls") / "server.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
-            *(
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-                "-out",
-                str(file),
-                "-keyout",
-                f"{file}.key",
-            ),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return file
-
-
 @contextmanager
-def tls_server(certificate: Path, version: ssl.TLSVersion) -> Iterator[wire.Address]:
+def tls_server(version: ssl.TLSVersion) -> Iterator[wire.Address]:
     """Echo over TLS, a thread for each client."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.maximum_version = version
-    context.load_cert_chain(certificate, f"{certificate}.key")
+    context.load_cert_chain(SERVERS.issue())
 
     def converse(raw: socket.socket, _number: int) -> None:
         with suppress(OSError), context.wrap_socket(raw, server_side=True) as sock:
@@ -412,10 +387,8 @@ def tls_server(certificate: Path, version: ssl.TLSVersion) -> Iterator[wire.Addr
 @pytest.mark.parametrize(
     "options", [{}, {"pipeline": 3, "size": 50_000}, {"reconnect_every": 4}], ids=str
 )
-def test_tls(
-    engine: str, certificate: Path, version: ssl.TLSVersion, options: dict[str, Any]
-) -> None:
-    with tls_server(certificate, version) as address:
+def test_tls(engine: str, version: ssl.TLSVersion, options: dict[str, Any]) -> None:
+    with tls_server(version) as address:
         result = carry_out(
             engine,
             address,
@@ -423,7 +396,7 @@ def test_tls(
             duration=None,
             messages=60,
             tls=True,
-            ca=str(certificate),
+            ca=SERVERS.cert,
             timeout=5.0,
             **options,
         )
@@ -431,9 +404,9 @@ def test_tls(
     assert result.verified == 60
 
 
-def test_a_certificate_that_is_not_trusted(engine: str, certificate: Path, tmp_path: Path) -> None:
+def test_a_certificate_that_is_not_trusted(engine: str, tmp_path: Path) -> None:
     words = ["--engine", engine, "-c", "2", "-n", "4", "--tls"]
-    with tls_server(certificate, ssl.TLSVersion.TLSv1_3) as address:
+    with tls_server(ssl.TLSVersion.TLSv1_3) as address:
         found = measured(address, *words, file=tmp_path / "out.json", code=4)
         assert found["errors"] == {"tls": 2}
         assert "CERTIFICATE_VERIFY_FAILED" in found["first_errors"]["tls"]

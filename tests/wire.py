@@ -1,12 +1,18 @@
 """A client's side of the wire, at the level at which things go wrong."""
 
 import random
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Self, TypeVar, cast
+
+from clients.tls import TlsSocket, Trust
+
+T = TypeVar("T")
 
 Address = tuple[str, int]
 
@@ -15,6 +21,9 @@ patience = 10.0
 
 # What a test opened, closed at its end whatever became of it.
 opened: list[socket.socket] = []
+
+# Where the servers of a test speak TLS: whom its clients trust.
+trust: Trust | None = None
 
 ALL_BYTES = bytes(range(256))
 
@@ -28,7 +37,105 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> socket.so
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(address)
-    return sock
+    return sock if trust is None else cast("socket.socket", Secured(sock, trust))
+
+
+class Secured:
+    """TLS in the place of a socket, for two threads: one that sends and one that receives.
+
+    The handshake is part of the first call that needs it.
+    """
+
+    def __init__(self, sock: socket.socket, trust: Trust) -> None:
+        self.raw = sock
+        self._tls = TlsSocket(sock, trust.context(), "127.0.0.1")
+        self._lock = threading.Lock()
+        self._timeout = sock.gettimeout()
+        self._read = b""
+        self._ending = False
+        self.fileno, self.close = sock.fileno, sock.close
+        self.setsockopt, self.getsockopt = sock.setsockopt, sock.getsockopt
+        self.getsockname, self.getpeername = sock.getsockname, sock.getpeername
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._timeout = seconds
+
+    def setblocking(self, blocking: bool) -> None:  # noqa: FBT001 - as of a socket
+        self._timeout = None if blocking else 0.0
+
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
+        try:
+            return self._insist(lambda: self._tls.send(data), flags, select.POLLOUT)
+        except TimeoutError:
+            # What is encrypted already is as good as sent: no other data may come in its place.
+            taken, self._tls._accepted = self._tls._accepted, 0
+            if not taken:
+                raise
+            return taken
+
+    def sendall(self, data: bytes) -> None:
+        unsent = memoryview(data)
+        while unsent:
+            unsent = unsent[self.send(unsent) :]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not self._read:
+            self._read = self._insist(lambda: self._receive(size), flags, select.POLLIN)
+        data, self._read = self._read[:size], self._read[size:]
+        return data
+
+    def shutdown(self, how: int) -> None:
+        if how == socket.SHUT_WR:
+            self._insist(self._tls.handshake, 0, select.POLLOUT)
+            with self._lock:
+                self._ending = True
+                self._end()
+        else:
+            self.raw.shutdown(how)
+
+    def _end(self) -> None:
+        """Half-close; where there is no room for the close_notify, when there is."""
+        with suppress(BlockingIOError):
+            self._tls.close_notify()
+            self.raw.shutdown(socket.SHUT_WR)
+            self._ending = False
+
+    def _receive(self, size: int) -> bytes:
+        if self._ending:
+            self._end()
+        return self._tls.recv(size)
+
+    def _insist(self, attempt: Callable[[], T], flags: int, event: int) -> T:
+        timeout = 0.0 if flags & socket.MSG_DONTWAIT else self._timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.raw.setblocking(False)
+        while True:
+            with self._lock:
+                try:
+                    return attempt()
+                except BlockingIOError:
+                    if timeout == 0:
+                        raise
+                    if not self._tls.greeted:
+                        # While one thread waits for that, the other must not: what comes wakes
+                        # one of them only.
+                        self._wait(select.POLLIN, deadline)
+                        continue
+                    wanted = event | (select.POLLOUT if self._ending else 0)
+            self._wait(wanted, deadline)
+
+    def _wait(self, event: int, deadline: float | None) -> None:
+        poll = select.poll()
+        poll.register(self.raw, event)
+        left = None if deadline is None else deadline - time.monotonic()
+        if (left is not None and left <= 0) or not poll.poll(left and left * 1000):
+            raise TimeoutError("timed out")
 
 
 def read_exactly(sock: socket.socket, size: int) -> bytes:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -165,6 +166,7 @@ class ForkServer:
     def _prepare(self) -> None:
         """Tell it how to serve from now on."""
         config, make = self._service.config, self._service.make_handler
+        secure = self._service.secure
         location, attribute = locate_handler(config.handler)
         module, file = location, ""
         if is_file(location):
@@ -179,6 +181,8 @@ class ForkServer:
             "options": make.keywords if isinstance(make, partial) else {},
             "idle_timeout": config.idle_timeout,
             "write_timeout": config.write_timeout,
+            "handshake_timeout": config.handshake_timeout,
+            "tls": astuple(secure.credentials) if secure is not None else None,
             "drain_timeout": config.drain_timeout,
         }
         self._reports.drain_timeout = config.drain_timeout
@@ -285,7 +289,7 @@ class ForkServer:
             outcome = "reset" if self._service.lifecycle.running else "cut"
         connection.outcome = connection.outcome or outcome
         for event, about in failures:
-            self._service.log.error(event, **about)
+            self._service.report(event, about)
         connection.release()
 
 

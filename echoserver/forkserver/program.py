@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from echoserver.blocking import BlockedThread
 from echoserver.connection import Connection
-from echoserver.failures import describe
+from echoserver.failures import describe, distrust
 from echoserver.forkserver.messages import (
     ENDED,
     FAILED,
@@ -46,11 +46,12 @@ from echoserver.state import RETIRE, State
 _FOR_CHILDREN = (int(signal.SIGTERM), int(RETIRE))
 _UNBLOCK = int(signal.SIG_UNBLOCK)
 # What is rehearsed.
-_ECHO = {
+_ECHO: dict[str, Any] = {
     "module": "echoserver.handlers.echo",
     "file": "",
     "class": "EchoHandler",
     "options": {},
+    "tls": None,
 }
 # Of the rehearsal: more than it takes Python to adapt code that runs, and code that loops.
 _CONVERSATIONS = _MESSAGES = 20
@@ -91,13 +92,21 @@ class Settings:
     def __init__(self, told: dict[str, Any]) -> None:
         self.idle_timeout: float = told["idle_timeout"]
         self.write_timeout: float = told["write_timeout"]
+        self.handshake_timeout: float = told["handshake_timeout"]
         self.drain_timeout: float = told["drain_timeout"]
+        self.secure = _secure(told["tls"]) if told["tls"] else None
         sys.path[:] = told["path"]
         found: Any = _module(told["module"], told["file"])
         for attribute in told["class"].split("."):
             found = getattr(found, attribute)
         options = told["options"]
         self.make_handler: Callable[[], Handler] = partial(found, **options) if options else found
+
+
+def _secure(credentials: tuple[bytes, bytes, bytes]) -> Callable[[socket.socket], Any]:
+    from echoserver.tls import Credentials, TlsServer  # large, and rarely needed
+
+    return TlsServer(Credentials(*credentials))
 
 
 def _module(name: str, file: str) -> Any:
@@ -368,12 +377,17 @@ class Alone:
     def __init__(self, config: Settings) -> None:
         self.config = config
         self.make_handler = config.make_handler
+        self.secure = config.secure
         self.lifecycle = State(config.drain_timeout)
         self.failures: list[Failure] = []
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Keep it for the server, which has a log."""
         self.failures.append((event, describe(self.make_handler, error)))
+
+    def report_distrust(self, reason: str) -> None:
+        """Likewise."""
+        self.failures.append(distrust(reason))
 
     def refuse(self, connection: Connection, error: BaseException) -> None:
         """Nothing is started here for a connection but the child that is running already."""

@@ -22,13 +22,13 @@ def queues(address: wire.Address, room: int) -> bool:
     inside = [wire.connect(address) for _ in range(room)]
     assert all(wire.ask(sock, b"INSIDE") == b"INSIDE" for sock in inside)
     waiting = wire.connect(address)
-    waiting.sendall(b"WAITING")
-    if select.select([waiting], [], [], 0.2)[0]:
-        return False
-    for sock in inside:
-        assert wire.ask(sock, b"STILL INSIDE") == b"STILL INSIDE"
-        assert wire.finish(sock) == b""
-        sock.close()
+    with wire.sending(waiting, b"WAITING"):
+        if select.select([waiting], [], [], 0.2)[0]:
+            return False
+        for sock in inside:
+            assert wire.ask(sock, b"STILL INSIDE") == b"STILL INSIDE"
+            assert wire.finish(sock) == b""
+            sock.close()
     return wire.finish(waiting) == b"WAITING"
 
 

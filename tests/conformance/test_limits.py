@@ -39,6 +39,7 @@ def silent(sock: socket.socket, seconds: float = 0.3) -> bool:
         sock.settimeout(wire.patience)
 
 
+@pytest.mark.plain
 @pytest.mark.core
 def test_connection_limit_queues(start: StartServer, room: Callable[[int], int]) -> None:
     server = start(max_connections=2)
@@ -60,6 +61,7 @@ def test_connection_limit_queues(start: StartServer, room: Callable[[int], int])
     assert server.stopped["connections"] == 3
 
 
+@pytest.mark.plain
 def test_connection_limit_rejects(start: StartServer, room: Callable[[int], int]) -> None:
     if room(3) < 3:  # it cannot turn anyone away while it serves someone
         assert queues(start(overload="reject").address, room(3))
@@ -83,6 +85,7 @@ def test_connection_limit_rejects(start: StartServer, room: Callable[[int], int]
     assert server.stopped["bytes_in"] == server.stopped["bytes_out"]
 
 
+@pytest.mark.plain
 def test_rejecting_many_leaves_nothing_behind(
     start: StartServer, room: Callable[[int], int]
 ) -> None:
@@ -178,6 +181,7 @@ def test_who_comes_after_one_that_was_seen_off(start: StartServer) -> None:
         assert wire.finish(sock) == b""
 
 
+@pytest.mark.plain
 def test_descriptors_run_out(start: StartServer, room: Callable[[int], int]) -> None:
     server = start(max_connections=1000)
     if room(100) < 100:  # too few at a time to run out of descriptors
@@ -236,6 +240,7 @@ def test_no_thread_or_process_can_be_started(
     assert (server.stopped["refused"] > 0) == one_each
 
 
+@pytest.mark.plain
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to raise the limit again")
 def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer) -> None:
     server = start(max_connections=1000)
@@ -257,6 +262,7 @@ def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer)
     assert time.monotonic() - begun < 1.5
 
 
+@pytest.mark.plain
 def test_concurrency_is_what_the_backend_says(
     start: StartServer, concurrency: Callable[..., int | None]
 ) -> None:

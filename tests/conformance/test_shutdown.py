@@ -77,6 +77,7 @@ def test_sigterm_under_load(start: StartServer, room: Callable[[int], int]) -> N
     assert server.stopped["cut"] == server.stopped["resets"] == 0
 
 
+@pytest.mark.plain
 @pytest.mark.core
 def test_sigterm_serves_who_was_queued(start: StartServer) -> None:
     """A request that was in the kernel's queue when the drain began is answered."""

@@ -1,0 +1,292 @@
+"""TLS over a connected socket, for servers and clients, whether they block or not.
+
+`ssl.SSLSocket` ignores the kernel's timeouts (SO_RCVTIMEO), and its ``shutdown`` leaves ciphertext
+behind. The sans-I/O `ssl.SSLObject` between two buffers in memory leaves waiting to the socket, and
+ends one direction only: a close_notify is to TLS what a FIN is to TCP (RFC 8446, section 6.1).
+"""
+
+import os
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from echoserver.errors import TlsError
+
+_RECORD = 16 * 1024 + 256  # bytes: the longest record, with what encryption adds
+_CHUNK = 16 * 1024
+
+# Answers to a peer that asks for new keys, and reads none of them, are kept up to here.
+_MOST_KEPT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who a server is, and whose clients it takes: PEM texts.
+
+    They are texts, and not names of files, because whoever makes a context of them may no longer
+    be allowed to read the files.
+    """
+
+    cert: bytes
+    """Its certificate, and those that lead from it towards an authority."""
+    key: bytes
+    client_ca: bytes = b""
+    """Authorities, of which every client must have a certificate; empty: clients need none."""
+
+    @classmethod
+    def read(cls, cert: str, key: str | None, client_ca: str | None) -> Self:
+        """Read the files.
+
+        Raises:
+            OSError: One cannot be read; it has the name.
+        """
+        return cls(
+            Path(cert).read_bytes(),
+            Path(key or cert).read_bytes(),
+            Path(client_ca).read_bytes() if client_ca else b"",
+        )
+
+    def context(self) -> ssl.SSLContext:
+        """Return how a server with these speaks: TLS 1.2 or later, without renegotiation.
+
+        Raises:
+            ValueError: A text is not what it should be; the message completes "... is not usable".
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        # Tickets come after the handshake, whether the client reads or not: where it leaves
+        # without a word, they would be unread, and its close a reset.
+        context.num_tickets = 0
+        try:
+            with _file(self.cert) as cert, _file(self.key) as key:
+                # Nobody is asked for the password of a key, least of all at the terminal.
+                context.load_cert_chain(cert, key, password=b"")
+        except (OSError, ValueError) as error:
+            raise ValueError(_reason(error)) from None
+        if self.client_ca:
+            try:
+                context.load_verify_locations(cadata=self.client_ca.decode("ascii"))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{_reason(error)}, of the authorities of clients") from None
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+class TlsServer:
+    """Puts TLS over accepted sockets.
+
+    Raises:
+        ValueError: The credentials are not usable; see `Credentials.context`.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        self.credentials = credentials
+        """What it was made of."""
+        self._context = credentials.context()
+
+    def __call__(self, sock: socket.socket) -> "TlsSocket":
+        """Return what speaks TLS over `sock`."""
+        return TlsSocket(sock, self._context)
+
+
+class _file:  # noqa: N801 - used as a function
+    """The name of a file in memory with `content`: OpenSSL's wrapper takes nothing else."""
+
+    def __init__(self, content: bytes) -> None:
+        self._fd = os.memfd_create("pem")
+        os.write(self._fd, content)
+
+    def __enter__(self) -> str:
+        return f"/proc/self/fd/{self._fd}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _reason(error: Exception) -> str:
+    """Say in a few words what OpenSSL has against a file."""
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.lower().replace("_", " ")
+    return "no certificate and key in PEM form" if isinstance(error, ssl.SSLError) else str(error)
+
+
+class TlsSocket:
+    """Speaks TLS over `sock`, and can be used in its place: it blocks when `sock` does.
+
+    Args:
+        sock: A connected socket, or one that is connecting and does not block.
+        context: A client's, or a server's: whom to trust, and who one is.
+        name: The server's, as its certificate must have it; for a client.
+
+    Raises:
+        TlsError: In all that it does: the peer does not speak TLS, or is not to be trusted.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str = "") -> None:
+        self._sock = sock
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=context.protocol == ssl.PROTOCOL_TLS_SERVER,
+            server_hostname=name or None,
+        )
+        self.greeted = False
+        """The handshake is over."""
+        self._ended = self._notified = False
+        self._unsent = memoryview(b"")
+        self._accepted = 0
+        self.touched = False
+        """The peer has sent something."""
+        self.truncated = False
+        """The peer's stream ended without a close_notify: perhaps not where the peer ended it."""
+        self.family = sock.family
+        self.fileno = sock.fileno
+        self.close = sock.close
+        self.setblocking = sock.setblocking
+        self.settimeout = sock.settimeout
+        self.getpeername = sock.getpeername
+
+    @property
+    def blocked(self) -> bool:
+        """There is something to be sent for which the socket had no room."""
+        return bool(self._unsent)
+
+    def handshake(self, flags: int = 0) -> None:
+        """Greet, and be greeted; the first `send` or `recv` does it where nobody has.
+
+        Args:
+            flags: Of recv(2), such as MSG_DONTWAIT.
+
+        Raises:
+            BlockingIOError: It takes longer.
+            ConnectionResetError: The peer ended it.
+        """
+        if self.greeted:
+            return
+        self._flush()
+        while True:
+            try:
+                self._tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._flush()
+                if not self._feed(_RECORD, flags):
+                    raise ConnectionResetError(0, "the TLS handshake was broken off") from None
+            except ssl.SSLError as error:
+                with suppress(OSError):
+                    self._flush()  # the alert that tells the peer why
+                raise TlsError(error.errno, error.reason or str(error)) from None
+        self.greeted = True
+        self._flush()
+
+    def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+        """Return how much of `data` was taken to be sent.
+
+        Where that is not all, or it raises BlockingIOError, it must be called again with the rest,
+        and with no other data, as SSL_write(3) must.
+        """
+        self.handshake(flags)
+        taken = 0
+        try:
+            while taken < len(data):
+                if not self._accepted:
+                    self._flush(flags)
+                    self._accepted = self._tls.write(data[taken : taken + _CHUNK])
+                self._flush(flags)
+                taken += self._accepted
+                self._accepted = 0
+        except BlockingIOError:
+            if not taken:
+                raise
+        except ssl.SSLError as error:
+            raise TlsError(error.errno, error.reason or str(error)) from None
+        return taken
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of it, where the socket blocks."""
+        unsent = memoryview(data)
+        while unsent:
+            unsent = unsent[self.send(unsent) :]
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return all that has come, waiting for some where the socket blocks; b"" at the end.
+
+        Args:
+            size: About how much to expect; what is decrypted already is never left behind, because
+                no readiness loop would tell of it.
+            flags: Of recv(2), such as MSG_DONTWAIT.
+        """
+        self.handshake(flags)
+        while True:
+            data = self._decrypt()
+            if self._outgoing.pending:
+                self._answer_in_passing(flags)
+            if data or self._ended:
+                return data
+            if not self._feed(max(size, _RECORD), flags):
+                self._ended = self.truncated = True
+
+    def _decrypt(self) -> bytes:
+        """Return all that can be read of what has come."""
+        tls, incoming = self._tls, self._incoming
+        pieces = []
+        try:
+            while incoming.pending or tls.pending():
+                if not (piece := tls.read(_RECORD)):
+                    self._ended = True
+                    break
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            pass  # a part of a record, or what was no data
+        except ssl.SSLZeroReturnError:
+            self._ended = True
+        except ssl.SSLError as error:
+            raise TlsError(error.errno, error.reason or str(error)) from None
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def shutdown(self, how: int) -> None:
+        """Say close_notify, and half-close."""
+        self.close_notify()
+        self._sock.shutdown(how)
+
+    def close_notify(self, flags: int = 0) -> None:
+        """End our direction of the stream, as far as TLS knows of it.
+
+        Raises:
+            BlockingIOError: There is no room for it yet: call it again.
+        """
+        self._flush(flags)
+        if self.greeted and not self._notified:
+            self._notified = True
+            with suppress(ssl.SSLError):  # it wants the peer's, for which nobody waits here
+                self._tls.unwrap()
+            self._flush(flags)
+
+    def _answer_in_passing(self, flags: int) -> None:
+        """Send what TLS itself has to say, such as a key update; later, where there is no room."""
+        with suppress(BlockingIOError):
+            self._flush(flags)
+        if self._outgoing.pending > _MOST_KEPT:
+            raise TlsError(0, "it asks without end for what it does not read")
+
+    def _feed(self, size: int, flags: int = 0) -> bool:
+        """Take in what has come; tell whether it is not the end."""
+        data = self._sock.recv(size, flags)
+        if data:
+            self.touched = True
+            self._incoming.write(data)
+        return bool(data)
+
+    def _flush(self, flags: int = 0) -> None:
+        while self._unsent or self._outgoing.pending:
+            if not self._unsent:
+                self._unsent = memoryview(self._outgoing.read())
+            self._unsent = self._unsent[self._sock.send(self._unsent, flags) :]
+
+
+Socket = socket.socket | TlsSocket

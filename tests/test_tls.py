@@ -1,0 +1,381 @@
+"""TLS: who is let in, what is said of those who are not, and what a reload changes."""
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import echoserver
+from clients.address import format_address
+from clients.tls import TlsError, TlsSocket, Trust
+from tests import wire
+from tests.certificates import CLIENTS, SERVERS, STRANGERS
+from tests.inspection import settled
+from tests.launching import run
+from tests.test_cli import sentence
+
+TRUST = Trust(SERVERS.cert)
+
+
+@contextmanager
+def serving(backend: str = "thread", **settings: Any) -> Iterator[echoserver.SpawnedServer]:
+    with echoserver.spawn(backend=backend, **{"tls_cert": SERVERS.issue(), **settings}) as server:
+        yield server
+        assert "Traceback" not in server.stderr
+
+
+def secured(address: wire.Address, trust: Trust = TRUST) -> TlsSocket:
+    """Connect and shake hands, blocking."""
+    tls = TlsSocket(wire.connect(address), trust.context(), "127.0.0.1")
+    tls.handshake()
+    return tls
+
+
+def answered(address: wire.Address, trust: Trust = TRUST) -> bool:
+    tls = secured(address, trust)
+    tls.sendall(b"hello")
+    return tls.recv(5) == b"hello"
+
+
+def totals(server: echoserver.SpawnedServer) -> dict[str, Any]:
+    assert server.stop() == 0
+    assert server.stopped is not None
+    return server.stopped
+
+
+# -- who is let in -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_versions(model: str, version: ssl.TLSVersion) -> None:
+    """By the standard library's own way of speaking it."""
+    context = ssl.create_default_context(cafile=SERVERS.cert)
+    context.minimum_version = context.maximum_version = version
+    data = wire.content(30_000)
+    with serving(model) as server:
+        raw = wire.connect(server.address)
+        with context.wrap_socket(raw, server_hostname="localhost") as sock:
+            for _ in range(10):
+                assert not wire.difference(wire.ask(sock, data), data)
+            assert sock.version() == version.name.replace("_", ".")
+            sock.unwrap()  # both sides have said close_notify
+        assert totals(server)["truncations"] == 0
+
+
+def test_older_versions_are_refused() -> None:
+    context = ssl.create_default_context(cafile=SERVERS.cert)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.minimum_version = ssl.TLSVersion.TLSv1
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
+    with serving() as server:
+        with pytest.raises(ssl.SSLError):
+            context.wrap_socket(wire.connect(server.address), server_hostname="localhost")
+        assert totals(server)["tls_failures"] == 1
+
+
+def test_clients_with_the_right_certificate(model: str) -> None:
+    with serving(model, tls_client_ca=CLIENTS.cert) as server:
+        assert answered(server.address, Trust(SERVERS.cert, CLIENTS.issue()))
+        assert totals(server)["tls_failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        (None, "peer did not return a certificate"),
+        (STRANGERS.issue(), "certificate verify failed"),
+        (CLIENTS.issue(expired=True), "certificate verify failed"),
+    ],
+    ids=["none", "wrong authority", "expired"],
+)
+def test_clients_with_another_certificate_get_not_one_byte(
+    model: str, certificate: str | None, reason: str
+) -> None:
+    with serving(model, tls_client_ca=CLIENTS.cert) as server:
+        tls = secured(server.address, Trust(SERVERS.cert, certificate))  # TLS 1.3: they hear later
+        with pytest.raises((TlsError, ConnectionError)):
+            tls.sendall(b"hello")
+            assert tls.recv(5) == b""
+            raise ConnectionError
+        found = totals(server)
+        assert (found["tls_failures"], found["bytes_in"], found["bytes_out"]) == (1, 0, 0)
+        told = [event for event in server.log if event["event"] == "tls_failed"]
+        assert [event["reason"] for event in told] == [reason]
+
+
+# -- who speaks something else -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"GET / HTTP/1.0\r\n\r\n", "http request"),
+        (wire.content(3000), "wrong version number"),
+        (b"\x16\x03\x01\x40\x00" + bytes(16384), "unexpected message"),
+        (b"\x16\x03\x01", "the peer broke off the handshake"),
+    ],
+    ids=["http", "garbage", "zeros", "a part"],
+)
+def test_what_is_not_tls_is_refused(model: str, said: bytes, reason: str) -> None:
+    with serving(model) as server:
+        sock = wire.connect(server.address)
+        sock.sendall(said)
+        sock.shutdown(socket.SHUT_WR)
+        reply = wire.read_to_end(sock)  # the end comes, and not a reset
+        assert reply == b"" or (reply[0] == 0x15 and len(reply) < 20), "an alert and no more"
+        assert answered(server.address)
+        found = totals(server)
+        assert (found["tls_failures"], found["connections"]) == (1, 2)
+        told = [event["reason"] for event in server.log if event["event"] == "tls_failed"]
+        assert told == [reason] or reason == "wrong version number"
+
+
+def test_a_visitor_without_a_word_is_no_failure(model: str) -> None:
+    with serving(model) as server:
+        for _ in range(3):
+            sock = wire.connect(server.address)
+            sock.shutdown(socket.SHUT_WR)
+            assert wire.read_to_end(sock) == b""
+        found = totals(server)
+        assert (found["tls_failures"], found["resets"], found["connections"]) == (0, 0, 3)
+
+
+def test_a_stalled_handshake_has_a_deadline_and_stalls_nobody(model: str) -> None:
+    room = echoserver.load_backend(model).concurrency(echoserver.Config()) or 50
+    with serving(model, handshake_timeout=0.5) as server:
+        before = settled(server.pid)
+        stalled = [wire.connect(server.address) for _ in range(min(room, 20))]
+        for sock in stalled[::2]:
+            sock.sendall(b"\x16\x03\x01\x02")
+        begun = time.monotonic()
+        assert answered(server.address)
+        if room > 20:
+            assert time.monotonic() - begun < 0.5, "the others' silence was waited for"
+        for sock in stalled:
+            assert wire.read_to_end(sock) == b""
+            sock.close()
+        wire.opened.pop().close()
+        assert wire.eventually(lambda: settled(server.pid) == before)
+        found = totals(server)
+        assert found["tls_timeouts"] == len(stalled)
+
+
+def test_stalled_handshakes_do_not_hold_the_drain_up(model: str) -> None:
+    with serving(model) as server:
+        socks = [wire.connect(server.address) for _ in range(3)]
+        socks[0].sendall(b"\x16\x03\x01\x02")
+        begun = time.monotonic()
+        found = totals(server)
+        assert time.monotonic() - begun < 6  # two seconds each, where they are served in turn
+        assert found["cut"] == 0
+
+
+# -- how streams end -----------------------------------------------------------------------------
+
+
+def test_a_stream_without_a_close_notify_is_counted(model: str) -> None:
+    with serving(model) as server:
+        tls = secured(server.address)
+        tls.sendall(b"hello")
+        assert tls.recv(5) == b"hello"
+        tls._sock.shutdown(socket.SHUT_WR)  # a FIN, which anybody on the way could have sent
+        assert tls.recv(5) == b""
+        assert not tls.truncated, "the server says close_notify all the same"
+        assert wire.eventually(lambda: not _open(server))
+        found = totals(server)
+        assert (found["truncations"], found["resets"]) == (1, 0)
+
+
+def test_the_end_is_said_before_it_comes(model: str) -> None:
+    """So that a client can tell a server's end from an attacker's."""
+    with serving(model, idle_timeout=0.3) as server:
+        tls = secured(server.address)
+        assert tls.recv(5) == b""
+        assert not tls.truncated
+        assert totals(server)["idle_timeouts"] == 1
+
+
+def test_what_crosses_our_end_is_counted(model: str) -> None:
+    with serving(model, idle_timeout=0.3) as server:
+        tls = secured(server.address)
+        assert tls.recv(5) == b""
+        tls.sendall(b"too late")  # it lingers for a second
+        tls.shutdown(socket.SHUT_WR)
+        assert wire.eventually(lambda: not _open(server))
+        found = totals(server)
+        assert (found["bytes_discarded"], found["bytes_in"]) == (8, 0)
+
+
+def _open(server: echoserver.SpawnedServer) -> str:
+    which = ("state", "connected", "exclude", "time-wait", f"sport = :{server.port}")
+    return subprocess.run(["ss", "-Htn", *which], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_openssl_as_a_client(version: str) -> None:
+    """It takes an R for the wish to renegotiate, which TLS 1.2 has."""
+    with serving() as server:
+        where = format_address(*server.address)
+        words = ["openssl", "s_client", "-connect", where, version, "-CAfile", SERVERS.cert]
+        with subprocess.Popen(
+            [*words, "-verify_return_error", "-quiet", "-no_ign_eof"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as client:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdin.write(b"hello\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"hello\n"
+            client.stdin.write(b"R\n")
+            client.stdin.flush()
+            _, said = client.communicate(timeout=20)
+        if version == "-tls1_2":
+            assert b"no renegotiation" in said
+        assert answered(server.address)
+
+
+# -- a reload ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+@pytest.mark.parametrize("name", ["thread", "process", "selector"])
+def test_sighup_reads_the_certificate_again(
+    name: str, processes: int | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "server.pem"
+    shutil.copy(SERVERS.issue(), file)
+    with serving(name, tls_cert=file, workers=processes) as server:
+        old = secured(server.address)
+        shutil.copy(STRANGERS.issue(), file)
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: _taken(server, Trust(STRANGERS.cert)))
+        if processes is None:
+            old.sendall(b"still here")
+            assert old.recv(10) == b"still here"
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+@pytest.mark.parametrize("spoilt", ["not PEM", "another's key", "gone"])
+def test_a_reload_that_cannot_be_leaves_the_old_one(
+    spoilt: str, processes: int | None, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    shutil.copy(SERVERS.issue(), cert)
+    shutil.copy(SERVERS.issue(), key)
+    with serving(tls_cert=cert, tls_key=key, workers=processes) as server:
+        match spoilt:
+            case "not PEM":
+                cert.write_text("?")
+            case "another's key":
+                shutil.copy(CLIENTS.issue(), key)
+            case "gone":
+                key.unlink()
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: any(e["event"] == "reload_failed" for e in server.log))
+        assert answered(server.address)
+        failed = [event for event in server.log if event["event"] == "reload_failed"]
+        assert len(failed) == 1
+        assert str(tmp_path) in failed[0]["reason"]
+
+
+def _taken(server: echoserver.SpawnedServer, trust: Trust) -> bool:
+    with suppress(OSError):
+        return answered(server.address, trust)
+    return False
+
+
+# -- what is typed -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tls-key", "x"], "--tls-key is of no use without --tls-cert"),
+        (["--tls-cert", "/no/cert"], "cannot read the TLS file /no/cert: No such file"),
+        (["--tls-cert", __file__], "no certificate and key in PEM form"),
+        (["--tls-cert", SERVERS.cert], "cannot use"),
+        (["--tls-cert", SERVERS.issue(), "--tls-client-ca", __file__], "the authorities of"),
+    ],
+    ids=["key alone", "no file", "no PEM", "no key", "no authority"],
+)
+def test_files_that_are_of_no_use(words: list[str], said: str) -> None:
+    result = run("echoserver", "--port", "0", *words)
+    assert result.returncode == 2
+    assert said in sentence(result)
+
+
+def test_an_encrypted_key_asks_nobody_for_its_password(tmp_path: Path) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to encrypt a key with")
+    key = tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "pkey", "-in", SERVERS.issue(), "-aes256", "-passout", "pass:secret"),
+            *("-out", str(key)),
+        ],
+        check=True,
+    )
+    result = run("echoserver", "--port", "0", "--tls-cert", SERVERS.issue(), "--tls-key", str(key))
+    assert result.returncode == 2
+    assert "cannot use" in sentence(result)
+
+
+# -- our own clients -----------------------------------------------------------------------------
+
+
+def test_echoclient(tmp_path: Path) -> None:
+    data = wire.content(200_000)
+    with serving(tls_client_ca=CLIENTS.cert) as server:
+        where = format_address(*server.address)
+        trusting = ("--tls", "--ca", SERVERS.cert, "--cert", CLIENTS.issue())
+        assert "answered in" in run("echoclient", "--ping", where, *trusting).stdout
+        piped = run("echoclient", where, *trusting, input=data, text=False)
+        assert not wire.difference(cast("bytes", piped.stdout), data)
+        insecure = run(
+            "echoclient", "--ping", where, "--tls", "--insecure", "--cert", CLIENTS.issue()
+        )
+        assert insecure.returncode == 0
+        distrusting = run("echoclient", "--ping", where, "--tls")
+        assert distrusting.returncode == 1
+        assert "CERTIFICATE_VERIFY_FAILED" in distrusting.stderr
+        plain = run("echoclient", "--ping", where, "--timeout", "1s")
+        assert plain.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ca", "x"], "--ca is for TLS: add --tls"),
+        (["--tls", "--key", "x"], "--key is of no use without --cert"),
+        (["--tls", "--ca", "/no/ca"], "cannot use the TLS files /no/ca"),
+    ],
+)
+def test_what_echoclient_is_told_wrong(words: list[str], said: str) -> None:
+    result = run("echoclient", "127.0.0.1:1", *words)
+    assert result.returncode == 2
+    assert said in sentence(result)
+
+
+def test_echoload(model: str) -> None:
+    bound = echoserver.load_backend(model).concurrency(echoserver.Config()) or 20
+    with serving(model) as server:
+        result = run(
+            *("echoload", "run", format_address(*server.address), "-c", str(min(bound, 20))),
+            *("-n", "2000", "--tls", "--ca", SERVERS.cert),
+        )
+        assert result.returncode == 0, result.stderr
+        assert totals(server)["resets"] == 0
