@@ -26,17 +26,21 @@ def _options(command: Any) -> Any:
         default = extra.get("shown_default", default_of(setting))
         if default == ():
             default = "none"
+        if extra.get("flag"):
+            default = "off"
         if isinstance(default, float):
             default = f"{default:g}"
         mark = _RELOADS.get(extra.get("reload", ""), "")
         names = [name for name in (extra["short"], option_name(setting.name)) if name]
+        switch: dict[str, Any] = {"is_flag": True, "default": None} if extra.get("flag") else {}
         command = click.option(
             *names,
             setting.name,
-            metavar=extra["metavar"],
+            metavar=None if switch else extra["metavar"],
             help=f"{extra['help']}  [default: {default}]{mark}",
             hidden=extra.get("hidden", False),
             multiple=extra.get("multiple", False),
+            **switch,
         )(command)
     return command
 

@@ -4,6 +4,7 @@ A value comes from, in this order: the option on the command line, the environme
 ``ECHOSERVER_<OPTION>``, the file named by ``--config``, the default.
 """
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, ItemsView, Mapping
@@ -15,6 +16,8 @@ from typing import Any, Literal, get_args
 from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
 from echoserver.units import parse_duration
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENVIRONMENT_PREFIX = "ECHOSERVER_"
 
@@ -64,6 +67,31 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError("a text without control characters, and not empty")
     return value
+
+
+def _networks(value: Any) -> tuple[Network, ...]:
+    """Read networks and addresses: several, or in one text with commas."""
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    networks: list[Network] = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        try:
+            networks.append(item if isinstance(item, Network) else ipaddress.ip_network(item))
+        except ValueError as error:
+            hint = " (bits beyond the prefix are set)" if "host bits" in str(error) else ""
+            raise ValueError(f"an address or a network, such as 192.0.2.0/24{hint}") from None
+    return tuple(networks)
+
+
+_ON, _OFF = {"on", "true", "yes", "1"}, {"off", "false", "no", "0"}
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.lower() not in _ON | _OFF:
+        raise ValueError("on or off")
+    return value.lower() in _ON
 
 
 def _seconds(value: Any) -> float:
@@ -191,6 +219,52 @@ class Config:
         metavar="queue|reject",
         reload=IN_PLACE,
     )
+    max_connections_per_ip: int | None = _setting(
+        None,
+        "Connections open at a time from one address, or one /64 of IPv6, over all workers; "
+        "whoever comes beyond it is closed without a byte.",
+        _integer(1, 10_000_000),
+        metavar="N",
+        whole_number=True,
+        shown_default="no such limit",
+        reload=IN_PLACE,
+    )
+    allow: tuple[Network, ...] = _setting(
+        (),
+        "Serve only clients with an address in here, for example 192.0.2.0/24 or ::1; may be "
+        "repeated.",
+        _networks,
+        metavar="CIDR",
+        multiple=True,
+        shown_default="all",
+        reload=IN_PLACE,
+    )
+    deny: tuple[Network, ...] = _setting(
+        (),
+        "Serve no client with an address in here, whatever --allow says; may be repeated.",
+        _networks,
+        metavar="CIDR",
+        multiple=True,
+        reload=IN_PLACE,
+    )
+    proxy_protocol: bool = _setting(
+        False,
+        "Expect a PROXY header, version 1 or 2, before a client's first byte, and take the "
+        "client's address from it.",
+        _switch,
+        metavar="on|off",
+        flag=True,
+        reload=IN_PLACE,
+    )
+    proxy_from: tuple[Network, ...] = _setting(
+        (),
+        "Balancers that are believed what they say in that header, and which alone may connect "
+        "then; may be repeated.",
+        _networks,
+        metavar="CIDR",
+        multiple=True,
+        reload=IN_PLACE,
+    )
     idle_timeout: float = _setting(
         300.0,
         "Seconds without a byte from the peer after which a connection is ended.",
@@ -239,8 +313,8 @@ class Config:
     )
     handshake_timeout: float = _setting(
         10.0,
-        "Seconds in which a client must have done what comes before its first byte, such as a "
-        "TLS handshake.",
+        "Seconds in which what comes before a client's first byte must have come: the TLS "
+        "handshake, and as many for a PROXY header.",
         _seconds,
         metavar="SECONDS",
         reload=IN_PLACE,

@@ -152,6 +152,7 @@ class Connection:
         "bytes_discarded",
         "bytes_in",
         "bytes_out",
+        "counted",
         "outcome",
         "peer",
         "sock",
@@ -168,6 +169,8 @@ class Connection:
         """Bytes that the kernel took for the peer."""
         self.bytes_discarded = 0
         """Bytes that came after our FIN, and were read only to be thrown away."""
+        self.counted = False
+        """It counts against what its address may have."""
         self.outcome = ""
         """Why it ended: ``eof``, ``drained``, ``idle_timeout``, or what `Totals` counts."""
         self._host = host

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from echoserver.access import address_of, admitted, within
 from echoserver.config import Config
 from echoserver.connection import (
     CHUNK,
@@ -15,6 +16,7 @@ from echoserver.connection import (
 )
 from echoserver.errors import BootError
 from echoserver.flow import Flow, Readable
+from echoserver.lobby import Identified, Lobby
 from echoserver.service import Service
 from echoserver.sockets import abort, set_timeout
 
@@ -34,6 +36,15 @@ _GLANCE = 0.1
 
 # Clients that are being turned away gently at a time; beyond it they are reset.
 _LONGEST_FAREWELL_QUEUE = 64
+
+
+# How the log calls what `Totals` counts.
+_TURNED_AWAY = {
+    "rejected": "client_rejected",
+    "rejected_per_ip": "address_rejected",
+    "denied": "client_denied",
+    "proxy_failures": "proxy_failed",
+}
 
 
 def bind(config: Config) -> socket.socket:
@@ -134,6 +145,7 @@ class Listener:
         self._lifecycle = service.lifecycle
         self._pause_length = 0.0
         self._pause_ends = 0.0
+        self._lobby = Lobby(self._lifecycle)
         self._farewells: dict[int, tuple[socket.socket, float]] = {}
         self._watched: set[int] = set()
 
@@ -213,7 +225,7 @@ class Listener:
             if slots.take():
                 accepted = self._accept()
                 if accepted is not None:
-                    return True, service.admit(*accepted)
+                    return True, self._receive(*accepted)
                 slots.give()
             return False, None
         # The client first: a slot that is taken only to look whether someone is there would
@@ -222,10 +234,47 @@ class Listener:
             accepted = self._accept()
             if accepted is not None:
                 if slots.take():
-                    return True, service.admit(*accepted)
-                self._turn_away(accepted[0])
+                    return True, self._receive(*accepted)
+                self._turn_away(accepted[0], "rejected", limit=service.limit)
                 return True, None
         return False, None
+
+    def _receive(self, sock: socket.socket, peer: tuple[str, int]) -> Connection | None:
+        """Decide about a client, for whom a slot was taken: whether it may connect at all.
+
+        Returns:
+            Its connection; None: it was turned away, or waits for its PROXY header.
+        """
+        config = self._service.config
+        if not config.proxy_protocol:
+            return self._admit(sock, peer)
+        if not within(address_of(peer[0]), config.proxy_from):
+            return self._identified(Identified(sock, peer, "not from a balancer (--proxy-from)"))
+        return self._identified(self._lobby.enter(sock, peer, config.handshake_timeout))
+
+    def _identified(self, visitor: Identified | None) -> Connection | None:
+        """Decide about a client that has left the lobby, if it has."""
+        if visitor is None:
+            return None
+        if visitor.problem:
+            self._service.slots.give()
+            self._turn_away(visitor.sock, "proxy_failures", reason=visitor.problem)
+            return None
+        return self._admit(visitor.sock, visitor.peer)
+
+    def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> Connection | None:
+        """Admit a client whose address is known, if it may come in."""
+        service = self._service
+        most = service.config.max_connections_per_ip
+        if not admitted(peer[0], service.config):
+            refused = "denied"
+        elif most is not None and not service.quota.take(peer[0], most):
+            refused = "rejected_per_ip"
+        else:
+            return service.admit(sock, peer, counted=most is not None)
+        service.slots.give()
+        self._turn_away(sock, refused, client=peer[0])
+        return None
 
     @property
     def _rejecting(self) -> bool:
@@ -270,7 +319,7 @@ class Listener:
             "or lower --max-connections",
         )
 
-    def _wait(self, *, at_once: bool) -> Iterator[Readable]:
+    def _wait(self, *, at_once: bool) -> Iterator[Connection | Readable]:
         """Wait for a client, a free slot, the end of a pause, or whatever ends the wait."""
         service, slots = self._service, self._service.slots
         # Announce the wish for a slot before looking, lest one comes free in between.
@@ -284,6 +333,8 @@ class Listener:
             self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
         now = time.monotonic()
         ends = [deadline - now for _, deadline in self._farewells.values()]
+        if self._lobby:
+            ends.append(self._lobby.next_deadline - now)
         if paused:
             ends.append(self._pause_ends - now)
         if (next_sweep := service.sweep()) is not None:
@@ -298,9 +349,33 @@ class Listener:
         if self._pause_ends and ready:
             self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
         self._see_off(ready)
+        yield from self._welcome(ready)
 
-    def _last_arrivals(self) -> Iterator[Connection]:
-        """Take in who was in the kernel's queue when the drain began.
+    def _welcome(self, ready: set[int]) -> Iterator[Connection]:
+        """Admit those in the lobby whose header has come."""
+        for visitor in self._lobby.leave(ready):
+            connection = self._identified(visitor)
+            if connection is not None:
+                yield connection
+
+    def _last_arrivals(self) -> Iterator[Connection | Readable]:
+        """Take in who was in the kernel's queue, or the lobby, when the drain began."""
+        yield from self._last_in_queue()
+        lifecycle = self._lifecycle
+        while self._lobby and not lifecycle.killed:
+            left = min(lifecycle.stream_deadline, self._lobby.next_deadline) - time.monotonic()
+            if left <= 0:
+                break
+            yield lifecycle.something(left)
+            yield from self._welcome(lifecycle.look())
+        for sock in self._lobby.empty():
+            self._service.slots.give()
+            self._service.totals.unserved += 1
+            abort(sock)
+            sock.close()
+
+    def _last_in_queue(self) -> Iterator[Connection]:
+        """Take in who was in the kernel's queue.
 
         Whoever no slot is free for, or time, is reset and counted; where another process takes
         over, they are its clients.
@@ -318,7 +393,9 @@ class Listener:
                     return
                 accepted = self._accept()
             if accepted is not None and room:
-                yield service.admit(*accepted)
+                connection = self._receive(*accepted)
+                if connection is not None:
+                    yield connection
                 lifecycle.run_hooks()
                 continue
             if room:
@@ -331,13 +408,19 @@ class Listener:
             if time.monotonic() > lifecycle.stream_deadline + _LATEST_RESET:
                 return  # they come faster than they can be turned away: the close does it
 
-    # -- turning away (--overload reject) --------------------------------------------------------
+    # -- turning away --------------------------------------------------------------------------
 
-    def _turn_away(self, sock: socket.socket) -> None:
-        """Send FIN and nothing else, and give the peer a second to see it before the close."""
+    def _turn_away(self, sock: socket.socket, counter: str, **about: object) -> None:
+        """Send FIN and nothing else, and give the peer a second to see it before the close.
+
+        Args:
+            sock: The client's.
+            counter: What counts it, of `Totals`.
+            about: What is said of it.
+        """
         service = self._service
-        service.totals.rejected += 1
-        service.log.warning_each_second("client_rejected", limit=service.limit)
+        setattr(service.totals, counter, getattr(service.totals, counter) + 1)
+        service.log.warning_each_second(_TURNED_AWAY[counter], **about)
         if len(self._farewells) >= _LONGEST_FAREWELL_QUEUE:
             abort(sock)
             sock.close()

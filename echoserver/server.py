@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
+from echoserver.access import LocalQuota, Quota, address_of
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.backends import Backend
 from echoserver.config import Config, option_name, reread, settings
@@ -103,11 +104,12 @@ class Design:
         lifecycle: Lifecycle,
         log: Log,
         slots: Slots,
+        quota: Quota,
         ready: Callable[[Service], None],
         publish: Callable[[Totals], None] | None = None,
     ) -> Totals:
         """Serve in this process until `lifecycle` says otherwise; return what was done."""
-        service = Service(self.config, self.make_handler, lifecycle, log, slots, self.secure)
+        service = Service(self.config, self.make_handler, lifecycle, log, slots, quota, self.secure)
         service.publish = publish
         listener = Listener(sock, service, lambda: ready(service))
         who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
@@ -169,7 +171,7 @@ class EchoServer:
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
             sock = bind(config)
-            _warn(config, log, descriptors)
+            _warn(config, sock, log, descriptors)
             if config.workers is not None:
                 from echoserver.workers import Master
 
@@ -197,7 +199,8 @@ class EchoServer:
             lifecycle.on_hangup(lambda: reload_in_place(service, sock))
             announce(self.config, sock, log)
 
-        return self._design.serve(sock, lifecycle, log, LocalSlots(self._design.limit()), ready)
+        slots = LocalSlots(self._design.limit())
+        return self._design.serve(sock, lifecycle, log, slots, LocalQuota(), ready)
 
 
 def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
@@ -283,6 +286,10 @@ def _secure(config: Config) -> "TlsServer | None":
 
 
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
+    if config.proxy_protocol and not config.proxy_from:
+        raise ConfigError(
+            f"{config.source('proxy_protocol')} needs --proxy-from: anybody can write a header"
+        )
     for setting in settings():
         # Only where it was typed beside the backend: a file or an environment may hold
         # settings for several backends.
@@ -303,7 +310,15 @@ def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
         )
 
 
-def _warn(config: Config, log: Log, descriptors: int) -> None:
+def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:
+    guarded = config.tls_cert or config.allow or config.proxy_protocol
+    if not (guarded or address_of(sock.getsockname()[0]).is_loopback):
+        log.warning(
+            "open_to_all",
+            host=sock.getsockname()[0],
+            advice="whoever reaches this address can use the server; --allow says who may, and "
+            "--tls-cert with --tls-client-ca asks for proof",
+        )
     for warning in config.warnings:
         log.warning("setting_ignored", reason=warning)
     cap = somaxconn()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from echoserver.access import Quota
 from echoserver.config import Config
 from echoserver.connection import Connection
 from echoserver.failures import PEERS_FAULTS, describe, distrust
@@ -51,6 +52,12 @@ class Totals:
     """Clients for which no thread or process could be started."""
     rejected: int = 0
     """Clients turned away at the limit (``--overload reject``)."""
+    rejected_per_ip: int = 0
+    """Clients turned away because their address had its ``--max-connections-per-ip``."""
+    denied: int = 0
+    """Clients turned away by ``--allow`` and ``--deny``."""
+    proxy_failures: int = 0
+    """Connections without a PROXY header that can be believed (``--proxy-protocol``)."""
     unserved: int = 0
     """Clients that the kernel had queued when the drain began, and that no slot was free for."""
     accept_errors: int = 0
@@ -81,6 +88,7 @@ class Service:
         lifecycle: Lifecycle,
         log: Log,
         slots: Slots,
+        quota: Quota,
         secure: "TlsServer | None" = None,
     ) -> None:
         self.config = config
@@ -92,6 +100,8 @@ class Service:
         self.log = log
         self.slots = slots
         """How many connections may be open at a time."""
+        self.quota = quota
+        """How many each address has open, where that is limited."""
         self.publish: Callable[[Totals], None] | None = None
         """Told the totals whenever a connection begins or ends, where someone keeps account."""
         self.totals = Totals()
@@ -119,9 +129,16 @@ class Service:
         """Connections that this process may have open at a time."""
         return self.slots.limit
 
-    def admit(self, sock: socket.socket, peer: Any) -> Connection:
-        """Give a client that was accepted the slot that was taken for it."""
+    def admit(self, sock: socket.socket, peer: Any, *, counted: bool) -> Connection:
+        """Give a client that was accepted the slot that was taken for it.
+
+        Args:
+            sock: Its socket.
+            peer: Its address.
+            counted: It was counted for that address.
+        """
         connection = Connection(sock, peer, self)
+        connection.counted = counted
         with self._lock:
             self._open.add(connection)
             self.totals.connections += 1
@@ -144,6 +161,8 @@ class Service:
         with self._lock:
             # First: who sees our FIN and comes back at once finds a slot.
             self.slots.give()
+            if connection.counted:
+                self.quota.give(connection.peer[0])
             connection.close()
             totals.bytes_in += connection.bytes_in
             totals.bytes_out += connection.bytes_out

@@ -57,8 +57,8 @@ class SpawnedServer:
         options = [
             word
             for name, setting in {**settings, "lifeline": lifeline}.items()
-            for value in _words(setting)
-            for word in (option_name(name), value)
+            for words in _words(setting)
+            for word in (option_name(name), *words)
         ]
         try:
             self.process = subprocess.Popen(
@@ -214,15 +214,17 @@ def _environment(interpreter: str | None) -> dict[str, str]:
     return found
 
 
-def _words(value: Any) -> list[str]:
-    """Return what is typed for a setting: nothing, once, or once for each of several."""
-    if value is None:
+def _words(value: Any) -> list[list[str]]:
+    """Return what is typed behind a setting's option, each time that it is typed."""
+    if value is None or value is False:
         return []
+    if value is True:
+        return [[]]
     if isinstance(value, Mapping):
-        return [f"{key}={text}" for key, text in value.items()]
+        return [[f"{key}={text}"] for key, text in value.items()]
     if isinstance(value, list | tuple):
-        return ["=".join(item) if isinstance(item, tuple) else str(item) for item in value]
-    return [str(value)]
+        return [["=".join(item) if isinstance(item, tuple) else str(item)] for item in value]
+    return [[str(value)]]
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from math import inf
 from operator import attrgetter
 from typing import NoReturn
 
+from echoserver.access import Census, SharedQuota
 from echoserver.affinity import pin
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
@@ -148,6 +149,7 @@ class Master:
         places = 8 * self._count + 64
         self._board = Board(places)
         self._ledger = Ledger(places, design.limit_of_all(self._count))
+        self._census = Census(places, design.limit())
         self._workers: list[Worker] = []
         self._due: dict[int, float] = {}  # number of a worker that is to be started → when
         self._totals = Totals()
@@ -179,6 +181,7 @@ class Master:
         finally:
             self._kill_all()
             self._ledger.close()
+            self._census.close()
         return self._totals
 
     # -- starting ------------------------------------------------------------------------------
@@ -231,6 +234,7 @@ class Master:
             pin(design.config.affinity, number - 1)
             log = Log(design.config, worker=number)
             slots = SharedSlots(design.limit(), self._ledger, place)
+            quota = SharedQuota(self._census, place)
 
             def publish(totals: Totals) -> None:
                 board.write(place, log.dropped, totals)
@@ -239,7 +243,7 @@ class Master:
                 board.tell_serving(place)
                 os.kill(os.getppid(), NUDGE)  # the master looks at the board
 
-            totals = design.serve(self._sock, lifecycle, log, slots, ready, publish)
+            totals = design.serve(self._sock, lifecycle, log, slots, quota, ready, publish)
             publish(totals)
             code = exit_code(lifecycle, totals)
         except EchoServerError as error:
@@ -355,6 +359,7 @@ class Master:
             setattr(self._totals, total, getattr(self._totals, total) + getattr(done, total))
         self._log.count_dropped(dropped)
         self._ledger.wipe(worker.place)
+        self._census.wipe(worker.place)
         self._board.free(worker.place)
 
     # -- replacing -----------------------------------------------------------------------------

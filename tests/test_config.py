@@ -39,6 +39,11 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
         "backlog": "7",
         "pool_size": "7",
         "max_connections": "7",
+        "max_connections_per_ip": "7",
+        "allow": "192.0.2.0/24,::1",
+        "deny": "192.0.2.7",
+        "proxy_protocol": "on",
+        "proxy_from": "192.0.2.1",
         "overload": "reject",
         "idle_timeout": "7.5",
         "write_timeout": "7.5",
@@ -53,20 +58,21 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
     assert set(values) == {s.name for s in settings() if not s.metadata.get("hidden")}
     environment = {f"ECHOSERVER_{name.upper()}": value for name, value in values.items()}
     file = tmp_path / "all.toml"
-    file.write_text(
-        "\n".join(
-            f"{option_name(name)[2:]} = {value if value[0].isdigit() else repr(value)}"
-            for name, value in values.items()
-        )
-    )
+    written = {
+        name: value if value.replace(".", "", 1).isdigit() else repr(value)
+        for name, value in values.items()
+    }
+    file.write_text("\n".join(f"{option_name(name)[2:]} = {x}" for name, x in written.items()))
     from_environment = echoserver.load_config(environment=environment)
     from_file = echoserver.load_config(environment={"ECHOSERVER_CONFIG": str(file)})
     assert from_environment == from_file
     assert from_file != echoserver.Config()
     for name, value in values.items():
-        if name != "handler_option":
+        if name not in {"handler_option", "allow", "deny", "proxy_protocol", "proxy_from"}:
             assert str(getattr(from_file, name)) == value
     assert from_file.handler_option == (("key", "value"),)
+    assert list(map(str, from_file.allow)) == ["192.0.2.0/24", "::1/128"]
+    assert from_file.proxy_protocol
 
 
 def test_empty_variable_is_no_setting() -> None:

@@ -1,0 +1,217 @@
+"""Who may connect, by address: rules, and how many connections one address may have."""
+
+import fcntl
+import ipaddress
+import mmap
+import os
+import struct
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+from echoserver.config import Network
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_CUSTOMER = 64  # bits of an IPv6 address: the least that is given to anybody (RFC 6177)
+
+
+class Rules(Protocol):
+    """Who may connect; see `Config`."""
+
+    @property
+    def allow(self) -> tuple[Network, ...]:
+        """Whoever is in none of these is turned away, where there are any."""
+
+    @property
+    def deny(self) -> tuple[Network, ...]:
+        """Whoever is in one of these is turned away."""
+
+
+def address_of(peer: str) -> Address:
+    """Return a peer's address: ``::ffff:192.0.2.1`` is one of IPv4, whatever the socket says."""
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def within(address: Address, networks: Sequence[Network]) -> bool:
+    """Tell whether an address is in one of some networks."""
+    return any(address in network for network in networks)
+
+
+def admitted(peer: str, rules: Rules) -> bool:
+    """Tell whether a peer may connect."""
+    if not (rules.allow or rules.deny):
+        return True
+    address = address_of(peer)
+    if within(address, rules.deny):
+        return False
+    return not rules.allow or within(address, rules.allow)
+
+
+class Quota(Protocol):
+    """How many connections each address has open."""
+
+    def take(self, peer: str, limit: int) -> bool:
+        """Count one more; False where it has `limit` already."""
+
+    def give(self, peer: str) -> None:
+        """Count one less."""
+
+
+def customer(peer: str) -> bytes:
+    """Return by what a peer is counted: its address, or of IPv6 the first half (a /64)."""
+    address = address_of(peer)
+    if isinstance(address, ipaddress.IPv4Address):
+        return bytes(12) + address.packed
+    return address.packed[: _CUSTOMER // 8] + bytes(8)
+
+
+class LocalQuota:
+    """Of one process."""
+
+    def __init__(self) -> None:
+        self._open: Counter[bytes] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, peer: str, limit: int) -> bool:
+        """Count one more; False where it has `limit` already."""
+        key = customer(peer)
+        with self._lock:
+            if self._open[key] >= limit:
+                return False
+            self._open[key] += 1
+            return True
+
+    def give(self, peer: str) -> None:
+        """Count one less."""
+        key = customer(peer)
+        with self._lock:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
+
+
+class Census:
+    """How many connections each address has in each of several processes, in shared memory.
+
+    Each process has a table of its own to write to (hashed, with linear probing), so that what
+    was counted in a process can be wiped when it has ended, however it did. All are read and
+    written under a lock in the kernel, which the death of its holder frees.
+
+    Args:
+        accounts: How many processes there may be at a time.
+        most: How many connections one of them may have.
+    """
+
+    _ENTRY = struct.Struct("=16sQ")
+    _USED = struct.Struct("=Q")
+
+    def __init__(self, accounts: int, most: int) -> None:
+        self._places = 1 << (2 * most).bit_length()
+        self._size = self._USED.size + self._places * self._ENTRY.size
+        # Only what is written to becomes memory.
+        self._memory = mmap.mmap(-1, accounts * self._size)  # MAP_SHARED
+        self._accounts = accounts
+        self._lock = os.memfd_create("census", os.MFD_CLOEXEC)
+
+    def take(self, account: int, key: bytes, limit: int) -> bool:
+        """Count one more in a process; False where there are `limit` in all of them."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            used = (one for one in range(self._accounts) if self._used(one))
+            if sum(self._find(one, key)[1] for one in used) >= limit:
+                return False
+            place, count = self._find(account, key)
+            self._write(account, place, key, count + 1)
+            if not count:
+                self._USED.pack_into(self._memory, account * self._size, self._used(account) + 1)
+            return True
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def give(self, account: int, key: bytes) -> None:
+        """Count one less."""
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            place, count = self._find(account, key)
+            if count > 1:
+                self._write(account, place, key, count - 1)
+            elif count:
+                self._remove(account, place)
+                self._USED.pack_into(self._memory, account * self._size, self._used(account) - 1)
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def wipe(self, account: int) -> None:
+        """Forget all that a process has counted, which has ended."""
+        if self._used(account):
+            start = account * self._size
+            self._memory[start : start + self._size] = bytes(self._size)
+
+    def close(self) -> None:
+        """Close its descriptor."""
+        os.close(self._lock)
+
+    def _used(self, account: int) -> int:
+        return int(self._USED.unpack_from(self._memory, account * self._size)[0])
+
+    def _at(self, account: int, place: int) -> int:
+        return account * self._size + self._USED.size + place * self._ENTRY.size
+
+    def _read(self, account: int, place: int) -> tuple[bytes, int]:
+        key, count = self._ENTRY.unpack_from(self._memory, self._at(account, place))
+        return key, count
+
+    def _write(self, account: int, place: int, key: bytes, count: int) -> None:
+        self._ENTRY.pack_into(self._memory, self._at(account, place), key, count)
+
+    def _home(self, key: bytes) -> int:
+        return hash(key) & (self._places - 1)  # workers are forked: it is the same in all
+
+    def _find(self, account: int, key: bytes) -> tuple[int, int]:
+        """Return where a key is, or would be, and its count."""
+        place = self._home(key)
+        while True:
+            found, count = self._read(account, place)
+            if not count or found == key:
+                return place, count
+            place = (place + 1) % self._places
+
+    def _remove(self, account: int, hole: int) -> None:
+        """Empty a place, and move up those that stand behind it because it was taken."""
+        place = hole
+        while True:
+            place = (place + 1) % self._places
+            key, count = self._read(account, place)
+            if not count:
+                break
+            if (place - self._home(key)) % self._places >= (place - hole) % self._places:
+                self._write(account, hole, key, count)
+                hole = place
+        self._write(account, hole, bytes(16), 0)
+
+
+class SharedQuota:
+    """Of one of several processes.
+
+    Args:
+        census: What all of them count.
+        account: This process's in it.
+    """
+
+    def __init__(self, census: Census, account: int) -> None:
+        self._census = census
+        self._account = account
+        self._lock = threading.Lock()  # the kernel's knows processes, not threads
+
+    def take(self, peer: str, limit: int) -> bool:
+        """Count one more; False where it has `limit` already, over all processes."""
+        with self._lock:
+            return self._census.take(self._account, customer(peer), limit)
+
+    def give(self, peer: str) -> None:
+        """Count one less."""
+        with self._lock:
+            self._census.give(self._account, customer(peer))

@@ -1,0 +1,98 @@
+"""The PROXY protocol: by whom a connection was really made, when a balancer passes it on.
+
+Without I/O: what has come is looked at, and is a header, the beginning of one, or wrong. Of both
+versions of "The PROXY protocol" (HAProxy, 2010-2020, sections 2.1 and 2.2), the strict reading:
+whoever is trusted to send it can be expected to send it right.
+"""
+
+import ipaddress
+import re
+import struct
+from dataclasses import dataclass
+
+LONGEST = 4096
+"""Bytes of a header that are still believed: version 2 could have 65,551."""
+
+_V1, _V1_LONGEST = b"PROXY ", 107
+_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+_V2_HEAD = struct.Struct("!12sBBH")
+_LOCAL, _PROXIED = 0x20, 0x21
+_PORT = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
+_HIGHEST_PORT = 65535
+# Family and transport → how a source and a destination are packed. What is not there, such as
+# datagrams, cannot have led to a connection.
+_PACKED = {0x11: struct.Struct("!4s4sHH"), 0x21: struct.Struct("!16s16sHH")}
+_UNKNOWN = {0x00, 0x31}  # unspecified, and Unix streams: there is no address to know it by
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a header says."""
+
+    length: int
+    """Its bytes; after them the client's own begin."""
+    source: tuple[str, int] | None
+    """The client's address; None: whoever sent the header speaks for itself."""
+
+
+def parse(data: bytes) -> Header | None:
+    """Return the header with which `data` begins; None where there is only a part of it yet.
+
+    Raises:
+        ValueError: It is none; the message says why, and quotes nothing.
+    """
+    if data[: len(_V2)] == _V2[: len(data)]:
+        return _version_2(data)
+    if data[: len(_V1)] == _V1[: len(data)]:
+        return _version_1(data)
+    raise ValueError("no PROXY header")
+
+
+def _version_1(data: bytes) -> Header | None:
+    line, end, _ = data[:_V1_LONGEST].partition(b"\r\n")
+    if not end:
+        if len(data) >= _V1_LONGEST:
+            raise ValueError("a PROXY header that is too long")
+        return None
+    length = len(line) + len(end)
+    words = line.decode("latin-1").split(" ")
+    if words[1] == "UNKNOWN":
+        return Header(length, None)
+    try:
+        _, family, source, destination, *ports = words
+        kind = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}[family]
+        client = kind(source)
+        kind(destination)
+        port, _ = map(_port, ports)
+    except (ValueError, KeyError):
+        raise ValueError("a PROXY header that is not well formed") from None
+    return Header(length, (str(client), port))
+
+
+def _port(text: str) -> int:
+    if not _PORT.fullmatch(text) or int(text) > _HIGHEST_PORT:
+        raise ValueError
+    return int(text)
+
+
+def _version_2(data: bytes) -> Header | None:
+    if len(data) < _V2_HEAD.size:
+        return None
+    _, command, family, size = _V2_HEAD.unpack_from(data)
+    length = _V2_HEAD.size + size
+    if command not in (_LOCAL, _PROXIED):
+        raise ValueError("a PROXY header of another version or command")
+    if length > LONGEST:
+        raise ValueError("a PROXY header that is too long")
+    packed = _PACKED.get(family)
+    if command == _PROXIED:
+        if packed is None and family not in _UNKNOWN:
+            raise ValueError("a PROXY header for something else than TCP")
+        if packed is not None and size < packed.size:
+            raise ValueError("a PROXY header that is too short for its addresses")
+    if len(data) < length:
+        return None
+    if command == _LOCAL or packed is None:
+        return Header(length, None)
+    source, _, port, _ = packed.unpack_from(data, _V2_HEAD.size)
+    return Header(length, (str(ipaddress.ip_address(source)), port))
