@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-all lint format lock clean
+.PHONY: help install compare test test-all lint format lock audit clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,6 +43,10 @@ format: install ## Mend what ruff can mend
 lock: ## Pin the newest versions in requirements.lock (needs uv)
 	uv pip compile --universal --upgrade --generate-hashes --no-emit-find-links --python-version 3.11 \
 	  --group dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+audit: install ## Ask for known vulnerabilities of what requirements.lock pins (needs the network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/audit pip-audit
+	PYTHONPATH=$(VENV)/audit $(BIN)/python -m pip_audit --requirement requirements.lock --disable-pip --require-hashes
 
 clean: ## Remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

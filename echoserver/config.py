@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 
 from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
-from echoserver.units import parse_duration
+from echoserver.units import parse_duration, parse_endpoint
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ENVIRONMENT_PREFIX = "ECHOSERVER_"
 
-Overload = Literal["queue", "reject"]
+Overload = Literal["queue", "reject", "shed-idle"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "console", "json"]
 
@@ -81,6 +81,13 @@ def _networks(value: Any) -> tuple[Network, ...]:
             hint = " (bits beyond the prefix are set)" if "host bits" in str(error) else ""
             raise ValueError(f"an address or a network, such as 192.0.2.0/24{hint}") from None
     return tuple(networks)
+
+
+def _endpoint(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("HOST:PORT")  # noqa: TRY004 - one kind of error for whatever was typed
+    parse_endpoint(value)
+    return value
 
 
 _ON, _OFF = {"on", "true", "yes", "1"}, {"off", "false", "no", "0"}
@@ -213,10 +220,11 @@ class Config:
     )
     overload: Overload = _setting(
         "queue",
-        "At that limit: queue (stop accepting; the kernel queues) or reject (accept, and close "
-        "without a byte).",
+        "At that limit: queue (stop accepting; the kernel queues), reject (accept, and close "
+        "without a byte) or shed-idle (as queue, but end who has been silent the longest, and for "
+        "a second at least).",
         _choice(get_args(Overload)),
-        metavar="queue|reject",
+        metavar="queue|reject|shed-idle",
         reload=IN_PLACE,
     )
     max_connections_per_ip: int | None = _setting(
@@ -318,6 +326,36 @@ class Config:
         _seconds,
         metavar="SECONDS",
         reload=IN_PLACE,
+    )
+    user: str | None = _setting(
+        None,
+        "Become this user once the port is bound, for good.",
+        _text,
+        metavar="NAME|UID",
+        shown_default="whoever started it",
+    )
+    group: str | None = _setting(
+        None,
+        "And this group.",
+        _text,
+        metavar="NAME|GID",
+        shown_default="that user's",
+    )
+    metrics: str | None = _setting(
+        None,
+        "Answer /metrics (Prometheus), /healthz and /readyz over HTTP here, from a process of its "
+        "own; needs the extra metrics.",
+        _endpoint,
+        metavar="HOST:PORT",
+        shown_default="nowhere",
+    )
+    access_log: str | None = _setting(
+        None,
+        "Append a line of JSON to this file for each connection that has ended; -: to standard "
+        "output. SIGHUP opens it anew.",
+        _text,
+        metavar="FILE|-",
+        shown_default="none",
     )
     log_level: LogLevel = _setting(
         "info",

@@ -140,11 +140,14 @@ class Connection:
     """A client that was accepted, and holds one of the server's slots until it has ended."""
 
     __slots__ = (
+        "_accounted",
+        "_asked_to_leave",
         "_driver",
         "_flow",
         "_host",
         "_moved_before",
         "_quiet_since",
+        "_remote",
         "_stream",
         "_swept",
         "_terminate",
@@ -155,6 +158,7 @@ class Connection:
         "counted",
         "outcome",
         "peer",
+        "since",
         "sock",
     )
 
@@ -169,16 +173,21 @@ class Connection:
         """Bytes that the kernel took for the peer."""
         self.bytes_discarded = 0
         """Bytes that came after our FIN, and were read only to be thrown away."""
+        self.since = time.monotonic()
+        """When it was accepted (``monotonic``)."""
         self.counted = False
         """It counts against what its address may have."""
         self.outcome = ""
         """Why it ended: ``eof``, ``drained``, ``idle_timeout``, or what `Totals` counts."""
         self._host = host
-        self._tls = host.secure(sock) if host.secure is not None else None
-        self._stream: Stream = sock if self._tls is None else self._tls
+        self._tls: Tls | None = None
+        self._stream: Stream = sock
         self._driver: Driver | None = None
         self._flow: Flow | None = None
         self._terminate: Callable[[], None] | None = None
+        self._remote: tuple[str, int] | None = None
+        self._asked_to_leave = False
+        self._accounted = (0, 0, 0)
         self._swept = False
         self._quiet_since = 0.0
         self._moved_before = 0
@@ -204,6 +213,9 @@ class Connection:
         self._swept = swept
         # Whatever socket.setdefaulttimeout says in this program.
         self.sock.setblocking(blocking)
+        self._stream = self.sock
+        if self._host.secure is not None:
+            self._stream = self._tls = self._host.secure(self.sock)
         self._flow = self._live(blocking=blocking)
         return self._flow
 
@@ -213,6 +225,7 @@ class Connection:
         Args:
             terminate: Tells that process to drain, and again when the drain's time is over.
         """
+        self._remote = self.remote
         self.sock.close()
         self._terminate = terminate
 
@@ -233,6 +246,34 @@ class Connection:
             self._terminate()
         elif self._driver is not None:
             self._driver.wake()
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        """Address and port of the socket's other end, which is a balancer's where there is one."""
+        if self._remote is not None:
+            return self._remote
+        try:
+            host, port, *_ = self.sock.getpeername()
+        except OSError:
+            return "0.0.0.0", 0
+        return host, port
+
+    def unaccounted(self) -> tuple[int, int, int]:
+        """Return the bytes in, out and discarded since the last call of this."""
+        before, now = self._accounted, (self.bytes_in, self.bytes_out, self.bytes_discarded)
+        self._accounted = now
+        return now[0] - before[0], now[1] - before[1], now[2] - before[2]
+
+    def ask_to_leave(self) -> None:
+        """End it as soon as it is owed nothing, to make room."""
+        self._asked_to_leave = True
+        self.wake()
+
+    def left(self, outcome: str) -> None:
+        """Another process has served it to its end, for which it gives this reason."""
+        if self._asked_to_leave and outcome == "drained":
+            outcome = "shed"
+        self.outcome = self.outcome or outcome
 
     def cut(self) -> None:
         """End it: the drain's time is over."""
@@ -390,7 +431,7 @@ class Connection:
             if not blocking and (yield readable):
                 break
         if lifecycle.running:
-            return "idle_timeout"
+            return "shed" if self._asked_to_leave else "idle_timeout"
         return (yield from self._take_what_has_come(handler, new=new))
 
     def _take_what_has_come(self, handler: Handler, *, new: bool) -> Generator[Wait, InVain, str]:

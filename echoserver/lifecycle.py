@@ -9,8 +9,10 @@ that it watches is, and so can itself be watched by any event loop (epoll(7)).
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -21,6 +23,13 @@ from echoserver.state import LEAVE, NUDGE, RETIRE, State
 
 def _nothing() -> None:
     """Call nothing."""
+
+
+@dataclass(slots=True)
+class _Periodic:
+    seconds: float
+    call: Callable[[], None]
+    due: float
 
 
 class Lifecycle(State):
@@ -45,6 +54,7 @@ class Lifecycle(State):
         self._epoll = select.epoll()
         self._ready: set[int] | None = None
         self._calls: dict[int, Callable[[], None]] = {}
+        self._periodic: list[_Periodic] = []
         self.watch(self._wakeup, self._on_wakeup)
         self._lifeline = config.lifeline
         if self._lifeline is not None:
@@ -189,6 +199,10 @@ class Lifecycle(State):
         """Call `hook` in the main flow whenever it was woken, by `wake` or by a signal."""
         self._hooks.append(hook)
 
+    def every(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call something in the main flow again and again, whenever so much time has passed."""
+        self._periodic.append(_Periodic(seconds, call, time.monotonic()))
+
     def run_hooks(self) -> None:
         """Do what a wake-up asks for; a main flow that is too busy to wait calls this itself."""
         if self._woken:
@@ -204,6 +218,9 @@ class Lifecycle(State):
 
     def something(self, seconds: float | None = None) -> Readable:
         """Return what the main flow waits for; after it comes `look`."""
+        if self._periodic:
+            due = max(0.0, min(one.due for one in self._periodic) - time.monotonic())
+            seconds = due if seconds is None else min(seconds, due)
         return Readable(self._epoll.fileno(), seconds)
 
     def block(self, wait: Wait) -> None:
@@ -219,6 +236,12 @@ class Lifecycle(State):
         for fd in ready & self._calls.keys():
             if fd in self._calls:  # or another's call has just forgotten it
                 self._calls[fd]()
+        if self._periodic:
+            now = time.monotonic()
+            for one in self._periodic:
+                if now >= one.due:
+                    one.due = now + one.seconds
+                    one.call()
         self.run_hooks()
         return ready
 

@@ -1,6 +1,7 @@
 """The listening socket, and the one accept policy of every backend: errors, back-off, limits."""
 
 import errno
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from echoserver.errors import BootError
 from echoserver.flow import Flow, Readable
 from echoserver.lobby import Identified, Lobby
 from echoserver.service import Service
+from echoserver.service_manager import inherited
 from echoserver.sockets import abort, set_timeout
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
@@ -33,6 +35,7 @@ _LONGEST_PAUSE = 1.0
 
 _LATEST_RESET = 0.5  # seconds
 _GLANCE = 0.1
+_SHED_NEXT = 0.01  # seconds that one who was asked to leave has for it, before another is
 
 # Clients that are being turned away gently at a time; beyond it they are reset.
 _LONGEST_FAREWELL_QUEUE = 64
@@ -56,6 +59,8 @@ def bind(config: Config) -> socket.socket:
     Raises:
         BootError: The address cannot be resolved or listened on.
     """
+    if (handed_over := inherited()) is not None:
+        return _adopted(handed_over, config)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -82,6 +87,17 @@ def bind(config: Config) -> socket.socket:
     return sock
 
 
+def _adopted(fd: int, config: Config) -> socket.socket:
+    """Return a socket that a service manager listens on for us."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        family = sock.family
+    sock = _Listening(family, socket.SOCK_STREAM, 0, fd)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    set_inherited_timeouts(sock, config)
+    sock.setblocking(False)
+    return sock
+
+
 class _Listening(socket.socket):
     """A listening socket that knows its family and its type.
 
@@ -91,8 +107,8 @@ class _Listening(socket.socket):
     family = socket.AF_UNSPEC
     type = socket.SOCK_STREAM
 
-    def __init__(self, family: int, kind: int, protocol: int) -> None:
-        super().__init__(family, kind, protocol)
+    def __init__(self, family: int, kind: int, protocol: int, fd: int | None = None) -> None:
+        super().__init__(family, kind, protocol, fd)
         self.family = socket.AddressFamily(family)
 
 
@@ -145,9 +161,10 @@ class Listener:
         self._lifecycle = service.lifecycle
         self._pause_length = 0.0
         self._pause_ends = 0.0
+        self._shed_from = 0.0
         self._lobby = Lobby(self._lifecycle)
         self._farewells: dict[int, tuple[socket.socket, float]] = {}
-        self._watched: set[int] = set()
+        self._watched: dict[int, bool] = {}  # descriptor → exclusively
 
     def __iter__(self) -> Iterator[Connection]:
         """Accept in the calling thread, which blocks; `flow` is for all other models."""
@@ -200,12 +217,13 @@ class Listener:
         self._farewells.clear()
 
     def _watch(self, fd: int, *, wanted: bool, exclusive: bool = True) -> None:
+        before = self._watched.get(fd)
+        if before is not None and (not wanted or before != exclusive):
+            self._lifecycle.forget(fd)
+            del self._watched[fd]
         if wanted and fd not in self._watched:
             self._lifecycle.watch(fd, exclusive=exclusive)
-            self._watched.add(fd)
-        elif not wanted and fd in self._watched:
-            self._lifecycle.forget(fd)
-            self._watched.discard(fd)
+            self._watched[fd] = exclusive
 
     # -- accepting -----------------------------------------------------------------------------
 
@@ -300,6 +318,7 @@ class Listener:
                 if error.errno in _FATAL:
                     raise
                 self._service.totals.accept_errors += 1
+                self._service.vitals.count_accept_error(error.errno)
                 if error.errno in _EXHAUSTED:
                     self._back_off(error)
                     return None
@@ -327,12 +346,18 @@ class Listener:
         wanted = self._open
         service.wake_on_release = not wanted
         paused = not self._may_accept()
-        self._watch(self._sock.fileno(), wanted=wanted and not paused)
+        now = time.monotonic()
+        ends = [deadline - now for _, deadline in self._farewells.values()]
+        shedding = not wanted and service.config.overload == "shed-idle"
+        if shedding and time.monotonic() < self._shed_from:
+            ends.append(self._shed_from - now)
+            shedding = False
+        # To make room may be for another process than the one that the kernel would choose.
+        watched = (wanted or shedding) and not paused
+        self._watch(self._sock.fileno(), wanted=watched, exclusive=not shedding)
         if slots.fd is not None:
             # All who could use a slot wake up: who takes it may be too busy to accept at once.
             self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
-        now = time.monotonic()
-        ends = [deadline - now for _, deadline in self._farewells.values()]
         if self._lobby:
             ends.append(self._lobby.next_deadline - now)
         if paused:
@@ -348,6 +373,11 @@ class Listener:
         service.wake_on_release = False
         if self._pause_ends and ready:
             self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
+        if shedding and self._sock.fileno() in ready and not self._open:
+            service.wake_on_release = True
+            self._shed_from = time.monotonic() + (
+                _SHED_NEXT if service.shed(self._sock) else _GLANCE
+            )
         self._see_off(ready)
         yield from self._welcome(ready)
 

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
-from echoserver.access import LocalQuota, Quota, address_of
+from echoserver.access import LocalQuota, address_of
 from echoserver.affinity import pin, unusable_cpus
+from echoserver.attendants import Attendants
 from echoserver.backends import Backend
+from echoserver.board import Board
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.failures import what_failed
@@ -21,9 +24,10 @@ from echoserver.handlers.options import bind_options
 from echoserver.lifecycle import Lifecycle
 from echoserver.listener import Listener, bind, set_inherited_timeouts, somaxconn
 from echoserver.log import Log
+from echoserver.privileges import Identity
 from echoserver.registry import load_backend, load_handler
-from echoserver.service import Service, Totals
-from echoserver.slots import LocalSlots, Slots
+from echoserver.service import Resources, Service, Totals
+from echoserver.slots import LocalSlots
 from echoserver.state import in_main_thread
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 # Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
 _RESERVED_DESCRIPTORS = 64
 _DEFAULT_MAX_CONNECTIONS = 10_000
+
+_SAMPLE = 1.0  # seconds between two looks at what open connections have done
 
 _NEW_OBJECTS = 50_000  # between two looks for cycles
 
@@ -103,14 +109,13 @@ class Design:
         sock: socket.socket,
         lifecycle: Lifecycle,
         log: Log,
-        slots: Slots,
-        quota: Quota,
+        resources: Resources,
         ready: Callable[[Service], None],
-        publish: Callable[[Totals], None] | None = None,
     ) -> Totals:
         """Serve in this process until `lifecycle` says otherwise; return what was done."""
-        service = Service(self.config, self.make_handler, lifecycle, log, slots, quota, self.secure)
-        service.publish = publish
+        service = Service(self.config, self.make_handler, lifecycle, log, resources, self.secure)
+        if self.config.metrics is not None:
+            lifecycle.every(_SAMPLE, service.sample)
         listener = Listener(sock, service, lambda: ready(service))
         who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
         try:
@@ -123,6 +128,7 @@ class Design:
             raise BootError(f"{who} failed: {told}") from error
         if lifecycle.running:
             raise BootError(f"{who} stopped serving, and nobody had told it to")
+        service.published()
         return service.totals
 
 
@@ -152,6 +158,9 @@ class EchoServer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._identity = Identity.of(config)
+        if config.metrics is not None:
+            _require_metrics(config)
         self._design = Design.of(config)
 
     def run(self) -> int:
@@ -165,19 +174,24 @@ class EchoServer:
         descriptors = raise_descriptor_limit()
         log = Log(config)
         lifecycle = Lifecycle(config)
-        sock = None
+        sock = attendants = None
         started = time.monotonic()
         try:
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
             sock = bind(config)
+            attendants = Attendants(config, sock, log, self._identity)
+            board = Board.of(config)
+            attendants.start(board, lifecycle)
+            if self._identity is not None:
+                self._identity.assume()
             _warn(config, sock, log, descriptors)
             if config.workers is not None:
                 from echoserver.workers import Master
 
-                totals = Master(self._design, sock, lifecycle, log).run()
+                totals = Master(self._design, sock, lifecycle, log, board, attendants).run()
             else:
-                totals = self._serve_alone(sock, lifecycle, log)
+                totals = self._serve_alone(sock, lifecycle, log, board, attendants)
             code = exit_code(lifecycle, totals)
             log.announce(
                 "stopped",
@@ -187,20 +201,39 @@ class EchoServer:
                 exit_code=code,
             )
         finally:
+            if attendants is not None:
+                attendants.close()
             lifecycle.close()
             if sock is not None:
                 sock.close()
         return code
 
-    def _serve_alone(self, sock: socket.socket, lifecycle: Lifecycle, log: Log) -> Totals:
+    def _serve_alone(
+        self,
+        sock: socket.socket,
+        lifecycle: Lifecycle,
+        log: Log,
+        board: Board,
+        attendants: Attendants,
+    ) -> Totals:
         pin(self.config.affinity, 0)
+        place = board.reserve(1)
+        resources = Resources(LocalSlots(self._design.limit()), LocalQuota(), attendants.access_log)
+        if self.config.metrics is not None:
+            resources.publish = lambda service: board.write(place, service.vitals, service.totals)
+
+        def reload(service: Service) -> None:
+            attendants.reloading()
+            reload_in_place(service, sock)
+            attendants.ready()
 
         def ready(service: Service) -> None:
-            lifecycle.on_hangup(lambda: reload_in_place(service, sock))
-            announce(self.config, sock, log)
+            lifecycle.on_hangup(lambda: reload(service))
+            board.tell_serving(place)
+            announce(self.config, sock, log, **attendants.metrics_address())
+            attendants.ready()
 
-        slots = LocalSlots(self._design.limit())
-        return self._design.serve(sock, lifecycle, log, slots, LocalQuota(), ready)
+        return self._design.serve(sock, lifecycle, log, resources, ready)
 
 
 def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
@@ -248,6 +281,14 @@ def log_reload(log: Log, waiting: list[str]) -> None:
     if waiting:
         log.warning("reload_incomplete", restart_for=", ".join(waiting))
     log.info("reloaded")
+
+
+def _require_metrics(config: Config) -> None:
+    if find_spec("prometheus_client") is None:
+        raise ConfigError(
+            f"{config.source('metrics')} needs the package prometheus-client; "
+            "pip install 'echoserver[metrics]'"
+        )
 
 
 def _refuse_odd_concurrency(config: Config, backend: type[Backend]) -> None:

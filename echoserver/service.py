@@ -1,5 +1,7 @@
 """What every connection of a server shares: its limit, its totals, its drain."""
 
+import errno
+import os
 import socket
 import threading
 import time
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from echoserver import idle
 from echoserver.access import Quota
 from echoserver.config import Config
 from echoserver.connection import Connection
@@ -17,11 +20,15 @@ from echoserver.handlers import Handler
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.slots import Slots
+from echoserver.sockets import accept_queue
 
 if TYPE_CHECKING:
+    from echoserver.access_log import AccessLog
     from echoserver.tls import TlsServer
 
 _SWEEPS = 8  # an idle timeout
+_SURVEY = 0.25  # seconds between two looks at who is silent
+_SILENT_ENOUGH = 1.0  # seconds
 _SHORTEST_SWEEP = 0.01  # seconds from one to the next
 _TICK = 0.1  # seconds between two attempts to cut
 _AFTERMATH = 1.0  # seconds in which connections that were cut may report what they had done
@@ -61,8 +68,47 @@ class Totals:
     unserved: int = 0
     """Clients that the kernel had queued when the drain began, and that no slot was free for."""
     accept_errors: int = 0
+    shed: int = 0
+    """Connections ended to make room, because they had been silent (``--overload shed-idle``)."""
     cut: int = 0
     """Connections that were still owed output when the drain's time was over."""
+
+
+@dataclass(slots=True)
+class Vitals:
+    """How a process fares while it serves, besides its totals."""
+
+    open: int = 0
+    """Connections."""
+    log_lines_dropped: int = 0
+    access_lines_dropped: int = 0
+    accept_emfile: int = 0
+    accept_enfile: int = 0
+    accept_enobufs: int = 0
+    accept_enomem: int = 0
+    accept_econnaborted: int = 0
+    accept_other: int = 0
+    """Other errors of accept(2)."""
+
+    def count_accept_error(self, number: int | None) -> None:
+        """Count one by its errno."""
+        name = f"accept_{errno.errorcode.get(number or 0, '').lower()}"
+        name = name if hasattr(self, name) else "accept_other"
+        setattr(self, name, getattr(self, name) + 1)
+
+
+@dataclass(slots=True)
+class Resources:
+    """What a process has to serve with."""
+
+    slots: Slots
+    """How many connections may be open at a time."""
+    quota: Quota
+    """How many each address has open, where that is limited."""
+    access_log: "AccessLog | None" = None
+    """Where to write how connections went."""
+    publish: Callable[["Service"], None] | None = None
+    """Told whenever a connection begins or ends, where someone keeps account."""
 
 
 _COUNTED_OUTCOMES = {
@@ -74,6 +120,7 @@ _COUNTED_OUTCOMES = {
     "tls_timeout": "tls_timeouts",
     "truncated": "truncations",
     "refused": "refused",
+    "shed": "shed",
     "cut": "cut",
 }
 
@@ -87,8 +134,7 @@ class Service:
         make_handler: Callable[[], Handler],
         lifecycle: Lifecycle,
         log: Log,
-        slots: Slots,
-        quota: Quota,
+        resources: Resources,
         secure: "TlsServer | None" = None,
     ) -> None:
         self.config = config
@@ -98,16 +144,18 @@ class Service:
         """Puts TLS over an accepted socket; None: nobody speaks TLS."""
         self.lifecycle = lifecycle
         self.log = log
-        self.slots = slots
-        """How many connections may be open at a time."""
-        self.quota = quota
-        """How many each address has open, where that is limited."""
-        self.publish: Callable[[Totals], None] | None = None
-        """Told the totals whenever a connection begins or ends, where someone keeps account."""
+        self.slots = resources.slots
+        self.quota = resources.quota
+        self._access_log = resources.access_log
+        self._publish = resources.publish
         self.totals = Totals()
+        self.vitals = Vitals()
         self.wake_on_release = False
         """Set by whoever waits for a slot."""
         self._next_sweep = 0.0
+        self._surveyed = 0.0
+        self._leaving: set[Connection] = set()
+        self._silent: list[Connection] = []  # those to be asked to leave, the next one last
         self._open: set[Connection] = set()
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
         # pthread_kill of one that has ended is undefined.
@@ -142,8 +190,7 @@ class Service:
         with self._lock:
             self._open.add(connection)
             self.totals.connections += 1
-            if self.publish is not None:
-                self.publish(self.totals)
+            self._tell()
         if self.log.debugging:
             self.log.debug("connection_opened", peer=_address(peer))
         return connection
@@ -164,13 +211,10 @@ class Service:
             if connection.counted:
                 self.quota.give(connection.peer[0])
             connection.close()
-            totals.bytes_in += connection.bytes_in
-            totals.bytes_out += connection.bytes_out
-            totals.bytes_discarded += connection.bytes_discarded
+            self._account_for(connection)
             if counter := _COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
-            if self.publish is not None:
-                self.publish(totals)
+            self._tell(leaving=1)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.
             self._open.discard(connection)
         if self.log.debugging:
@@ -181,8 +225,47 @@ class Service:
                 bytes_in=connection.bytes_in,
                 bytes_out=connection.bytes_out,
             )
+        if self._access_log is not None:
+            self._access_log.write(
+                {
+                    "peer": _address(connection.peer),
+                    "outcome": connection.outcome,
+                    "bytes_in": connection.bytes_in,
+                    "bytes_out": connection.bytes_out,
+                    "bytes_discarded": connection.bytes_discarded,
+                    "seconds": round(time.monotonic() - connection.since, 3),
+                    "pid": os.getpid(),
+                }
+            )
         if self.wake_on_release:
             self.lifecycle.wake()
+
+    def sample(self) -> None:
+        """Take into the totals what connections have done so far that are still open."""
+        with self._lock:
+            for connection in self._open:
+                self._account_for(connection)
+            self._tell()
+
+    def _account_for(self, connection: Connection) -> None:
+        came, went, late = connection.unaccounted()
+        self.totals.bytes_in += came
+        self.totals.bytes_out += went
+        self.totals.bytes_discarded += late
+
+    def _tell(self, leaving: int = 0) -> None:
+        """Publish how things are; `leaving` of the connections are about to be forgotten."""
+        if self._publish is not None:
+            vitals = self.vitals
+            vitals.open = len(self._open) - leaving
+            vitals.log_lines_dropped = self.log.dropped
+            if self._access_log is not None:
+                vitals.access_lines_dropped = self._access_log.dropped
+            self._publish(self)
+
+    def published(self) -> None:
+        """Publish for the last time: it is over."""
+        self._tell()
 
     # -- silence -------------------------------------------------------------------------------
 
@@ -203,6 +286,43 @@ class Service:
             patience = self.config.idle_timeout
             self._tell_all(lambda connection: connection.sweep(now, patience))
         return self._next_sweep - now
+
+    def shed(self, listener: socket.socket) -> bool:
+        """Ask the client to leave that has been silent the longest, and is owed nothing.
+
+        Args:
+            listener: The socket from which they were accepted.
+
+        Returns:
+            Whether there is one, silent for a second at least; or enough have been asked for
+            those that wait, and are about to leave.
+        """
+        self._leaving &= self._open
+        if len(self._leaving) >= accept_queue(listener)[0]:
+            return True
+        now = time.monotonic()
+        if now - self._surveyed >= _SURVEY:
+            self._surveyed = now
+            try:
+                silence = idle.silent(listener)
+            except OSError as error:
+                self.log.warning_each_second("shedding_failed", error=error.strerror)
+                return False
+            with self._lock:
+                here = {idle.peer(*one.remote): one for one in self._open - self._leaving}
+            self._silent = [
+                here[peer]
+                for peer, seconds in sorted(silence.items(), key=lambda item: item[1])
+                if seconds >= _SILENT_ENOUGH and peer in here
+            ]
+        while self._silent:
+            connection = self._silent.pop()
+            with self._lock:
+                if connection in self._open:
+                    self._leaving.add(connection)
+                    connection.ask_to_leave()
+                    return True
+        return False
 
     # -- the end -------------------------------------------------------------------------------
 

@@ -28,6 +28,16 @@ def undelivered(sock: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
+def accept_queue(listener: socket.socket) -> tuple[int, int]:
+    """Return how many clients wait to be accepted, and how many may (tcp(7), TCP_INFO).
+
+    (Of a listener, ``tcpi_unacked`` and ``tcpi_sacked`` mean that.)
+    """
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    waiting, limit = struct.unpack_from("=II", info, 24)
+    return waiting, limit
+
+
 def abort(sock: socket.socket) -> None:
     """Make the close that follows a reset (RST), which frees the kernel's buffers at once."""
     with suppress(OSError):

@@ -6,19 +6,18 @@ workers accept from the one listening socket that they inherited: with a socket 
 """
 
 import contextlib
-import mmap
 import os
 import signal
 import socket
-import struct
 import time
 from dataclasses import dataclass, fields, replace
 from math import inf
-from operator import attrgetter
 from typing import NoReturn
 
 from echoserver.access import Census, SharedQuota
 from echoserver.affinity import pin
+from echoserver.attendants import Attendants
+from echoserver.board import Board
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
 from echoserver.failures import what_failed
@@ -26,7 +25,7 @@ from echoserver.forking import ParentalBond, collect_strays
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.server import Design, announce, exit_code, log_reload
-from echoserver.service import Service, Totals
+from echoserver.service import Resources, Service, Totals
 from echoserver.slots import Ledger, SharedSlots
 from echoserver.state import LEAVE, NUDGE, RETIRE
 
@@ -42,74 +41,6 @@ _SUCCESSOR = 0  # the number under which failures of those who are to replace ot
 _FUTILE_STARTS = 3  # in a row, before any worker has ever served: then the master gives up
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RETIRE, LEAVE, NUDGE}
-
-
-_TOTALS = [total.name for total in fields(Totals)]
-_values = attrgetter(*_TOTALS)
-
-
-class Board:
-    """What each worker tells the master, in shared memory: it is there however a worker ends.
-
-    A place has one writer, its worker. (A float or an integer is written at once, so no reader
-    sees half of one.)
-    """
-
-    _LAYOUT = struct.Struct(f"=dQQ{len(_TOTALS)}Q")  # beat, serves, lines dropped, totals
-
-    def __init__(self, places: int) -> None:
-        self._memory = mmap.mmap(-1, self._LAYOUT.size * places + 1)  # MAP_SHARED
-        self._free = list(range(places))
-
-    @property
-    def everyone_drains(self) -> bool:
-        """The master has told, or is about to tell, every worker to drain."""
-        return bool(self._memory[-1])
-
-    def drain_everyone(self) -> None:
-        """In the master: tell it."""
-        self._memory[-1] = 1
-
-    def reserve(self) -> int:
-        """Return a place that is nobody's."""
-        return self._free.pop(0)
-
-    @property
-    def has_room(self) -> bool:
-        """There are places to spare, beyond one for each worker that may have to be restarted."""
-        return len(self._free) > len(self._memory) // self._LAYOUT.size // 2
-
-    def free(self, place: int) -> None:
-        """Wipe a place for the next worker."""
-        start = place * self._LAYOUT.size
-        self._memory[start : start + self._LAYOUT.size] = bytes(self._LAYOUT.size)
-        self._free.append(place)
-
-    def beat(self, place: int) -> None:
-        """In the worker: tell that its main thread lives."""
-        struct.pack_into("=d", self._memory, place * self._LAYOUT.size, time.monotonic())
-
-    def last_beat(self, place: int) -> float:
-        """Return when it last did (``time.monotonic``); 0 before the first time."""
-        return float(struct.unpack_from("=d", self._memory, place * self._LAYOUT.size)[0])
-
-    def tell_serving(self, place: int) -> None:
-        """In the worker: tell that it accepts clients."""
-        struct.pack_into("=Q", self._memory, place * self._LAYOUT.size + 8, 1)
-
-    def serves(self, place: int) -> bool:
-        """Tell whether it has said so."""
-        return bool(struct.unpack_from("=Q", self._memory, place * self._LAYOUT.size + 8)[0])
-
-    def write(self, place: int, dropped: int, totals: Totals) -> None:
-        """In the worker: tell what it has done."""
-        at = place * self._LAYOUT.size + 16
-        struct.pack_into(f"={1 + len(_TOTALS)}Q", self._memory, at, dropped, *_values(totals))
-
-    def read(self, place: int) -> tuple[int, Totals]:
-        """Return the lines that a worker dropped, and what it has done."""
-        _, _, dropped, *done = self._LAYOUT.unpack_from(self._memory, place * self._LAYOUT.size)
-        return dropped, Totals(*done)
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +66,15 @@ class Worker:
 class Master:
     """Starts the workers, restarts those that end, replaces them on SIGHUP, ends them all."""
 
-    def __init__(self, design: Design, sock: socket.socket, lifecycle: Lifecycle, log: Log) -> None:
+    def __init__(
+        self,
+        design: Design,
+        sock: socket.socket,
+        lifecycle: Lifecycle,
+        log: Log,
+        board: Board,
+        attendants: Attendants,
+    ) -> None:
         self._design = design
         """What has been seen to serve."""
         self._trial: tuple[Design, list[str]] | None = None
@@ -143,13 +82,12 @@ class Master:
         self._sock = sock
         self._lifecycle = lifecycle
         self._log = log
-        count = design.config.workers
-        self._count = count if isinstance(count, int) else len(os.sched_getaffinity(0))
+        self._attendants = attendants
+        self._count = board.numbers
         self._bond = ParentalBond()
-        places = 8 * self._count + 64
-        self._board = Board(places)
-        self._ledger = Ledger(places, design.limit_of_all(self._count))
-        self._census = Census(places, design.limit())
+        self._board = board
+        self._ledger = Ledger(board.places, design.limit_of_all(self._count))
+        self._census = Census(board.places, design.limit())
         self._workers: list[Worker] = []
         self._due: dict[int, float] = {}  # number of a worker that is to be started → when
         self._totals = Totals()
@@ -188,7 +126,7 @@ class Master:
 
     def _start(self, number: int, design: Design, replaces: Worker | None = None) -> None:
         """Fork a worker."""
-        place = self._board.reserve()
+        place = self._board.reserve(number)
         now = time.monotonic()  # before its first beat
         # A signal must find either the master's handlers or the worker's, and not the moment
         # between them.
@@ -198,7 +136,7 @@ class Master:
             if pid == 0:
                 self._become_worker(number, place, design)
         except OSError as error:  # the system has no process left
-            self._board.free(place)
+            self._board.settle(place, number)
             self._log.warning_each_second("worker_not_started", worker=number, error=str(error))
             if replaces is None:
                 self._failed(number)
@@ -233,18 +171,18 @@ class Master:
             self._bond.tie(signal.SIGTERM)
             pin(design.config.affinity, number - 1)
             log = Log(design.config, worker=number)
-            slots = SharedSlots(design.limit(), self._ledger, place)
-            quota = SharedQuota(self._census, place)
-
-            def publish(totals: Totals) -> None:
-                board.write(place, log.dropped, totals)
+            resources = Resources(
+                SharedSlots(design.limit(), self._ledger, place),
+                SharedQuota(self._census, place),
+                self._attendants.access_log,
+                lambda service: board.write(place, service.vitals, service.totals),
+            )
 
             def ready(_service: Service) -> None:
                 board.tell_serving(place)
                 os.kill(os.getppid(), NUDGE)  # the master looks at the board
 
-            totals = design.serve(self._sock, lifecycle, log, slots, quota, ready, publish)
-            publish(totals)
+            totals = design.serve(self._sock, lifecycle, log, resources, ready)
             code = exit_code(lifecycle, totals)
         except EchoServerError as error:
             log.error("worker_failed", reason=str(error))
@@ -296,7 +234,9 @@ class Master:
             worker.replaces = None
         if not self._announced and all(one.ready for one in self._workers) and not self._due:
             self._announced = True
-            announce(self._design.config, self._sock, self._log, workers=self._count)
+            more = {"workers": self._count, **self._attendants.metrics_address()}
+            announce(self._design.config, self._sock, self._log, **more)
+            self._attendants.ready()
 
     def _reap(self) -> None:
         """Collect the workers that have ended, and see that others take their places."""
@@ -323,7 +263,7 @@ class Master:
 
     def _collect_strays(self) -> None:
         if os.getpid() == 1:
-            collect_strays({worker.pid for worker in self._workers})
+            collect_strays({worker.pid for worker in self._workers} | self._attendants.pids)
 
     def _start_again(self, worker: Worker) -> None:
         """Have another one take its place: at once, unless such deaths follow each other."""
@@ -354,18 +294,20 @@ class Master:
 
     def _settle(self, worker: Worker) -> None:
         """Take over what an ended worker has told, and give back the slots that it still held."""
-        dropped, done = self._board.read(worker.place)
-        for total in _TOTALS:
-            setattr(self._totals, total, getattr(self._totals, total) + getattr(done, total))
-        self._log.count_dropped(dropped)
+        # Their accounts first: a place that is free may be the next worker's at once.
         self._ledger.wipe(worker.place)
         self._census.wipe(worker.place)
-        self._board.free(worker.place)
+        account = self._board.settle(worker.place, worker.number)
+        for field in fields(Totals):
+            name = field.name
+            setattr(self._totals, name, getattr(self._totals, name) + getattr(account.totals, name))
+        self._log.count_dropped(account.vitals.log_lines_dropped)
 
     # -- replacing -----------------------------------------------------------------------------
 
     def _on_hangup(self) -> None:
         """Read the configuration again; the workers are replaced one after the other."""
+        self._attendants.reloading()
         try:
             config, waiting = reread(self._design.config, in_workers=True)
             self._trial = Design.of(config), waiting
@@ -373,6 +315,9 @@ class Master:
             self._log.error("reload_failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
             self._log.error("reload_failed", **what_failed(error))
+        else:
+            return
+        self._attendants.ready()
 
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""
@@ -382,11 +327,13 @@ class Master:
         self._lifecycle.drain_timeout = design.config.drain_timeout
         self._log.set_level(design.config.log_level)
         log_reload(self._log, waiting)
+        self._attendants.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
         """Stay with what is known to serve; whoever is behind it has another try later."""
         self._trial = None
         self._log.error("reload_failed", reason=reason)
+        self._attendants.ready()
         self._replace_from = time.monotonic() + self._longer_pause(_SUCCESSOR)
 
     def _replace_next(self) -> None:

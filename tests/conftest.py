@@ -13,6 +13,9 @@ from tests import certificates, wire
 
 BUILTIN = tuple(registry.BACKENDS)
 REPRESENTATIVE = ("process", "thread", "gevent", "selector")
+# What is the core's, and the same for all, is tried by default over one that blocks, in a process
+# of its own, and one that does not.
+EXEMPLARS = ("process", "selector")
 HANDLERS: dict[str, Callable[[bytes], bytes]] = {"echo": bytes, "upper": bytes.upper}
 
 StartServer = Callable[..., echoserver.SpawnedServer]
@@ -66,7 +69,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 if tls and (plain or "tls" not in fixtures):
                     continue
                 alone = workers is None
-                usual = (alone and central and core) if tls else core or (alone and central)
+                secured = alone and core and (bool(given) or backend in EXEMPLARS)
+                usual = secured if tls else core or (alone and central)
                 name = _id(backend) + ("" if alone else "-2workers") + ("-tls" if tls else "")
                 marks = () if usual else pytest.mark.slow
                 values = (backend, workers, tls) if "tls" in fixtures else (backend, workers)
@@ -76,12 +80,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif "backend" in fixtures:
         chosen = given or BUILTIN
         metafunc.parametrize("backend", chosen, ids=map(_id, chosen))
-    elif "model" in fixtures:
-        # What the core does for all of them alike: for each kind of driver, by default.
+    elif "exemplar" in fixtures:
         metafunc.parametrize(
-            "model",
+            "exemplar",
             [
-                pytest.param(one, marks=() if given or one in REPRESENTATIVE else pytest.mark.slow)
+                pytest.param(one, marks=() if given or one in EXEMPLARS else pytest.mark.slow)
                 for one in given or BUILTIN
             ],
             ids=map(_id, given or BUILTIN),

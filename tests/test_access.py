@@ -156,8 +156,8 @@ def test_what_makes_no_sense(words: list[str], said: str) -> None:
 
 
 @pytest.mark.parametrize("processes", [None, 2])
-def test_connections_of_one_address(model: str, processes: int | None) -> None:
-    with serving(model, max_connections_per_ip=3, workers=processes) as server:
+def test_connections_of_one_address(exemplar: str, processes: int | None) -> None:
+    with serving(exemplar, max_connections_per_ip=3, workers=processes) as server:
         mine = [connect_from("127.0.0.1", server.address) for _ in range(3)]
         assert all(map(answered, mine))
         for _ in range(5):
@@ -351,8 +351,8 @@ def test_a_client_behind_a_balancer(backend: str, header: bytes) -> None:
         assert opened[0]["peer"] == "192.0.2.7:50000"
 
 
-def test_a_header_in_pieces(model: str) -> None:
-    with serving(model, **BEHIND) as server:
+def test_a_header_in_pieces(exemplar: str) -> None:
+    with serving(exemplar, **BEHIND) as server:
         for header in (HEADER, HEADER_2):
             with connect_from("127.0.0.1", server.address) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -362,8 +362,8 @@ def test_a_header_in_pieces(model: str) -> None:
                 assert answered(sock)
 
 
-def test_who_is_no_balancer_is_not_heard(model: str) -> None:
-    with serving(model, **BEHIND) as server:
+def test_who_is_no_balancer_is_not_heard(exemplar: str) -> None:
+    with serving(exemplar, **BEHIND) as server:
         sock = connect_from("127.0.0.2", server.address)
         sock.sendall(HEADER + b"let me in")
         assert turned_away(sock)
@@ -374,8 +374,8 @@ def test_who_is_no_balancer_is_not_heard(model: str) -> None:
 @pytest.mark.parametrize(
     "said", [b"", b"hello, is this an echo?", HEADER.replace(b"\r\n", b"\n") + bytes(107)]
 )
-def test_a_connection_without_a_header(model: str, said: bytes) -> None:
-    with serving(model, **BEHIND, handshake_timeout=0.3) as server:
+def test_a_connection_without_a_header(exemplar: str, said: bytes) -> None:
+    with serving(exemplar, **BEHIND, handshake_timeout=0.3) as server:
         before = inspection.settled(server.pid)
         sock = connect_from("127.0.0.1", server.address)
         sock.sendall(said)
@@ -386,8 +386,8 @@ def test_a_connection_without_a_header(model: str, said: bytes) -> None:
         assert (found["proxy_failures"], found["bytes_in"]) == (1, 0)
 
 
-def test_silent_balancers_hold_nobody_up(model: str) -> None:
-    with serving(model, **BEHIND) as server:
+def test_silent_balancers_hold_nobody_up(exemplar: str) -> None:
+    with serving(exemplar, **BEHIND) as server:
         for _ in range(20):
             connect_from("127.0.0.1", server.address).sendall(HEADER[:9])
         sock = connect_from("127.0.0.1", server.address)
@@ -410,8 +410,8 @@ def test_the_limit_of_an_address_is_the_clients() -> None:
         assert turned_away(socks[2])
 
 
-def test_tls_behind_a_balancer(model: str) -> None:
-    with serving(model, **BEHIND, tls_cert=SERVERS.issue()) as server:
+def test_tls_behind_a_balancer(exemplar: str) -> None:
+    with serving(exemplar, **BEHIND, tls_cert=SERVERS.issue()) as server:
         sock = connect_from("127.0.0.1", server.address)
         sock.sendall(HEADER_2)
         secured = wire.Secured(sock, Trust(SERVERS.cert))

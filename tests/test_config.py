@@ -52,6 +52,10 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
         "tls_cert": "cert.pem",
         "tls_key": "key.pem",
         "tls_client_ca": "ca.pem",
+        "user": "nobody",
+        "group": "nogroup",
+        "metrics": "[::1]:7",
+        "access_log": "-",
         "log_level": "error",
         "log_format": "console",
     }

@@ -56,12 +56,12 @@ def totals(server: echoserver.SpawnedServer) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_versions(model: str, version: ssl.TLSVersion) -> None:
+def test_versions(exemplar: str, version: ssl.TLSVersion) -> None:
     """By the standard library's own way of speaking it."""
     context = ssl.create_default_context(cafile=SERVERS.cert)
     context.minimum_version = context.maximum_version = version
     data = wire.content(30_000)
-    with serving(model) as server:
+    with serving(exemplar) as server:
         raw = wire.connect(server.address)
         with context.wrap_socket(raw, server_hostname="localhost") as sock:
             for _ in range(10):
@@ -84,8 +84,8 @@ def test_older_versions_are_refused() -> None:
         assert totals(server)["tls_failures"] == 1
 
 
-def test_clients_with_the_right_certificate(model: str) -> None:
-    with serving(model, tls_client_ca=CLIENTS.cert) as server:
+def test_clients_with_the_right_certificate(exemplar: str) -> None:
+    with serving(exemplar, tls_client_ca=CLIENTS.cert) as server:
         assert answered(server.address, Trust(SERVERS.cert, CLIENTS.issue()))
         assert totals(server)["tls_failures"] == 0
 
@@ -100,9 +100,9 @@ def test_clients_with_the_right_certificate(model: str) -> None:
     ids=["none", "wrong authority", "expired"],
 )
 def test_clients_with_another_certificate_get_not_one_byte(
-    model: str, certificate: str | None, reason: str
+    exemplar: str, certificate: str | None, reason: str
 ) -> None:
-    with serving(model, tls_client_ca=CLIENTS.cert) as server:
+    with serving(exemplar, tls_client_ca=CLIENTS.cert) as server:
         tls = secured(server.address, Trust(SERVERS.cert, certificate))  # TLS 1.3: they hear later
         with pytest.raises((TlsError, ConnectionError)):
             tls.sendall(b"hello")
@@ -127,8 +127,8 @@ def test_clients_with_another_certificate_get_not_one_byte(
     ],
     ids=["http", "garbage", "zeros", "a part"],
 )
-def test_what_is_not_tls_is_refused(model: str, said: bytes, reason: str) -> None:
-    with serving(model) as server:
+def test_what_is_not_tls_is_refused(exemplar: str, said: bytes, reason: str) -> None:
+    with serving(exemplar) as server:
         sock = wire.connect(server.address)
         sock.sendall(said)
         sock.shutdown(socket.SHUT_WR)
@@ -141,8 +141,8 @@ def test_what_is_not_tls_is_refused(model: str, said: bytes, reason: str) -> Non
         assert told == [reason] or reason == "wrong version number"
 
 
-def test_a_visitor_without_a_word_is_no_failure(model: str) -> None:
-    with serving(model) as server:
+def test_a_visitor_without_a_word_is_no_failure(exemplar: str) -> None:
+    with serving(exemplar) as server:
         for _ in range(3):
             sock = wire.connect(server.address)
             sock.shutdown(socket.SHUT_WR)
@@ -151,9 +151,9 @@ def test_a_visitor_without_a_word_is_no_failure(model: str) -> None:
         assert (found["tls_failures"], found["resets"], found["connections"]) == (0, 0, 3)
 
 
-def test_a_stalled_handshake_has_a_deadline_and_stalls_nobody(model: str) -> None:
-    room = echoserver.load_backend(model).concurrency(echoserver.Config()) or 50
-    with serving(model, handshake_timeout=0.5) as server:
+def test_a_stalled_handshake_has_a_deadline_and_stalls_nobody(exemplar: str) -> None:
+    room = echoserver.load_backend(exemplar).concurrency(echoserver.Config()) or 50
+    with serving(exemplar, handshake_timeout=0.5) as server:
         before = settled(server.pid)
         stalled = [wire.connect(server.address) for _ in range(min(room, 20))]
         for sock in stalled[::2]:
@@ -171,8 +171,8 @@ def test_a_stalled_handshake_has_a_deadline_and_stalls_nobody(model: str) -> Non
         assert found["tls_timeouts"] == len(stalled)
 
 
-def test_stalled_handshakes_do_not_hold_the_drain_up(model: str) -> None:
-    with serving(model) as server:
+def test_stalled_handshakes_do_not_hold_the_drain_up(exemplar: str) -> None:
+    with serving(exemplar) as server:
         socks = [wire.connect(server.address) for _ in range(3)]
         socks[0].sendall(b"\x16\x03\x01\x02")
         begun = time.monotonic()
@@ -184,8 +184,8 @@ def test_stalled_handshakes_do_not_hold_the_drain_up(model: str) -> None:
 # -- how streams end -----------------------------------------------------------------------------
 
 
-def test_a_stream_without_a_close_notify_is_counted(model: str) -> None:
-    with serving(model) as server:
+def test_a_stream_without_a_close_notify_is_counted(exemplar: str) -> None:
+    with serving(exemplar) as server:
         tls = secured(server.address)
         tls.sendall(b"hello")
         assert tls.recv(5) == b"hello"
@@ -197,17 +197,17 @@ def test_a_stream_without_a_close_notify_is_counted(model: str) -> None:
         assert (found["truncations"], found["resets"]) == (1, 0)
 
 
-def test_the_end_is_said_before_it_comes(model: str) -> None:
+def test_the_end_is_said_before_it_comes(exemplar: str) -> None:
     """So that a client can tell a server's end from an attacker's."""
-    with serving(model, idle_timeout=0.3) as server:
+    with serving(exemplar, idle_timeout=0.3) as server:
         tls = secured(server.address)
         assert tls.recv(5) == b""
         assert not tls.truncated
         assert totals(server)["idle_timeouts"] == 1
 
 
-def test_what_crosses_our_end_is_counted(model: str) -> None:
-    with serving(model, idle_timeout=0.3) as server:
+def test_what_crosses_our_end_is_counted(exemplar: str) -> None:
+    with serving(exemplar, idle_timeout=0.3) as server:
         tls = secured(server.address)
         assert tls.recv(5) == b""
         tls.sendall(b"too late")  # it lingers for a second
@@ -370,9 +370,9 @@ def test_what_echoclient_is_told_wrong(words: list[str], said: str) -> None:
     assert said in sentence(result)
 
 
-def test_echoload(model: str) -> None:
-    bound = echoserver.load_backend(model).concurrency(echoserver.Config()) or 20
-    with serving(model) as server:
+def test_echoload(exemplar: str) -> None:
+    bound = echoserver.load_backend(exemplar).concurrency(echoserver.Config()) or 20
+    with serving(exemplar) as server:
         result = run(
             *("echoload", "run", format_address(*server.address), "-c", str(min(bound, 20))),
             *("-n", "2000", "--tls", "--ca", SERVERS.cert),

@@ -287,7 +287,7 @@ class ForkServer:
         connection.bytes_in, connection.bytes_out, connection.bytes_discarded = figures
         if not (connection.outcome or outcome):  # it was killed
             outcome = "reset" if self._service.lifecycle.running else "cut"
-        connection.outcome = connection.outcome or outcome
+        connection.left(outcome)
         for event, about in failures:
             self._service.report(event, about)
         connection.release()

@@ -1,0 +1,125 @@
+"""A line for each connection that has ended, in a file of its own.
+
+A disk may take its time, and a terminal for ever. So lines go through a pipe, which is a queue
+with a bound that the kernel keeps, to a process that does nothing but write them down. What the
+pipe has no room for is dropped and counted.
+"""
+
+import fcntl
+import json
+import os
+import select
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from echoserver.board import Board
+from echoserver.errors import BootError
+from echoserver.helpers import Helper
+
+_ROOM = 1 << 20  # bytes: what a process without privileges may ask for (pipe(7))
+_STDOUT = 1
+_CHUNK = 1 << 16
+
+
+class AccessLog:
+    """The side of those that serve: any number of processes, which inherit it.
+
+    Args:
+        path: The file, which is appended to; ``-``: standard output.
+
+    Raises:
+        BootError: It cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = _open(path)
+        self._source, self._sink = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._sink, False)
+        with suppress(OSError):  # beyond what all pipes of this user may hold
+            fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, _ROOM)
+        self.dropped = 0
+        """Lines that were not written down, of this process's."""
+
+    def start(self, board: Board, become: Callable[[], None]) -> Helper:
+        """Start who writes the lines down, as whom `become` makes it.
+
+        Lines that it cannot write are counted on `board`.
+        """
+        writer = _Writer(self._path, self._file, self._source, board)
+
+        def main(up: Callable[[], None]) -> None:
+            become()
+            up()
+            writer.run()
+
+        helper = Helper(main, {self._source, self._file})
+        os.close(self._source)
+        if self._file != _STDOUT:
+            os.close(self._file)
+        return helper
+
+    def write(self, about: dict[str, Any]) -> None:
+        """Note how a connection went; never wait."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = json.dumps({"time": now, **about}).encode() + b"\n"
+        try:
+            # Up to PIPE_BUF bytes go as a whole or not at all, whoever else writes.
+            os.write(self._sink, line[: select.PIPE_BUF])
+        except OSError:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """No more lines come from this process."""
+        os.close(self._sink)
+
+
+def _open(path: str) -> int:
+    if path == "-":
+        return _STDOUT
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise BootError(f"cannot write the access log {path}: {error.strerror}") from None
+
+
+class _Writer:
+    """The other side, in a process of its own."""
+
+    def __init__(self, path: str, file: int, source: int, board: Board) -> None:
+        self._path, self._file, self._source, self._board = path, file, source, board
+        self._reopen = self._torn = False
+
+    def run(self) -> None:
+        """Write down what comes, until nobody is left from whom it could."""
+        signal.signal(signal.SIGHUP, self._on_hangup)
+        while data := os.read(self._source, _CHUNK):
+            if self._reopen:
+                self._reopen = False
+                self._open_anew()
+            self._write(b"\n" + data if self._torn else data)
+
+    def _on_hangup(self, _number: int, _frame: Any) -> None:
+        self._reopen = True
+
+    def _open_anew(self) -> None:
+        """Go on in a new file, where someone has moved the old one (logrotate(8))."""
+        if self._file == _STDOUT:
+            return
+        with suppress(BootError):  # the old one is better than none
+            file = _open(self._path)
+            os.dup2(file, self._file, inheritable=False)
+            os.close(file)
+
+    def _write(self, data: bytes) -> None:
+        unwritten = memoryview(data)
+        try:
+            while unwritten:
+                unwritten = unwritten[os.write(self._file, unwritten) :]
+            self._torn = False
+        except OSError:  # the disk is full, or standard output closed
+            self._torn = len(unwritten) < len(data)
+            self._board.lose(bytes(unwritten).count(b"\n"))

@@ -1,0 +1,135 @@
+"""What stands beside a server that serves: monitoring, the access log, the service manager.
+
+All of it may fail, hang or be missing, and the server serves.
+"""
+
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from echoserver.access_log import AccessLog
+from echoserver.board import Board
+from echoserver.config import Config
+from echoserver.helpers import Helper
+from echoserver.lifecycle import Lifecycle
+from echoserver.log import Log
+from echoserver.privileges import Identity
+from echoserver.service_manager import Notifier
+from echoserver.sockets import accept_queue
+from echoserver.units import parse_endpoint
+
+if TYPE_CHECKING:
+    from echoserver.metrics import Exporter
+
+_LOOK = 1.0  # seconds
+_LAST_LINES = 2.0  # seconds to write down what is left of the access log
+_BEATS = 3  # in the time within which a watchdog wants one
+
+
+def _remain() -> None:
+    """Become nobody else."""
+
+
+class Attendants:
+    """Opened and started while the server may do anything, and has one thread.
+
+    Args:
+        config: What there is to be.
+        sock: The listening socket.
+        log: Where to tell of what is missing.
+        identity: Whom they are to become.
+
+    Raises:
+        BootError: The access log cannot be opened.
+    """
+
+    def __init__(
+        self, config: Config, sock: socket.socket, log: Log, identity: Identity | None
+    ) -> None:
+        self._sock, self._log = sock, log
+        self._become = identity.assume if identity is not None else _remain
+        self._notifier = Notifier()
+        self._board: Board | None = None
+        self._helpers: dict[str, Helper] = {}
+        self._exporter: Exporter | None = None
+        self._access: AccessLog | None = None
+        self._lifecycle: Lifecycle | None = None
+        if config.metrics is not None:
+            from echoserver import metrics  # an HTTP server is much to import
+
+            self._exporter = metrics.Exporter(parse_endpoint(config.metrics), time.time())
+            if self._exporter.problem:
+                log.error(
+                    "metrics_unavailable",
+                    address=config.metrics,
+                    reason=self._exporter.problem,
+                    advice="the server serves without; the address is tried again every second",
+                )
+        if config.access_log is not None:
+            self._access = AccessLog(config.access_log)
+
+    @property
+    def access_log(self) -> AccessLog | None:
+        """Where to write how connections went; None: nowhere."""
+        return self._access
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that stand beside."""
+        return {helper.pid for helper in self._helpers.values() if not helper.ended}
+
+    def start(self, board: Board, lifecycle: Lifecycle) -> None:
+        """Begin.
+
+        Args:
+            board: Where those that serve say how they fare.
+            lifecycle: The calling process's.
+        """
+        self._board, self._lifecycle = board, lifecycle
+        if self._access is not None:
+            self._helpers["access_log"] = self._access.start(board, self._become)
+        if self._exporter is not None:
+            self._helpers["metrics"] = self._exporter.start(board, self._become)
+        if self._helpers:
+            lifecycle.every(_LOOK, self._look)
+        if self._notifier.watchdog:
+            lifecycle.every(self._notifier.watchdog / _BEATS, self._notifier.alive)
+        lifecycle.on_wake(self._notice_drain)
+
+    def metrics_address(self) -> dict[str, int]:
+        """Return what is to be said of where the metrics are."""
+        return {} if self._exporter is None else {"metrics_port": self._exporter.port}
+
+    def ready(self) -> None:
+        """The server serves, or goes on serving after a reload."""
+        host, port = self._sock.getsockname()[:2]
+        self._notifier.ready(f"serving on {host} port {port}")
+
+    def reloading(self) -> None:
+        """It reads its configuration again: time for a new file, too."""
+        self._notifier.reloading()
+        if "access_log" in self._helpers:
+            self._helpers["access_log"].tell(signal.SIGHUP)
+
+    def close(self) -> None:
+        """Stop, the metrics last."""
+        if self._access is not None and "access_log" in self._helpers:
+            self._access.close()
+            self._helpers["access_log"].stop(_LAST_LINES)
+        if self._exporter is not None and "metrics" in self._helpers:
+            self._exporter.stop(self._helpers["metrics"])
+
+    def _look(self) -> None:
+        if self._board is not None and self._lifecycle is not None and self._lifecycle.running:
+            self._board.set_queue(*accept_queue(self._sock))
+        for name, helper in self._helpers.items():
+            if not helper.ended and helper.look():
+                self._log.error("helper_died", what=name, helper_pid=helper.pid)
+
+    def _notice_drain(self) -> None:
+        if self._board is None or self._lifecycle is None or self._lifecycle.running:
+            return
+        if not self._board.everyone_drains:
+            self._board.drain_everyone()
+            self._notifier.stopping()

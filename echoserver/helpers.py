@@ -1,0 +1,94 @@
+"""Processes that do what must never hold up those that serve."""
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import NoReturn
+
+_SIGNALS = {
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+    signal.SIGURG,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+_STANDARD = {0, 1, 2}
+_GLANCE = 0.01  # seconds
+
+
+Main = Callable[[Callable[[], None]], None]
+
+
+class Helper:
+    """A child that runs a function, and nothing else of what its parent was.
+
+    Made while the parent has one thread: a lock that another one held at the fork would never be
+    released in the child.
+
+    It is up when this returns, or has ended already.
+
+    Args:
+        main: What it does; its end is the process's. It calls what it is given when it is up, and
+            the user whom it is to be.
+        keep: Descriptors that it needs, besides the standard ones; all others it closes.
+    """
+
+    def __init__(self, main: Main, keep: Collection[int]) -> None:
+        up, told = os.pipe2(os.O_CLOEXEC)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.pid = os.fork()
+            if not self.pid:
+                self._live(main, keep, told)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self.ended = False
+        os.close(told)
+        os.read(up, 1)
+        os.close(up)
+
+    def look(self) -> bool:
+        """Tell whether it has ended; it is collected then."""
+        if not self.ended:
+            try:
+                self.ended = os.waitpid(self.pid, os.WNOHANG)[0] != 0
+            except ChildProcessError:  # as process 1, somebody collects all there is
+                self.ended = True
+        return self.ended
+
+    def tell(self, number: int) -> None:
+        """Send it a signal, if it still lives."""
+        if not self.look():
+            os.kill(self.pid, number)
+
+    def stop(self, patience: float) -> None:
+        """Wait for its end; kill it after so many seconds."""
+        deadline = time.monotonic() + patience
+        while not self.look():
+            if time.monotonic() >= deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                deadline = math.inf  # that cannot fail
+            time.sleep(_GLANCE)
+
+    @staticmethod
+    def _live(main: Main, keep: Collection[int], told: int) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:  # what they mean is for the parent to say
+                signal.signal(number, signal.SIG_IGN)
+            for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers, no paths
+                if fd not in _STANDARD and fd not in keep and fd != told:
+                    with suppress(OSError):  # the one of that listing
+                        os.close(fd)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            main(lambda: os.close(told))
+            code = 0
+        finally:
+            os._exit(code)

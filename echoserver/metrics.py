@@ -1,0 +1,266 @@
+"""What monitoring reads of a server: over HTTP, from a process that serves nobody else.
+
+It reads what the others write in shared memory, and they never wait for it: not for a scraper
+that hangs, nor for a port that is taken.
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+from echoserver.board import Account, Board
+from echoserver.forking import ParentalBond
+from echoserver.helpers import Helper
+
+_PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
+_AT_A_TIME = 32  # requests; more are closed at once
+_RETRY = 1.0  # seconds until a port that is taken is tried again
+_GIVEN_UP = 0.5  # seconds to end
+
+# Counters: name, explanation, and label → field of `Totals` or `Vitals`.
+_COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
+    ("connections", "Clients that were served.", "", {"": "connections"}),
+    (
+        "rejected",
+        "Clients that were turned away.",
+        "reason",
+        {
+            "limit": "rejected",
+            "per_ip": "rejected_per_ip",
+            "denied": "denied",
+            "proxy": "proxy_failures",
+            "unserved": "unserved",
+            "refused": "refused",
+        },
+    ),
+    (
+        "ended",
+        "Connections that ended in another way than a client's end or a drain.",
+        "reason",
+        {
+            "reset": "resets",
+            "idle_timeout": "idle_timeouts",
+            "write_timeout": "write_timeouts",
+            "handler_error": "handler_errors",
+            "tls_failed": "tls_failures",
+            "tls_timeout": "tls_timeouts",
+            "truncated": "truncations",
+            "shed": "shed",
+            "cut": "cut",
+        },
+    ),
+    (
+        "bytes",
+        "Bytes of content: in, out, and read only to be thrown away after the server's end.",
+        "direction",
+        {"in": "bytes_in", "out": "bytes_out", "discarded": "bytes_discarded"},
+    ),
+    (
+        "accept_errors",
+        "Errors of accept(2).",
+        "errno",
+        {
+            "EMFILE": "accept_emfile",
+            "ENFILE": "accept_enfile",
+            "ENOBUFS": "accept_enobufs",
+            "ENOMEM": "accept_enomem",
+            "ECONNABORTED": "accept_econnaborted",
+            "other": "accept_other",
+        },
+    ),
+    ("handler_errors", "Connections whose handler failed.", "", {"": "handler_errors"}),
+    (
+        "lines_dropped",
+        "Lines that were dropped, because nobody took them.",
+        "log",
+        {"events": "log_lines_dropped", "access": "access_lines_dropped"},
+    ),
+]
+
+
+class Exporter:
+    """Answers /metrics, /healthz and /readyz.
+
+    Args:
+        address: Where to listen.
+        start_time: When the server started, in Unix time.
+    """
+
+    def __init__(self, address: tuple[str, int], start_time: float) -> None:
+        self._address, self._start_time = address, start_time
+        self._sock: socket.socket | None = None
+        self.port = address[1]
+        """Where it listens."""
+        self.problem = ""
+        """Why it does not listen yet; it goes on trying."""
+        try:
+            self._sock = _listen(address)
+            self.port = self._sock.getsockname()[1]
+        except OSError as error:
+            self.problem = os.strerror(error.errno) if error.errno else str(error)
+
+    def start(self, board: Board, become: Callable[[], None]) -> Helper:
+        """Serve what stands on `board`, in a process of its own, as whom `become` makes it."""
+        bond = ParentalBond()
+
+        def main(up: Callable[[], None]) -> None:
+            _Page(board, 0.0).text()  # imports all that it needs
+            become()
+            bond.tie(signal.SIGKILL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            up()
+            self._run(board)
+
+        helper = Helper(main, set() if self._sock is None else {self._sock.fileno()})
+        if self._sock is not None:
+            self._sock.close()
+        return helper
+
+    @staticmethod
+    def stop(helper: Helper) -> None:
+        """End it: nobody is left of whom it could tell."""
+        helper.tell(signal.SIGTERM)
+        helper.stop(_GIVEN_UP)
+
+    def _run(self, board: Board) -> None:
+        while self._sock is None:
+            time.sleep(_RETRY)
+            try:
+                self._sock = _listen(self._address)
+            except OSError:
+                continue
+        _Server(self._sock, _Page(board, self._start_time)).serve_forever()
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    return socket.create_server(address, family=family, backlog=_AT_A_TIME)
+
+
+class _Page:
+    """What is read, as Prometheus reads it."""
+
+    def __init__(self, board: Board, start_time: float) -> None:
+        from prometheus_client import CollectorRegistry
+
+        self._board, self._start_time = board, start_time
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    @property
+    def ready(self) -> bool:
+        """The server takes clients."""
+        serving = any(serves for _, serves, _ in self._board.all())
+        return serving and not self._board.everyone_drains
+
+    def text(self) -> tuple[bytes, str]:
+        """Return the page, and its type."""
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterator[Any]:
+        """Yield all metrics; the registry calls it for every page."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        board = self._board
+        accounts = [(str(number), account) for number, _, account in board.all()]
+        for name, about, label, of in _COUNTERS:
+            labels = ["worker", label] if label else ["worker"]
+            family = CounterMetricFamily(f"echoserver_{name}", about, labels=labels)
+            for worker in sorted({worker for worker, _ in accounts}):
+                mine = [account for number, account in accounts if number == worker]
+                for value, field in of.items():
+                    family.add_metric(
+                        [worker, value] if label else [worker],
+                        sum(_figure(account, field) for account in mine),
+                    )
+            yield family
+        opened: Counter[str] = Counter()
+        for worker, account in accounts:
+            opened[worker] += account.vitals.open
+        gauge = GaugeMetricFamily(
+            "echoserver_connections_open", "Clients that are being served.", labels=["worker"]
+        )
+        for worker, count in sorted(opened.items()):
+            gauge.add_metric([worker], count)
+        yield gauge
+        waiting, limit = board.queue
+        for name, about, figure in (
+            ("draining", "1 while the server comes to its end.", board.everyone_drains),
+            ("ready", "1 while it takes clients.", self.ready),
+            ("accept_queue", "Clients that the kernel holds until they are accepted.", waiting),
+            ("accept_queue_limit", "How many it may hold.", limit),
+            ("access_log_lost_lines", "Lines that the access log's file did not take.", board.lost),
+            ("start_time_seconds", "When the server started, in Unix time.", self._start_time),
+        ):
+            yield GaugeMetricFamily(f"echoserver_{name}", about, value=float(figure))
+
+
+def _figure(account: Account, field: str) -> int:
+    done: Any = account.totals if hasattr(account.totals, field) else account.vitals
+    return int(getattr(done, field))
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, sock: socket.socket, page: _Page) -> None:
+        super().__init__(sock.getsockname()[:2], _Request, bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
+        self.page = page
+        self._room = threading.BoundedSemaphore(_AT_A_TIME)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that goes away is nobody's loss."""
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: _Server
+    timeout: ClassVar[float] = _PATIENCE
+    server_version = "echoserver"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        page = self.server.page
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._answer(200, *page.text())
+            case "/healthz":
+                self._answer(200, b"ok\n")
+            case "/readyz" if page.ready:
+                self._answer(200, b"ready\n")
+            case "/readyz":
+                self._answer(503, b"not ready\n")
+            case _:
+                self._answer(404, b"/metrics, /healthz, /readyz\n")
+
+    def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is inherited
+        """Log nothing: the log is the server's."""

@@ -1,0 +1,115 @@
+"""Becoming an ordinary user, for good, once what needs privileges is done."""
+
+import ctypes
+import grp
+import os
+import pwd
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+from echoserver.config import Config
+from echoserver.errors import BootError, ConfigError
+
+_PR_SET_NO_NEW_PRIVS = 38
+_NEEDED_LATER = ("encodings.ascii", "encodings.idna", "encodings.latin_1", "tomllib", "traceback")
+_CAPABILITIES = (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user and groups."""
+
+    user: int
+    group: int
+    groups: tuple[int, ...]
+    """All of them."""
+
+    @classmethod
+    def of(cls, config: Config) -> Self | None:
+        """Return whom a server is to become; None: nobody else.
+
+        Raises:
+            ConfigError: There is no such user or group, or it is root.
+        """
+        if config.user is None and config.group is None:
+            return None
+        source = config.source("user")
+        user = _entry(config.user, pwd.getpwnam, pwd.getpwuid, source) if config.user else None
+        number = user.pw_uid if user else _number(config.user, os.geteuid(), source)
+        if config.group is not None:
+            source = config.source("group")
+            found = _entry(config.group, grp.getgrnam, grp.getgrgid, source)
+            group = found.gr_gid if found else _number(config.group, 0, source)
+        elif user is not None:
+            group = user.pw_gid
+        else:
+            raise ConfigError(f"{source}: the user {number} has no entry; add --group")
+        if number == 0:
+            raise ConfigError(f"{source}: root is what is to be given up; name an ordinary user")
+        groups = os.getgrouplist(user.pw_name, group) if user else [group]
+        return cls(number, group, tuple(sorted(set(groups))))
+
+    def assume(self) -> None:
+        """Become it: this process, and all that it starts from now on.
+
+        What is imported later must be readable for that user. What can be needed at any time is
+        imported before.
+
+        Raises:
+            BootError: This process may not, or could come back.
+        """
+        for module in _NEEDED_LATER:
+            import_module(module)
+        if os.getresuid() != (self.user,) * 3 or os.getresgid() != (self.group,) * 3:
+            try:
+                os.setgroups(self.groups)
+                os.setresgid(self.group, self.group, self.group)
+                os.setresuid(self.user, self.user, self.user)
+            except PermissionError:
+                raise BootError(
+                    f"cannot become user {self.user} and group {self.group}: that takes root"
+                ) from None
+        renounce()
+        self._verify()
+
+    def _verify(self) -> None:
+        for become in (os.setuid, os.seteuid, os.setgid, os.setegid):
+            try:
+                become(0)
+            except PermissionError:
+                continue
+            raise BootError("privileges were given up, and could be taken back")
+        status = Path("/proc/self/status").read_bytes()
+        held = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
+        if any(int(held.get(name, b"0"), 16) for name in _CAPABILITIES):
+            raise BootError("the user was changed, and capabilities are left (capabilities(7))")
+
+
+def renounce() -> None:
+    """Have no program that is started from here gain anything (prctl(2), PR_SET_NO_NEW_PRIVS)."""
+    libc: Any = ctypes.CDLL(None)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise BootError("this kernel cannot forbid gaining privileges (no_new_privs)")
+
+
+def _entry(name: str, by_name: Any, by_number: Any, source: str) -> Any:
+    """Return what the system knows of a user or group; None: it has a number and no entry."""
+    try:
+        return by_number(int(name)) if name.isdecimal() else by_name(name)
+    except KeyError:
+        if name.isdecimal():
+            return None
+        raise ConfigError(f"{source}: there is no {name!r} here") from None
+    except OverflowError:
+        raise ConfigError(f"{source}: {name} is too large a number") from None
+
+
+def _number(name: str | None, default: int, source: str) -> int:
+    if name is None:
+        return default
+    try:
+        return int(name)
+    except ValueError:
+        raise ConfigError(f"{source}: there is no {name!r} here") from None

@@ -1,0 +1,77 @@
+"""What a service manager hands over and wants to hear (systemd, and whoever speaks like it).
+
+A listening socket comes as descriptor 3, announced in the environment (sd_listen_fds(3)); states
+go, as datagrams, to the socket that the environment names (sd_notify(3)).
+"""
+
+import os
+import socket
+import time
+from contextlib import suppress
+
+from echoserver.errors import BootError
+
+_FIRST = 3  # SD_LISTEN_FDS_START
+
+
+def inherited() -> int | None:
+    """Return the descriptor of a listening socket that was handed over; None: there is none.
+
+    Raises:
+        BootError: It is not what this server could use.
+    """
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal() or not int(count):
+        return None
+    if int(count) != 1:
+        raise BootError(f"{count} sockets were handed over (LISTEN_FDS), and one is what is needed")
+    try:
+        with socket.socket(fileno=os.dup(_FIRST)) as sock:
+            streams = sock.type == socket.SOCK_STREAM
+            internet = sock.family in {socket.AF_INET, socket.AF_INET6}
+            listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise BootError(f"what was handed over is no socket: {error.strerror}") from None
+    if not (streams and internet and listens):
+        raise BootError("the socket handed over does not listen for TCP (ListenStream=, Accept=no)")
+    os.set_inheritable(_FIRST, False)
+    return _FIRST
+
+
+class Notifier:
+    """Tells a service manager how the server fares; nobody, where there is none."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        period, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+        mine = pid in {"", str(os.getpid())}
+        usable = bool(self._address) and mine and period.isdecimal()
+        self.watchdog = int(period) / 1e6 if usable else 0.0
+        """Seconds within which it wants to hear that the server lives; 0: never."""
+
+    def ready(self, status: str) -> None:
+        """The server serves."""
+        self._tell("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """It reads its configuration again; `ready` follows."""
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """It drains."""
+        self._tell("STOPPING=1", "STATUS=draining")
+
+    def alive(self) -> None:
+        """Its main flow goes on."""
+        self._tell("WATCHDOG=1")
+
+    def _tell(self, *states: str) -> None:
+        if not self._address:
+            return
+        address = self._address
+        if address.startswith("@"):  # abstract (unix(7))
+            address = "\0" + address[1:]
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto("\n".join(states).encode(), address)

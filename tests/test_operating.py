@@ -1,0 +1,597 @@
+"""What stands beside a server: metrics, access log, privileges, service managers, overload."""
+
+import json
+import os
+import pwd
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import echoserver
+from tests import inspection, wire
+from tests.launching import await_listening, command, free_port, run
+from tests.test_cli import sentence
+
+ROOT = os.geteuid() == 0
+
+
+@contextmanager
+def serving(backend: str = "thread", **settings: Any) -> Iterator[echoserver.SpawnedServer]:
+    with echoserver.spawn(backend=backend, **settings) as server:
+        yield server
+        assert "Traceback" not in server.stderr
+
+
+@contextmanager
+def monitored(
+    backend: str = "thread", **settings: Any
+) -> Iterator[tuple[echoserver.SpawnedServer, str]]:
+    with serving(backend, metrics="127.0.0.1:0", **settings) as server:
+        port = inspection.events(server, "listening")[0]["metrics_port"]
+        yield server, f"http://127.0.0.1:{port}"
+
+
+def fetch(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=wire.patience) as answer:  # noqa: S310 - http
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def metrics(base: str) -> dict[str, float]:
+    """Return the sum of each metric over workers; with a label, as ``name/label``."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(fetch(f"{base}/metrics")[1]):
+        for sample in family.samples:
+            rest = [value for key, value in sample.labels.items() if key != "worker"]
+            name = "/".join([sample.name.removeprefix("echoserver_"), *rest])
+            found[name] = found.get(name, 0) + sample.value
+    return found
+
+
+# -- metrics -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_metrics_tell_what_happened(exemplar: str, processes: int | None) -> None:
+    with monitored(exemplar, workers=processes, deny="127.0.0.2") as (server, base):
+        for _ in range(5):
+            with wire.connect(server.address) as sock:
+                assert wire.ask(sock, b"hello") == b"hello"
+                assert wire.finish(sock) == b""
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"stays") == b"stays"
+            denied = socket.socket()
+            wire.opened.append(denied)
+            denied.bind(("127.0.0.2", 0))
+            denied.connect(server.address)
+            assert wire.read_to_end(denied) == b""
+            expected = {
+                "connections_total": 6.0,
+                "connections_open": 1.0,
+                "rejected_total/denied": 1.0,
+                "ready": 1.0,
+                "draining": 0.0,
+            }
+            assert wire.eventually(lambda: expected.items() <= metrics(base).items()), metrics(base)
+        assert wire.eventually(lambda: metrics(base)["bytes_total/in"] == 30)
+        assert metrics(base)["bytes_total/out"] == 30
+        assert wire.eventually(lambda: metrics(base)["connections_open"] == 0)
+        reset = wire.connect(server.address)
+        assert wire.ask(reset, b"hello") == b"hello"
+        wire.reset(reset)
+        assert wire.eventually(lambda: metrics(base)["ended_total/reset"] == 1)
+        page = fetch(f"{base}/metrics")[1]
+        assert "127.0.0.1" not in page, "no client has a line of its own"
+        assert server.stop() == 0
+
+
+def test_bytes_are_counted_while_connections_are_open() -> None:
+    with monitored("selector") as (server, base), wire.connect(server.address) as sock:
+        assert wire.ask(sock, b"hello") == b"hello"
+        assert wire.eventually(lambda: metrics(base)["bytes_total/out"] == 5)
+        assert wire.ask(sock, b"again") == b"again"
+        assert wire.eventually(lambda: metrics(base)["bytes_total/in"] == 10)
+        assert wire.finish(sock) == b""
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert server.stopped["bytes_in"] == 10, "nothing is counted twice"
+
+
+def test_counters_never_go_back_when_a_worker_dies() -> None:
+    with monitored(workers=2) as (server, base):
+        for _ in range(20):
+            assert wire.served(server.address)
+        assert wire.eventually(lambda: metrics(base)["connections_total"] == 20)
+        victim = inspection.events(server, "worker_started")[0]["worker_pid"]
+        os.kill(victim, signal.SIGKILL)
+        seen = [metrics(base)["connections_total"]]
+        assert wire.eventually(lambda: len(inspection.events(server, "worker_serves")) == 3)
+        seen += [metrics(base)["connections_total"] for _ in range(5)]
+        assert seen == sorted(seen)
+        assert seen[-1] == 20
+
+
+def test_health_and_readiness() -> None:
+    with monitored("selector") as (server, base):
+        assert fetch(f"{base}/healthz") == (200, "ok\n")
+        assert fetch(f"{base}/readyz") == (200, "ready\n")
+        assert fetch(f"{base}/else")[0] == 404
+        deaf = wire.connect(server.address, receive_buffer=4096)
+        wire.push_until_blocked(deaf, wire.content(16 << 20))
+        server.process.send_signal(signal.SIGTERM)
+        assert wire.eventually(lambda: fetch(f"{base}/readyz") == (503, "not ready\n"))
+        assert fetch(f"{base}/healthz") == (200, "ok\n"), "the metrics stop last"
+        assert metrics(base)["draining"] == 1
+        wire.read_to_end(deaf)
+        assert server.wait() == 0
+        with pytest.raises(OSError, match="refused"):
+            fetch(f"{base}/healthz")
+
+
+def test_a_metrics_port_that_is_taken_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with serving(metrics=f"127.0.0.1:{port}") as server:
+            assert wire.served(server.address)
+            told = inspection.events(server, "metrics_unavailable")
+            assert [event["reason"] for event in told] == ["Address already in use"]
+            other.close()
+            assert wire.eventually(lambda: _answers(f"http://127.0.0.1:{port}/healthz"))
+
+
+def _answers(url: str) -> bool:
+    with suppress(OSError):
+        return fetch(url)[0] == 200
+    return False
+
+
+def test_scrapers_that_hang_hold_nobody_up() -> None:
+    with monitored() as (server, base):
+        port = int(base.rpartition(":")[2])
+        hanging = [wire.connect(("127.0.0.1", port)) for _ in range(60)]
+        for sock in hanging[::2]:
+            sock.sendall(b"GET /metrics HTTP/1.1\r\n")
+        for _ in range(20):
+            assert wire.served(server.address)
+        assert wire.eventually(lambda: _answers(f"{base}/healthz")), "they time out"
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 5
+
+
+def test_a_dead_exporter_is_no_reason_to_end() -> None:
+    with monitored() as (server, _):
+        for child in psutil.Process(server.pid).children():
+            child.kill()
+        assert wire.eventually(lambda: inspection.events(server, "helper_died"))
+        assert wire.served(server.address)
+        assert not psutil.Process(server.pid).children(), "and none is a zombie"
+
+
+@pytest.mark.parametrize("address", ["9100", "127.0.0.1:", ":9100", "127.0.0.1:65536", "x:-1"])
+def test_a_metrics_address_that_is_none(address: str) -> None:
+    result = run("echoserver", "--port", "0", "--metrics", address)
+    assert result.returncode == 2
+    assert "--metrics must be HOST:PORT" in sentence(result)
+
+
+# -- access log ----------------------------------------------------------------------------------
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_a_line_for_each_connection(exemplar: str, processes: int | None, tmp_path: Path) -> None:
+    file = tmp_path / "access.log"
+    with serving(exemplar, access_log=file, workers=processes, idle_timeout=0.5) as server:
+        with wire.connect(server.address) as sock:
+            peer = "{}:{}".format(*sock.getsockname())
+            assert wire.ask(sock, b"hello") == b"hello"
+            assert wire.finish(sock) == b""
+        with wire.connect(server.address) as sock:
+            assert wire.read_to_end(sock) == b""
+        reset = wire.connect(server.address)
+        assert wire.ask(reset, b"hello") == b"hello"
+        wire.reset(reset)
+        assert wire.eventually(lambda: len(lines(file)) == 3)
+        assert server.stop() == 0
+    first, second, third = lines(file)
+    assert first.items() >= {"peer": peer, "outcome": "eof", "bytes_in": 5, "bytes_out": 5}.items()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+    assert second["outcome"] == "idle_timeout"
+    assert 0.4 < second["seconds"] < 5
+    assert third["outcome"] == "reset"
+
+
+def test_a_log_that_nobody_takes_drops_lines_and_counts_them(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with monitored("selector", access_log=fifo) as (server, base):
+            load = ("-c", "20", "-n", "20000", "--reconnect-every", "1")
+            where = f"127.0.0.1:{server.port}"
+            assert run("echoload", "run", where, *load, timeout=50).returncode == 0
+            assert wire.eventually(lambda: metrics(base)["lines_dropped_total/access"] > 0)
+            found = metrics(base)
+            assert found["connections_total"] >= 20_000
+            assert found["lines_dropped_total/access"] < found["connections_total"]
+            begun = time.monotonic()
+            assert server.stop() == 0
+            assert time.monotonic() - begun < 10
+    finally:
+        os.close(reader)
+
+
+def test_a_full_disk_loses_lines_and_nothing_else() -> None:
+    with monitored(access_log="/dev/full") as (server, base):
+        for _ in range(10):
+            assert wire.served(server.address)
+        assert wire.eventually(lambda: metrics(base)["access_log_lost_lines"] == 10)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_sighup_opens_the_log_anew(processes: int | None, tmp_path: Path) -> None:
+    file, old = tmp_path / "access.log", tmp_path / "access.log.1"
+    with serving(access_log=file, workers=processes) as server:
+        assert wire.served(server.address)
+        assert wire.eventually(lambda: len(lines(file)) == 1)
+        file.rename(old)
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: inspection.events(server, "reloaded"))
+        assert wire.eventually(lambda: wire.served(server.address) and file.exists())
+        assert wire.eventually(lambda: lines(file))
+        assert server.stop() == 0
+
+
+def test_nothing_is_lost_when_the_server_ends(tmp_path: Path) -> None:
+    file = tmp_path / "access.log"
+    with serving("selector", access_log=file) as server:
+        socks = [wire.connect(server.address) for _ in range(100)]
+        assert all(wire.ask(sock, b"hello") == b"hello" for sock in socks)
+        assert server.stop() == 0
+    assert len(lines(file)) == 100
+    assert {line["outcome"] for line in lines(file)} == {"drained"}
+
+
+def test_an_access_log_that_cannot_be_written() -> None:
+    result = run("echoserver", "--port", "0", "--access-log", "/no/such/folder/log")
+    assert result.returncode == 3
+    assert "cannot write the access log /no/such/folder/log: No such file" in sentence(result)
+
+
+def test_the_access_log_on_standard_output() -> None:
+    port = free_port()
+    words = [command("echoserver"), "--port", str(port), "--access-log", "-"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        address = await_listening(port, process)
+        assert wire.served(address)
+        process.terminate()
+        out, _ = process.communicate(timeout=20)
+    assert len(b"SERVED?") in {json.loads(line)["bytes_in"] for line in out.splitlines()}
+
+
+# -- privileges ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+@pytest.mark.parametrize("processes", [None, 2])
+def test_privileges_are_given_up(exemplar: str, processes: int | None, tmp_path: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    if exemplar in {"process", "gevent"} and not _readable_for_all(Path(sys.executable).resolve()):
+        pytest.skip("this Python is readable for root alone, and some of it is needed later")
+    settings = {"metrics": "127.0.0.1:0", "access_log": tmp_path / "access.log"}
+    with serving(exemplar, user="nobody", workers=processes, port=free_low(), **settings) as server:
+        assert wire.served(server.address)
+        processes_ = inspection.tree(server.pid)
+        assert len(processes_) >= 3
+        for one in processes_:
+            status = Path(f"/proc/{one.pid}/status").read_text()
+            held = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            assert held["Uid"].split() == [str(nobody.pw_uid)] * 4
+            assert held["Gid"].split() == [str(nobody.pw_gid)] * 4
+            assert "0" not in held["Groups"].split()
+            assert {int(held[f"Cap{which}"], 16) for which in ("Prm", "Eff", "Inh", "Amb")} == {0}
+            assert held["NoNewPrivs"] == "1"
+        assert server.stop() == 0
+
+
+def free_low() -> int:
+    """Return a port that takes privileges."""
+    for port in random.sample(range(300, 1000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
+
+
+def _readable_for_all(path: Path) -> bool:
+    return all(part.stat().st_mode & 0o001 for part in [path, *path.parents])
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+def test_a_key_that_only_root_may_read_outlives_a_reload(tmp_path: Path) -> None:
+    from clients.tls import Trust
+    from tests.certificates import SERVERS
+
+    file = tmp_path / "server.pem"
+    shutil.copy(SERVERS.issue(), file)
+    file.chmod(0o600)
+    with serving(user="nobody", tls_cert=file) as server:
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: inspection.events(server, "reload_failed"))
+        assert "Permission denied" in inspection.events(server, "reload_failed")[0]["reason"]
+        sock = wire.Secured(wire.connect(server.address), Trust(SERVERS.cert))
+        sock.sendall(b"hello")
+        assert sock.recv(5) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--user", "no-such-user"], 2, "--user: there is no 'no-such-user' here"),
+        (["--user", "root"], 2, "root is what is to be given up"),
+        (["--user", "0"], 2, "root is what is to be given up"),
+        (["--user", "nobody", "--group", "no-such-group"], 2, "there is no 'no-such-group' here"),
+        (["--user", "4123456"], 2, "has no entry; add --group"),
+    ],
+)
+def test_whom_nobody_can_become(words: list[str], code: int, said: str) -> None:
+    result = run("echoserver", "--port", "0", *words)
+    assert result.returncode == code
+    assert said in sentence(result)
+
+
+@pytest.mark.skipif(not ROOT, reason="it takes root to be an ordinary user here")
+def test_who_is_not_root_becomes_nobody_else() -> None:
+    script = """
+import importlib, os
+from echoserver import privileges
+from echoserver.config import Config
+for module in privileges._NEEDED_LATER:  # this Python may be root's alone
+    importlib.import_module(module)
+os.setgroups([])
+os.setresgid(1234, 1234, 1234)
+os.setresuid(1234, 1234, 1234)
+privileges.Identity.of(Config(user="4321", group="4321")).assume()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "that takes root" in done.stderr
+
+
+# -- service managers ----------------------------------------------------------------------------
+
+
+class Manager:
+    """What listens where a service manager does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "notify"
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        wire.opened.append(self.sock)
+        self.sock.bind(str(self.path))
+        self.sock.settimeout(wire.patience)
+
+    def hears(self, said: str) -> bool:
+        """Tell whether something is said, after what else may be."""
+        while True:
+            try:
+                words = self.sock.recv(4096).decode()
+            except TimeoutError:
+                return False
+            if said in words.splitlines():
+                return True
+
+
+@contextmanager
+def managed(
+    *words: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], wire.Address]]:
+    port = free_port()
+    with subprocess.Popen(
+        [command("echoserver"), "--port", str(port), *words],
+        env=os.environ | environment,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield process, await_listening(port, process)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_service_manager_hears_how_it_goes(words: tuple[str, ...], tmp_path: Path) -> None:
+    manager = Manager(tmp_path)
+    environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "300000"}
+    with managed(*words, **environment) as (process, address):
+        assert manager.hears("READY=1")
+        assert wire.served(address)
+        assert manager.hears("WATCHDOG=1")
+        assert manager.hears("WATCHDOG=1")
+        process.send_signal(signal.SIGHUP)
+        assert manager.hears("RELOADING=1")
+        assert manager.hears("READY=1")
+        process.terminate()
+        assert manager.hears("STOPPING=1")
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("usec", ["", "x", "-1"])
+def test_a_watchdog_that_is_none(usec: str, tmp_path: Path) -> None:
+    manager = Manager(tmp_path)
+    with managed(NOTIFY_SOCKET=str(manager.path), WATCHDOG_USEC=usec) as (_, address):
+        assert manager.hears("READY=1")
+        assert wire.served(address)
+
+
+def test_a_manager_that_has_gone_is_not_missed(tmp_path: Path) -> None:
+    with managed(NOTIFY_SOCKET=str(tmp_path / "nobody")) as (process, address):
+        assert wire.served(address)
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+HAND_OVER = """
+import os, socket, sys
+sock = socket.create_server(("127.0.0.1", 0)) if sys.argv[1] == "tcp" else socket.socket(
+    socket.AF_INET, socket.SOCK_DGRAM)
+print(sock.getsockname()[1], flush=True)
+os.dup2(sock.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_socket_that_is_handed_over(words: tuple[str, ...]) -> None:
+    given = [sys.executable, "-c", HAND_OVER, "tcp", "1", command("echoserver"), *words]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        address = ("127.0.0.1", int(process.stdout.readline()))
+        assert wire.served(address)  # it could connect before the server had begun
+        with wire.connect(address) as sock:
+            assert wire.ask(sock, b"hello") == b"hello"
+            process.terminate()
+            assert wire.read_to_end(sock) == b""
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "said"),
+    [("udp", "1", "does not listen for TCP"), ("tcp", "2", "2 sockets were handed over")],
+)
+def test_a_socket_that_is_of_no_use(kind: str, count: str, said: str) -> None:
+    given = [sys.executable, "-c", HAND_OVER, kind, count, command("echoserver")]
+    done = subprocess.run(given, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 3
+    assert said in done.stderr
+
+
+@pytest.mark.skipif(
+    not shutil.which("systemd-socket-activate"), reason="no systemd-socket-activate"
+)
+def test_systemd_hands_its_socket_over() -> None:
+    port = free_port()
+    words = ["systemd-socket-activate", "--listen", f"127.0.0.1:{port}", command("echoserver")]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+        try:
+            # It starts the server in its own place when the first client comes.
+            assert wire.eventually(lambda: _served_at(port))
+            assert wire.served(("127.0.0.1", port))
+        finally:
+            process.terminate()
+        assert process.wait(20) == 0
+
+
+def _served_at(port: int) -> bool:
+    with suppress(ConnectionRefusedError):
+        return wire.served(("127.0.0.1", port))
+    return False
+
+
+# -- overload ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_the_most_silent_make_room(exemplar: str, processes: int | None) -> None:
+    if exemplar == "iterative":
+        pytest.skip("it serves one client at a time, and accepts none meanwhile")
+    with serving(exemplar, max_connections=4, overload="shed-idle", workers=processes) as server:
+        socks = [wire.connect(server.address) for _ in range(4)]
+        assert all(wire.ask(sock, b"hello") == b"hello" for sock in socks)
+        newcomer = wire.connect(server.address)
+        newcomer.sendall(b"room?")
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:  # two of them talk on
+            assert wire.ask(socks[1], b"talk") == b"talk"
+            assert wire.ask(socks[3], b"talk") == b"talk"
+            time.sleep(0.05)
+        assert wire.read_exactly(newcomer, 5) == b"room?"
+        ended = [sock for sock in socks if _has_ended(sock)]
+        # Of two workers, either may make room.
+        assert len(ended) in ({1} if processes is None else {1, 2})
+        assert socks[1] not in ended
+        assert socks[3] not in ended
+        for sock in ended:
+            assert wire.read_to_end(sock) == b""
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert server.stopped["shed"] == len(ended)
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0]) and sock.recv(1, socket.MSG_PEEK) == b""
+
+
+def test_who_is_owed_something_is_not_shed() -> None:
+    with serving("selector", max_connections=1, overload="shed-idle") as server:
+        deaf = wire.connect(server.address, receive_buffer=4096)
+        data = wire.content(4 << 20)
+        sent = wire.push_until_blocked(deaf, data)
+        newcomer = wire.connect(server.address)
+        newcomer.sendall(b"room?")
+        newcomer.settimeout(2.5)
+        with pytest.raises(TimeoutError):
+            newcomer.recv(5)
+        deaf.shutdown(socket.SHUT_WR)
+        assert not wire.difference(wire.read_to_end(deaf), data[:sent])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_memory_is_bounded_by_the_limit(tls: bool, exemplar: str) -> None:  # noqa: FBT001 - parametrised
+    """Peers that read nothing, as many as there may be: see docs/operating.md."""
+    from clients.tls import Trust
+    from tests.certificates import SERVERS
+
+    count = 24
+    settings = {"tls_cert": SERVERS.issue()} if tls else {}
+    with serving(exemplar, max_connections=count, **settings) as server:
+        before = _memory(server.pid)
+        wire.trust = Trust(SERVERS.cert) if tls else None
+        try:
+            deaf = [wire.connect(server.address, receive_buffer=4096) for _ in range(count)]
+            for sock in deaf:
+                sock.settimeout(0.05)
+                with suppress(TimeoutError, ConnectionError):
+                    sock.sendall(wire.content(8 << 20))
+        finally:
+            wire.trust = None
+        each = (_memory(server.pid) - before) / count
+        bound = {"process": 1024} if not tls else {"process": 2048}
+        assert each / 1024 < bound.get(exemplar, 512 if tls else 160), (
+            f"{each / 1024:.0f} KiB for each"
+        )
+
+
+def _memory(pid: int) -> int:
+    """Return what a server's processes hold that is theirs alone."""
+    total = 0
+    for one in inspection.tree(pid):
+        with suppress(psutil.Error):
+            total += one.memory_full_info().uss
+    return total
