@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-all lint format lock audit clean
+.PHONY: help install compare test test-all stress lint format lock audit clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,11 @@ test: install ## Run the default tests; ARGS="..." is passed on to pytest
 
 test-all: install ## Run every test, the slow ones too; not those that repeat for half an hour
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
+
+stress: install ## Put every backend through every fault, and make docs/reliability.md; SHARD=K/N for a part
+	rm -f build/stress.jsonl
+	$(BIN)/python -m pytest -m stress tests/stress --stress-results build/stress.jsonl $(if $(SHARD),--shard $(SHARD)) $(ARGS)
+	$(if $(SHARD),,$(BIN)/python -m tests.stress.report build/stress.jsonl > docs/reliability.md)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .

@@ -41,6 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what golden outputs are compared with anew; look at the difference then",
     )
+    parser.addoption(
+        "--stress-results", metavar="FILE", help="append what came of each fault, as JSON"
+    )
+    parser.addoption(
+        "--shard", metavar="K/N", help="run only the K-th of N parts of what would be run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,6 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
             echoserver.load_backend(backend)
         except echoserver.ConfigError as error:
             raise pytest.UsageError(str(error)) from None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if shard := config.getoption("--shard"):
+        number, _, count = shard.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise pytest.UsageError("--shard must be K/N, such as 1/4")
+        items[:] = items[int(number) - 1 :: int(count)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

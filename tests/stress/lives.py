@@ -1,0 +1,442 @@
+"""Faults of processes: what kills, stops, ends or reloads them, and handlers that fail."""
+
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+import echoserver
+from clients.tls import TlsSocket, Trust
+from tests import certificates, inspection, wire
+from tests.launching import command, free_port
+from tests.stress.arena import FRAME, MIB, Arena, frames
+from tests.stress.model import fault
+from tests.stress.streams import control
+
+RAISES = "tests/stress/controls.py:Raises"
+
+
+@fault(
+    16, "worker SIGKILL", workers=True, canary=False, control=control("NeverComesBack"), fast=True
+)
+def worker_killed(arena: Arena) -> str:
+    """Clients of the other worker notice nothing, and new ones are soon served."""
+    begun = time.monotonic()
+    if arena.cell.backend == "iterative":
+        os.kill(arena.workers()[0], signal.SIGKILL)
+        begun = time.monotonic()
+        assert wire.eventually(arena.served)
+        return f"served again after {(time.monotonic() - begun) * 1000:.0f} ms"
+    socks = [arena.connect() for _ in range(20)]
+    for number, sock in enumerate(socks):
+        assert wire.ask(sock, frames(number, 100)) == frames(number, 100)
+    victim = arena.workers()[0]
+    os.kill(victim, signal.SIGKILL)
+    begun = time.monotonic()
+    while not arena.served():
+        assert time.monotonic() - begun < wire.patience
+    took = time.monotonic() - begun
+    assert took < 1.0, f"accepting again after {took * 1000:.0f} ms"
+    alive = 0
+    for number, sock in enumerate(socks):
+        with suppress(ConnectionError):
+            if reply := wire.ask(sock, frames(number, 100, 100)):
+                assert reply == frames(number, 100, 100)
+                alive += 1
+    assert wire.eventually(lambda: len(arena.workers()) == 2)
+    return f"served again after {took * 1000:.0f} ms, {alive} of 20 undisturbed"
+
+
+@fault(
+    17,
+    "worker SIGSTOP (watchdog)",
+    workers=True,
+    canary=False,
+    tls=False,
+    timeout=200,
+    control=control("NeverComesBack"),
+)
+def worker_stopped(arena: Arena) -> str:
+    """A worker that does nothing any more is replaced."""
+    victim = arena.workers()[0]
+    os.kill(victim, signal.SIGSTOP)
+    begun = time.monotonic()
+    assert wire.eventually(lambda: arena.log("worker_hangs"), 60), "nobody noticed"
+    took = time.monotonic() - begun
+    assert wire.eventually(lambda: len(arena.workers()) == 2)
+    assert wire.eventually(arena.served)
+    return f"replaced after {took:.0f} s"
+
+
+@fault(
+    18,
+    "handler raises",
+    settings={"handler": RAISES},
+    counts={"handler_errors": None},
+    control=control("DiesOfHandler"),
+    fast=True,
+)
+def handler_raises(arena: Arena) -> str:
+    """It is that connection's end, and nobody else's."""
+    count = arena.size(200, 10)
+    for _ in range(count):
+        with arena.connect() as sock:
+            assert wire.ask(sock, b"fine") == b"fine"
+            sock.sendall(b"raise")
+            assert wire.read_to_end(sock) == b"", "the end, and no reset"
+    assert arena.served()
+    return f"{count} failures"
+
+
+@fault(
+    19,
+    "SIGTERM under load",
+    starts=False,
+    canary=False,
+    settles=False,
+    control=control("ClosesHard"),
+    fast=True,
+    timeout=1500,
+)
+def restarts(arena: Arena) -> str:
+    """Clients ask as fast as they can; each gets an exact prefix of what it is owed, and an end."""
+    rounds = arena.size(100, 2)
+    clients, late, answered = arena.crowd(arena.size(400, 40)), 0, 0
+    if arena.cell.tls:
+        clients = min(clients, 40)
+    for _ in range(rounds):
+        server = arena.start()
+        crowd = Crowd(server.address, clients, tls=arena.cell.tls)
+        crowd.run_for(0.15)
+        server.process.send_signal(signal.SIGTERM)
+        late += crowd.run_to_the_end()
+        assert server.wait() == 0
+        stopped = server.stopped
+        assert stopped is not None
+        assert stopped["bytes_in"] == stopped["bytes_out"], "what was read was answered"
+        assert stopped["cut"] == 0
+        answered += crowd.answered
+        arena.servers.clear()
+    return f"{rounds} restarts, {answered:,} answered, 0 lost, 0 reset; {late} arrived too late"
+
+
+class Crowd:
+    """Clients in one loop, each of which asks as soon as it is answered."""
+
+    def __init__(self, address: wire.Address, count: int, *, tls: bool) -> None:
+        self.answered = 0
+        self._talks: dict[int, _Talk] = {}
+        self._poll = select.epoll()
+        trust = Trust(certificates.SERVERS.cert) if tls else None
+        for number in range(count):
+            raw = socket.create_connection(address, wire.patience)
+            wire.opened.append(raw)
+            stream: socket.socket | TlsSocket = raw
+            if trust is not None:
+                stream = TlsSocket(raw, trust.context(), "127.0.0.1")
+                stream.handshake()
+            raw.setblocking(False)
+            self._talks[raw.fileno()] = _Talk(number, stream)
+            self._poll.register(raw, select.EPOLLIN)
+        for talk in self._talks.values():
+            talk.ask()
+
+    def run_for(self, seconds: float) -> None:
+        """Let them talk."""
+        self._run(time.monotonic() + seconds)
+
+    def run_to_the_end(self) -> int:
+        """Let them talk until all have come to their end; return how many had asked too late."""
+        self._run(time.monotonic() + wire.patience)
+        assert not self._talks, f"{len(self._talks)} never saw the end"
+        self._poll.close()
+        return self._late
+
+    _late = 0
+
+    def _run(self, until: float) -> None:
+        while self._talks and (left := until - time.monotonic()) > 0:
+            for fd, _ in self._poll.poll(min(left, 0.05)):
+                talk = self._talks[fd]
+                if talk.hear():
+                    self.answered += talk.complete
+                else:
+                    self._late += talk.owed > 0
+                    self._poll.unregister(fd)
+                    del self._talks[fd]
+
+
+class _Talk:
+    """One of them."""
+
+    size = 64
+
+    def __init__(self, number: int, stream: "socket.socket | TlsSocket") -> None:
+        self._number, self._stream = number, stream
+        self._sent = self._received = 0
+        self._gone = False
+        self.complete = False
+
+    @property
+    def owed(self) -> int:
+        """Bytes that it has asked for in vain so far."""
+        return self._sent - self._received
+
+    def ask(self) -> None:
+        """Send the next message."""
+        data = frames(self._number, self.size, self._sent)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: reading tells how
+            self._stream.send(data)
+        self._sent += self.size
+
+    def hear(self) -> bool:
+        """Read what has come, and ask again; False: it was the end."""
+        self.complete = False
+        try:
+            data = self._stream.recv(4096)
+        except BlockingIOError:
+            return True
+        # A reset after the server's FIN has come can only be one for what crossed it.
+        if not data:
+            assert not self.owed % self.size or self.owed, "a part of a message is no answer"
+            return False
+        expected = frames(self._number, len(data), self._received)
+        assert data == expected, wire.difference(data, expected)
+        self._received += len(data)
+        if not self.owed:
+            self.complete = True
+            self.ask()
+        return True
+
+
+@fault(
+    20,
+    "SIGTERM with a stalled peer",
+    starts=False,
+    canary=False,
+    settles=False,
+    control=control("WaitsForEver"),
+    fast=True,
+)
+def stalled_peer(arena: Arena) -> str:
+    """It is cut when the drain's time is over, and the exit code says so."""
+    server = arena.start(drain_timeout=1.0)
+    sock = arena.connect(receive_buffer=16 << 10)
+    wire.push_until_blocked(sock, frames(0, 16 * MIB))
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.wait(8) == 4
+    return f"exit 4 after {time.monotonic() - begun:.1f} s"
+
+
+@fault(
+    21,
+    "double SIGTERM",
+    starts=False,
+    canary=False,
+    settles=False,
+    control=control("IgnoresTheSecond"),
+    fast=True,
+)
+def twice(arena: Arena) -> str:
+    """The second one ends it at once."""
+    server = arena.start(drain_timeout=30.0)
+    sock = arena.connect(receive_buffer=16 << 10)
+    wire.push_until_blocked(sock, frames(0, 16 * MIB))
+    begun = time.monotonic()
+    # Two that come at once may be one; so another follows until it is gone.
+    while server.process.poll() is None and time.monotonic() - begun < 8:
+        server.process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(0.1)
+    assert server.wait(1) == 128 + signal.SIGTERM
+    return f"gone after {(time.monotonic() - begun) * 1000:.0f} ms"
+
+
+@fault(
+    22,
+    "Ctrl-C on a terminal",
+    starts=False,
+    canary=False,
+    settles=False,
+    tls=False,
+    control=control("IgnoresTheFirst"),
+    fast=True,
+)
+def ctrl_c(arena: Arena) -> str:
+    """The whole group gets it, and drains; a client in the middle of its talk gets all."""
+    port, backend = free_port(), arena.setting("backend")
+    words = [command("echoserver"), "--backend", backend, "--port", str(port)]
+    if arena.cell.workers:
+        words += ["--workers", str(arena.cell.workers)]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        words,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=_control_the_terminal,
+    ) as process:
+        os.close(theirs)
+        drain = threading.Thread(target=_read_all, args=(ours,), daemon=True)
+        drain.start()
+        try:
+            assert wire.eventually(lambda: _connects(port))
+            with wire.connect(("127.0.0.1", port)) as sock:
+                assert wire.ask(sock, frames(0, FRAME)) == frames(0, FRAME)
+                os.write(ours, b"\x03")
+                assert wire.read_to_end(sock) == b""
+            assert process.wait(8) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            drain.join(5)
+            os.close(ours)
+    assert wire.eventually(lambda: not inspection.session(process.pid))
+    return "exit 0"
+
+
+def _control_the_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_all(fd: int) -> None:
+    with suppress(OSError):
+        while os.read(fd, 65536):
+            pass
+
+
+def _connects(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@fault(
+    23,
+    "SIGHUP reload at 1,000 connects/s",
+    canary=False,
+    control=control("StopsListeningOnHangup"),
+    fast=True,
+)
+def reload_under_load(arena: Arena) -> str:
+    """Nobody is refused or reset, and nothing is lost, while the server reads everything again."""
+    seconds = arena.size(4, 1)
+    until, count, begun = time.monotonic() + seconds, 0, time.monotonic()
+    next_reload, reloads = begun + 0.1, 0
+    while time.monotonic() < until:
+        with arena.connect() as sock:
+            assert wire.ask(sock, b"here?") == b"here?"
+            assert wire.finish(sock) == b""
+        wire.opened.pop()
+        count += 1
+        if time.monotonic() > next_reload:
+            os.kill(arena.server.pid, signal.SIGHUP)
+            reloads += 1
+            next_reload += 0.5
+        due = begun + count / 1000
+        if (early := due - time.monotonic()) > 0:
+            time.sleep(early)
+    assert wire.eventually(lambda: arena.log("reloaded"))
+    return f"{count / (time.monotonic() - begun):,.0f}/s, {reloads} reloads, 0 refused"
+
+
+@fault(
+    24,
+    "reload with a broken configuration",
+    starts=False,
+    canary=False,
+    settles=False,
+    tls=False,
+    control=control("DiesOfReload"),
+    fast=True,
+)
+def broken_reload(arena: Arena) -> str:
+    """The old one stays."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "server.toml"
+        file.write_text("idle_timeout = 100\n")
+        server = arena.start(arguments=["--config", str(file)])
+        sock = arena.connect() if arena.cell.backend != "iterative" else None
+        for broken in ("idle_timeout = 'soon'\n", "?", "no_such_setting = 1\n"):
+            before = len(inspection.events(server, "reload_failed"))
+            file.write_text(broken)
+            os.kill(server.pid, signal.SIGHUP)
+            assert wire.eventually(partial(_failed_again, server, before))
+            assert arena.served()
+        if sock is not None:
+            assert wire.ask(sock, b"still") == b"still"
+            sock.close()
+        assert server.stop() == 0
+    return "old one stays"
+
+
+def _failed_again(server: echoserver.SpawnedServer, before: int) -> bool:
+    return len(inspection.events(server, "reload_failed")) > before
+
+
+@fault(
+    25,
+    "master SIGKILL",
+    starts=False,
+    canary=False,
+    settles=False,
+    only=lambda _backend: True,
+    control=control("LeavesOrphans"),
+    fast=True,
+)
+def master_killed(arena: Arena) -> str:
+    """Nothing of the server is left."""
+    server = arena.start()
+    socks = [arena.connect() for _ in range(arena.crowd(5))]
+    assert all(wire.ask(sock, b"here") == b"here" for sock in socks)
+    family = inspection.tree(server.pid)
+    begun = time.monotonic()
+    os.kill(server.pid, signal.SIGKILL)
+    server.process.wait()
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    left = [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    for one in left:
+        one.kill()
+    assert not left, f"{len(left)} of {len(gone) + len(alive)} processes are left"
+    return f"all gone after {(time.monotonic() - begun) * 1000:.0f} ms"
+
+
+@fault(
+    26,
+    "crash loop at boot",
+    starts=False,
+    canary=False,
+    settles=False,
+    tls=False,
+    control={"handler": "echo"},
+    fast=True,
+)
+def crash_loop(arena: Arena) -> str:
+    """A backend that fails as soon as it serves: the server gives up, and says why."""
+    begun = time.monotonic()
+    crashing = "tests/stress/controls.py:Crashes"
+    sound = arena.setting("handler") is not None  # the control: nothing crashes
+    arguments = [] if sound else ["--backend", crashing]
+    try:
+        arena.start(arguments=arguments)
+    except echoserver.BootError as error:
+        told = str(error)
+    else:
+        raise AssertionError("it serves")
+    assert "failed" in told or "before they serve" in told
+    return f"exit 3 after {time.monotonic() - begun:.1f} s"

@@ -1,0 +1,103 @@
+"""What came of the matrix: JSON as it runs, and from that the table in docs/reliability.md.
+
+::
+
+    python -m tests.stress.report build/stress.jsonl > docs/reliability.md
+"""
+
+import json
+import os
+import platform
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import BUILTIN
+from tests.stress.model import Cell, every
+
+SCHEMA = 1
+
+_INTRODUCTION = """\
+# Reliability
+
+Every fault that this server is put through, over every backend. Each figure is of the case at
+full size: one process (or two workers, where the fault is about workers), and no TLS. In
+brackets: in how many other cells (one process and two workers, plain and TLS, as far as they
+apply) it held in a smaller form. A backend that is not there cannot have that fault.
+
+In all of them: what came back was an exact prefix of what was sent; descriptors, threads,
+children and memory returned to where they were; a client that had connected first was served
+within a second all along; there was no traceback, and the right counter had moved (each as far as
+it applies: `tests/stress`). A server with the defect fails each case
+(`test_a_server_with_the_defect_fails`)."""
+
+
+def asked_for(config: pytest.Config) -> bool:
+    """Tell whether all of it is run, at full size."""
+    return "stress" in (config.option.markexpr or "")
+
+
+def note(config: pytest.Config, cell: Cell, figure: str, seconds: float) -> None:
+    """Write down what came of a case."""
+    file = config.getoption("--stress-results")
+    if not file:
+        return
+    line = {
+        "schema": SCHEMA,
+        "fault": cell.fault.number,
+        "title": cell.fault.title,
+        "backend": cell.backend,
+        "workers": cell.workers or 1,
+        "master": cell.workers is not None,
+        "tls": cell.tls,
+        "full": cell.central and asked_for(config),
+        "figure": figure,
+        "seconds": round(seconds, 2),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+    }
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with Path(file).open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the page."""
+    by_fault: dict[int, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for one in found:
+        by_fault[one["fault"]][one["backend"]].append(one)
+    first = found[0]
+    page = _INTRODUCTION.splitlines()
+    where = f"Python {first['python']}, Linux {first['kernel']}, {first['cpus']} CPUs"
+    page += ["", f"{where}; made by `make stress`."]
+    for fault in every():
+        if fault.number not in by_fault:
+            continue
+        about = " ".join((fault.run.__doc__ or "").split())
+        page += [
+            "",
+            f"## {fault.number}. {fault.title}",
+            "",
+            about,
+            "",
+            "| backend | |",
+            "|---|---|",
+        ]
+        for backend in BUILTIN:
+            cases = by_fault[fault.number].get(backend, [])
+            if not cases:
+                continue
+            main = [one for one in cases if one["full"]]
+            others = len(cases) - len(main)
+            figure = main[0]["figure"] if main else ""
+            page.append(f"| {backend} | {figure}{f' (+{others})' if others else ''} |")
+    return "\n".join(page) + "\n"
+
+
+if __name__ == "__main__":
+    lines = [line for name in sys.argv[1:] for line in Path(name).read_text().splitlines()]
+    sys.stdout.write(table([json.loads(line) for line in lines]))
