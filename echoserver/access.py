@@ -8,12 +8,14 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from echoserver.config import Network
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_REMEMBERED = 4096  # addresses that need not be parsed again
 _CUSTOMER = 64  # bits of an IPv6 address: the least that is given to anybody (RFC 6177)
 
 
@@ -29,6 +31,7 @@ class Rules(Protocol):
         """Whoever is in one of these is turned away."""
 
 
+@lru_cache(_REMEMBERED)
 def address_of(peer: str) -> Address:
     """Return a peer's address: ``::ffff:192.0.2.1`` is one of IPv4, whatever the socket says."""
     address = ipaddress.ip_address(peer.partition("%")[0])
@@ -60,6 +63,7 @@ class Quota(Protocol):
         """Count one less."""
 
 
+@lru_cache(_REMEMBERED)
 def customer(peer: str) -> bytes:
     """Return by what a peer is counted: its address, or of IPv6 the first half (a /64)."""
     address = address_of(peer)

@@ -6,13 +6,12 @@ pipe has no room for is dropped and counted.
 """
 
 import fcntl
-import json
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from echoserver.board import Board
@@ -21,7 +20,9 @@ from echoserver.helpers import Helper
 
 _ROOM = 1 << 20  # bytes: what a process without privileges may ask for (pipe(7))
 _STDOUT = 1
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
+# Seconds in which lines gather: to be woken for each of them costs more than all the rest.
+_GATHER = 0.05
 
 
 class AccessLog:
@@ -41,6 +42,8 @@ class AccessLog:
         os.set_blocking(self._sink, False)
         with suppress(OSError):  # beyond what all pipes of this user may hold
             fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, _ROOM)
+        self._second = 0
+        self._written = ""
         self.dropped = 0
         """Lines that were not written down, of this process's."""
 
@@ -62,10 +65,33 @@ class AccessLog:
             os.close(self._file)
         return helper
 
-    def write(self, about: dict[str, Any]) -> None:
-        """Note how a connection went; never wait."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = json.dumps({"time": now, **about}).encode() + b"\n"
+    def write(self, peer: str, outcome: str, figures: tuple[int, int, int], seconds: float) -> None:
+        """Note how a connection went; never wait.
+
+        Args:
+            peer: The client's address and port.
+            outcome: Why it ended.
+            figures: Bytes in, out and discarded.
+            seconds: How long it was open.
+        """
+        # By hand, for there is nothing in it that JSON would have to escape, and a library takes
+        # as long for it as the server for all the rest of a connection.
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            self._written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        line = (
+            b'{"time": "%b.%03dZ", "peer": "%b", "outcome": "%b", "bytes_in": %d, "bytes_out": %d, '
+            b'"bytes_discarded": %d, "seconds": %.3f, "pid": %d}\n'
+        ) % (
+            self._written.encode(),
+            now % 1 * 1000,
+            peer.encode(),
+            outcome.encode(),
+            *figures,
+            seconds,
+            os.getpid(),
+        )
         try:
             # Up to PIPE_BUF bytes go as a whole or not at all, whoever else writes.
             os.write(self._sink, line[: select.PIPE_BUF])
@@ -101,6 +127,7 @@ class _Writer:
                 self._reopen = False
                 self._open_anew()
             self._write(b"\n" + data if self._torn else data)
+            time.sleep(_GATHER)
 
     def _on_hangup(self, _number: int, _frame: Any) -> None:
         self._reopen = True

@@ -1,7 +1,6 @@
 """What every connection of a server shares: its limit, its totals, its drain."""
 
 import errno
-import os
 import socket
 import threading
 import time
@@ -108,7 +107,10 @@ class Resources:
     access_log: "AccessLog | None" = None
     """Where to write how connections went."""
     publish: Callable[["Service"], None] | None = None
-    """Told whenever a connection begins or ends, where someone keeps account."""
+    """Told how things are, where someone keeps account."""
+    promptly: bool = False
+    """Whenever a connection begins or ends, and not only now and then: lest it be lost with the
+    process."""
 
 
 _COUNTED_OUTCOMES = {
@@ -147,7 +149,7 @@ class Service:
         self.slots = resources.slots
         self.quota = resources.quota
         self._access_log = resources.access_log
-        self._publish = resources.publish
+        self._publish, self._promptly = resources.publish, resources.promptly
         self.totals = Totals()
         self.vitals = Vitals()
         self.wake_on_release = False
@@ -190,7 +192,8 @@ class Service:
         with self._lock:
             self._open.add(connection)
             self.totals.connections += 1
-            self._tell()
+            if self._promptly:
+                self._tell()
         if self.log.debugging:
             self.log.debug("connection_opened", peer=_address(peer))
         return connection
@@ -214,7 +217,8 @@ class Service:
             self._account_for(connection)
             if counter := _COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
-            self._tell(leaving=1)
+            if self._promptly:
+                self._tell(leaving=1)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.
             self._open.discard(connection)
         if self.log.debugging:
@@ -227,15 +231,10 @@ class Service:
             )
         if self._access_log is not None:
             self._access_log.write(
-                {
-                    "peer": _address(connection.peer),
-                    "outcome": connection.outcome,
-                    "bytes_in": connection.bytes_in,
-                    "bytes_out": connection.bytes_out,
-                    "bytes_discarded": connection.bytes_discarded,
-                    "seconds": round(time.monotonic() - connection.since, 3),
-                    "pid": os.getpid(),
-                }
+                _address(connection.peer),
+                connection.outcome,
+                (connection.bytes_in, connection.bytes_out, connection.bytes_discarded),
+                time.monotonic() - connection.since,
             )
         if self.wake_on_release:
             self.lifecycle.wake()

@@ -176,6 +176,7 @@ class Master:
                 SharedQuota(self._census, place),
                 self._attendants.access_log,
                 lambda service: board.write(place, service.vitals, service.totals),
+                promptly=True,
             )
 
             def ready(_service: Service) -> None:

@@ -140,7 +140,6 @@ class Crowd:
         trust = Trust(certificates.SERVERS.cert) if tls else None
         for number in range(count):
             raw = socket.create_connection(address, wire.patience)
-            wire.opened.append(raw)
             stream: socket.socket | TlsSocket = raw
             if trust is not None:
                 stream = TlsSocket(raw, trust.context(), "127.0.0.1")
@@ -173,7 +172,7 @@ class Crowd:
                 else:
                     self._late += talk.owed > 0
                     self._poll.unregister(fd)
-                    del self._talks[fd]
+                    self._talks.pop(fd).close()
 
 
 class _Talk:
@@ -191,6 +190,10 @@ class _Talk:
     def owed(self) -> int:
         """Bytes that it has asked for in vain so far."""
         return self._sent - self._received
+
+    def close(self) -> None:
+        """Leave, as one does who has seen the end."""
+        self._stream.close()
 
     def ask(self) -> None:
         """Send the next message."""
