@@ -29,15 +29,23 @@ def command(*, address: str | None, ping: bool, timeout: float, **options: Any) 
 
     At a terminal, type lines and see the replies. In a pipe, standard input is sent, and
     everything that comes back is written. Without HOST:PORT, the address is that of a server
-    with the same ECHOSERVER_ settings: 127.0.0.1:9999 unless they say otherwise.
+    with the same ECHOSERVER_ settings: 127.0.0.1:9999 unless they say otherwise. TLS is spoken
+    where they say so; whose certificate it has is not asked then.
 
     Exit codes: 0 fine; 1 no answer, a wrong one, or a broken connection; 2 usage.
     """
     from clients import interactive
     from clients.client import EchoClient
 
-    host, port = _resolve(address)
     trust = trust_of(options)
+    if address is None:
+        host, port, secured = _own_server()
+        if secured and trust is None:
+            from clients.tls import Trust
+
+            trust = Trust(insecure=True)
+    else:
+        host, port = _parsed(address)
     if ping:
         return interactive.ping(host, port, timeout, trust)
     try:
@@ -55,14 +63,17 @@ def command(*, address: str | None, ping: bool, timeout: float, **options: Any) 
         return interactive.pipe(client)
 
 
-def _resolve(address: str | None) -> tuple[str, int]:
-    if address is not None:
-        from clients.address import parse_address
+def _parsed(address: str) -> tuple[str, int]:
+    from clients.address import parse_address
 
-        try:
-            return parse_address(address)
-        except ValueError as error:
-            raise click.UsageError(str(error), click.get_current_context()) from None
+    try:
+        return parse_address(address)
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+
+
+def _own_server() -> tuple[str, int, bool]:
+    """Return where a server of the same settings listens, and whether it speaks TLS."""
     from echoserver import load_config
 
     config = load_config()
@@ -71,4 +82,5 @@ def _resolve(address: str | None) -> tuple[str, int]:
             f"{config.source('port')} is 0, so the server's port is not known; give HOST:PORT",
             click.get_current_context(),
         )
-    return _EVERY_ADDRESS.get(config.host, config.host), config.port
+    host = _EVERY_ADDRESS.get(config.host, config.host)
+    return host, config.port, config.tls_cert is not None

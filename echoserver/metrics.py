@@ -22,6 +22,7 @@ _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
 _AT_A_TIME = 32  # requests; more are closed at once
 _RETRY = 1.0  # seconds until a port that is taken is tried again
 _GIVEN_UP = 0.5  # seconds to end
+_END = signal.SIGUSR2
 
 # Counters: name, explanation, and label → field of `Totals` or `Vitals`.
 _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
@@ -113,7 +114,8 @@ class Exporter:
             _Page(board, 0.0).text()  # imports all that it needs
             become()
             bond.tie(signal.SIGKILL)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # Not by SIGTERM, which a service manager sends to all: the metrics stop last.
+            signal.signal(_END, signal.SIG_DFL)
             up()
             self._run(board)
 
@@ -125,7 +127,7 @@ class Exporter:
     @staticmethod
     def stop(helper: Helper) -> None:
         """End it: nobody is left of whom it could tell."""
-        helper.tell(signal.SIGTERM)
+        helper.tell(_END)
         helper.stop(_GIVEN_UP)
 
     def _run(self, board: Board) -> None:

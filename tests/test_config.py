@@ -5,8 +5,11 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import echoserver
 from echoserver.config import option_name, settings
@@ -205,3 +208,45 @@ def test_what_a_file_cannot_say(line: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "server.toml").write_text(line)
     with pytest.raises(echoserver.ConfigError, match=re.escape(says)):
         echoserver.load_config(file=tmp_path / "server.toml", environment={})
+
+
+# -- whatever is typed ---------------------------------------------------------------------------
+
+TYPED = st.one_of(
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(
+        ["-0", "1e9", "0x10", "\u0663", "auto", "on", "5s", "::/0", "[::1]:1", "=", ","]
+    ),
+)
+NAMES = [setting.name for setting in settings() if not setting.metadata.get("hidden")]
+
+
+@given(st.sampled_from(NAMES), TYPED)
+def test_a_setting_is_taken_or_named(name: str, typed: str) -> None:
+    """And nothing else happens, whatever it is."""
+    told = None
+    try:
+        config = echoserver.load_config({name: typed}, environment={})
+    except echoserver.ConfigError as error:
+        told = str(error)
+    if told is not None:
+        assert told.startswith(option_name(name))
+        assert len(told.splitlines()) == 1
+        return
+    again = echoserver.load_config({name: getattr(config, name)}, environment={})
+    assert getattr(again, name) == getattr(config, name), "what was read is read as the same"
+
+
+@given(st.text(max_size=200))
+def test_a_file_is_read_or_refused(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "server.toml"
+        file.write_bytes(text.encode("utf-8", "surrogatepass"))
+        told = None
+        try:
+            echoserver.load_config(environment={}, file=file)
+        except echoserver.ConfigError as error:
+            told = str(error)
+        assert told is None or str(file) in told

@@ -356,6 +356,14 @@ def test_echoclient(tmp_path: Path) -> None:
         assert plain.returncode == 1
 
 
+def test_a_ping_by_the_servers_own_settings() -> None:
+    with serving() as server:
+        settings = {"ECHOSERVER_PORT": str(server.port), "ECHOSERVER_TLS_CERT": SERVERS.issue()}
+        result = run("echoclient", "--ping", env=os.environ | settings)
+        assert result.returncode == 0, result.stderr
+        assert totals(server)["tls_failures"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
