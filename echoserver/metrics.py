@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from echoserver.board import Account, Board
 from echoserver.forking import ParentalBond
 from echoserver.helpers import Helper
+from echoserver.service import COUNTED_OUTCOMES
 
 _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
 _AT_A_TIME = 32  # requests; more are closed at once
@@ -44,17 +45,7 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
         "ended",
         "Connections that ended in another way than a client's end or a drain.",
         "reason",
-        {
-            "reset": "resets",
-            "idle_timeout": "idle_timeouts",
-            "write_timeout": "write_timeouts",
-            "handler_error": "handler_errors",
-            "tls_failed": "tls_failures",
-            "tls_timeout": "tls_timeouts",
-            "truncated": "truncations",
-            "shed": "shed",
-            "cut": "cut",
-        },
+        {why: total for why, total in COUNTED_OUTCOMES.items() if why != "refused"},
     ),
     (
         "bytes",

@@ -113,7 +113,7 @@ class Resources:
     process."""
 
 
-_COUNTED_OUTCOMES = {
+COUNTED_OUTCOMES = {
     "reset": "resets",
     "idle_timeout": "idle_timeouts",
     "write_timeout": "write_timeouts",
@@ -125,6 +125,7 @@ _COUNTED_OUTCOMES = {
     "shed": "shed",
     "cut": "cut",
 }
+"""Why connections end → the counter of `Totals` for it; other ends are as they should be."""
 
 
 class Service:
@@ -215,7 +216,7 @@ class Service:
                 self.quota.give(connection.peer[0])
             connection.close()
             self._account_for(connection)
-            if counter := _COUNTED_OUTCOMES.get(connection.outcome):
+            if counter := COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
             if self._promptly:
                 self._tell(leaving=1)
