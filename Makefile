@@ -34,7 +34,7 @@ test-all: install ## Run every test, the slow ones too; not those that repeat fo
 stress: install ## Put every backend through every fault, and make docs/reliability.md; SHARD=K/N for a part
 	rm -f build/stress.jsonl
 	$(BIN)/python -m pytest -m stress tests/stress --stress-results build/stress.jsonl $(if $(SHARD),--shard $(SHARD)) $(ARGS)
-	$(if $(SHARD),,$(BIN)/python -m tests.stress.report build/stress.jsonl > docs/reliability.md)
+	$(if $(SHARD),,$(BIN)/python -m tests.stress.report --by "make stress" build/stress.jsonl > docs/reliability.md)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
 ::
 
-    python -m tests.stress.report build/stress.jsonl > docs/reliability.md
+    python -m tests.stress.report --by "make stress" build/stress.jsonl > docs/reliability.md
 """
 
+import argparse
 import json
 import os
 import platform
@@ -65,15 +66,18 @@ def note(config: pytest.Config, cell: Cell, figure: str, seconds: float) -> None
         lines.write(json.dumps(line) + "\n")
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Return the page."""
+def table(found: list[dict[str, Any]], command: str) -> str:
+    """Return the page, of what a command found."""
     by_fault: dict[int, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for one in found:
         by_fault[one["fault"]][one["backend"]].append(one)
     first = found[0]
     page = _INTRODUCTION.splitlines()
     where = f"Python {first['python']}, Linux {first['kernel']}, {first['cpus']} CPUs"
-    page += ["", f"{where}; made by `make stress`."]
+    page += ["", f"{where}. Made by", "", "```", command, "```"]
+    missing = [f"{one.number} ({one.title})" for one in every() if one.number not in by_fault]
+    if missing:
+        page += ["", f"Not in this run: {', '.join(missing)}."]
     for fault in every():
         if fault.number not in by_fault:
             continue
@@ -99,5 +103,9 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    lines = [line for name in sys.argv[1:] for line in Path(name).read_text().splitlines()]
-    sys.stdout.write(table([json.loads(line) for line in lines]))
+    parser = argparse.ArgumentParser(description="Make the page of what was found.")
+    parser.add_argument("--by", required=True, help="the command that found it")
+    parser.add_argument("files", nargs="+", type=Path)
+    asked = parser.parse_args()
+    lines = [line for file in asked.files for line in file.read_text().splitlines()]
+    sys.stdout.write(table([json.loads(line) for line in lines], asked.by))
