@@ -171,7 +171,7 @@ class Arena:
 
     def _assert_settled(self) -> None:
         pid = self.server.pid
-        assert wire.eventually(lambda: inspection.state(pid) == self._before, 20), (
+        assert wire.eventually(lambda: inspection.state(pid) == self._before, 40), (
             f"{inspection.state(pid)} instead of {self._before}"
         )
         grown = self._settled_memory() - self._memory
@@ -202,8 +202,13 @@ class Arena:
 
     @property
     def pids(self) -> list[int]:
-        """Of its processes."""
-        return [process.pid for process in inspection.tree(self.server.pid)]
+        """Of its processes that live."""
+        found = []
+        for process in inspection.tree(self.server.pid):
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return found
 
     def workers(self) -> list[int]:
         """Of its workers that serve."""

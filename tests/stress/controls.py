@@ -204,7 +204,7 @@ class NeverComesBack(ThreadBackend):
     """Its master looks after nobody any more, once all have begun to serve."""
 
     def serve(self, listener: Listener, service: Service) -> None:
-        later = threading.Timer(1.0, os.kill, (os.getppid(), signal.SIGSTOP))
+        later = threading.Timer(0.15, os.kill, (os.getppid(), signal.SIGSTOP))
         later.daemon = True
         later.start()
         super().serve(listener, service)
