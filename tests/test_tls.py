@@ -153,7 +153,7 @@ def test_a_visitor_without_a_word_is_no_failure(exemplar: str) -> None:
 
 def test_a_stalled_handshake_has_a_deadline_and_stalls_nobody(exemplar: str) -> None:
     room = echoserver.load_backend(exemplar).concurrency(echoserver.Config()) or 50
-    with serving(exemplar, handshake_timeout=0.5) as server:
+    with serving(exemplar, handshake_timeout=2.0) as server:
         before = settled(server.pid)
         stalled = [wire.connect(server.address) for _ in range(min(room, 20))]
         for sock in stalled[::2]:
@@ -161,7 +161,7 @@ def test_a_stalled_handshake_has_a_deadline_and_stalls_nobody(exemplar: str) -> 
         begun = time.monotonic()
         assert answered(server.address)
         if room > 20:
-            assert time.monotonic() - begun < 0.5, "the others' silence was waited for"
+            assert time.monotonic() - begun < 2, "the others' silence was waited for"
         for sock in stalled:
             assert wire.read_to_end(sock) == b""
             sock.close()

@@ -101,6 +101,8 @@ class Arena:
     ) -> None:
         self.cell, self.fault, self.full = cell, cell.fault, full
         self._bound = bound
+        self.slack = bound
+        """How many times longer than promised something may take, where other tests run beside."""
         self._settings: dict[str, Any] = {
             "backend": cell.backend,
             "workers": cell.workers,

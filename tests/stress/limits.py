@@ -137,7 +137,7 @@ def descriptors_run_out(arena: Arena) -> str:
     begun = time.monotonic()
     assert wire.eventually(arena.served)
     took = time.monotonic() - begun
-    assert took < 1.5, f"recovered after {took:.1f} s"
+    assert took < 1.5 * arena.slack, f"recovered after {took:.1f} s"
     return f"CPU {cpu:.1%}, {said} lines in {seconds} s, back in {took * 1000:.0f} ms"
 
 
