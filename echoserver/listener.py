@@ -349,7 +349,7 @@ class Listener:
         now = time.monotonic()
         ends = [deadline - now for _, deadline in self._farewells.values()]
         shedding = not wanted and service.config.overload == "shed-idle"
-        if shedding and time.monotonic() < self._shed_from:
+        if shedding and now < self._shed_from:
             ends.append(self._shed_from - now)
             shedding = False
         # To make room may be for another process than the one that the kernel would choose.

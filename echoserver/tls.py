@@ -114,6 +114,10 @@ def _reason(error: Exception) -> str:
     return "no certificate and key in PEM form" if isinstance(error, ssl.SSLError) else str(error)
 
 
+def _distrust(error: ssl.SSLError) -> TlsError:
+    return TlsError(error.errno, error.reason or str(error))
+
+
 class TlsSocket:
     """Speaks TLS over `sock`, and can be used in its place: it blocks when `sock` does.
 
@@ -180,7 +184,7 @@ class TlsSocket:
             except ssl.SSLError as error:
                 with suppress(OSError):
                     self._flush()  # the alert that tells the peer why
-                raise TlsError(error.errno, error.reason or str(error)) from None
+                raise _distrust(error) from None
         self.greeted = True
         self._flush()
 
@@ -204,7 +208,7 @@ class TlsSocket:
             if not taken:
                 raise
         except ssl.SSLError as error:
-            raise TlsError(error.errno, error.reason or str(error)) from None
+            raise _distrust(error) from None
         return taken
 
     def sendall(self, data: bytes) -> None:
@@ -246,7 +250,7 @@ class TlsSocket:
         except ssl.SSLZeroReturnError:
             self._ended = True
         except ssl.SSLError as error:
-            raise TlsError(error.errno, error.reason or str(error)) from None
+            raise _distrust(error) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def shutdown(self, how: int) -> None:

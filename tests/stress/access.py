@@ -9,7 +9,7 @@ from clients.tls import TlsError, TlsSocket, Trust
 from tests import wire
 from tests.certificates import CLIENTS, SERVERS, STRANGERS
 from tests.stress.arena import MIB, Arena
-from tests.stress.model import fault
+from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
 
 TLS = {"tls_cert": SERVERS.issue()}
@@ -86,9 +86,7 @@ def _raw(arena: Arena) -> socket.socket:
     37,
     "missing, expired, foreign client certificate",
     settings={**TLS, "tls_client_ca": CLIENTS.cert},
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     tls=False,
     control={"tls_client_ca": None},
     fast=True,
@@ -122,9 +120,7 @@ GOOD = b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 9999\r\n"
     38,
     "PROXY header too long, split, absent, garbage, from anybody",
     settings={"proxy_protocol": True, "proxy_from": "127.0.0.1", "handshake_timeout": 1.0},
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     control={"proxy_protocol": None},
     fast=True,
 )

@@ -112,7 +112,6 @@ class Arena:
         }
         self.servers: list[echoserver.SpawnedServer] = []
         self.canary: Canary | None = None
-        self._expect_end = False
 
     # -- its life ------------------------------------------------------------------------------
 
@@ -147,7 +146,7 @@ class Arena:
             assert wire.ask(sock, b"warm") == b"warm"
             assert wire.finish(sock) == b""
         if self.fault.settles:
-            self._memory = self._settled_memory()
+            self._memory = self.rss()
             self._before = inspection.settled(self.server.pid)
         if self.fault.canary and (self.cell.room is None or self.cell.room >= 8):
             self.canary = Canary(self.address, self._bound)
@@ -176,11 +175,8 @@ class Arena:
         assert wire.eventually(lambda: inspection.state(pid) == self._before, 40), (
             f"{inspection.state(pid)} instead of {self._before}"
         )
-        grown = self._settled_memory() - self._memory
+        grown = self.rss() - self._memory
         assert grown < self.fault.keeps * MIB, f"{grown >> 20} MiB more than before"
-
-    def _settled_memory(self) -> int:
-        return inspection.rss_bytes(self.server.pid)
 
     # -- servers -------------------------------------------------------------------------------
 
@@ -271,10 +267,3 @@ def skip_unless_root() -> None:
     """Skip what an ordinary user cannot bring about."""
     if os.geteuid() != 0:
         pytest.skip("only root can bring it about")
-
-
-def children(pid: int) -> list[psutil.Process]:
-    """Return a process's own children."""
-    with suppress(psutil.Error):
-        return psutil.Process(pid).children()
-    return []

@@ -14,7 +14,7 @@ import pytest
 from tests import inspection, wire
 from tests.launching import task_limit
 from tests.stress.arena import Arena, frames, skip_unless_root
-from tests.stress.model import fault
+from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
 
 
@@ -207,9 +207,7 @@ def _removed(group: Path) -> bool:
 @fault(
     39,
     "limits: total, per IP, each policy",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     only=lambda backend: backend != "iterative",
     control={"overload": "queue", "max_connections_per_ip": None},
     fast=True,

@@ -20,7 +20,7 @@ from clients.tls import TlsSocket, Trust
 from tests import certificates, inspection, wire
 from tests.launching import command, free_port
 from tests.stress.arena import FRAME, MIB, Arena, frames
-from tests.stress.model import fault
+from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
 
 RAISES = "tests/stress/controls.py:Raises"
@@ -101,9 +101,7 @@ def handler_raises(arena: Arena) -> str:
 @fault(
     19,
     "SIGTERM under load",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     control=control("ClosesHard"),
     fast=True,
     timeout=1500,
@@ -134,7 +132,7 @@ class Crowd:
     """Clients in one loop, each of which asks as soon as it is answered."""
 
     def __init__(self, address: wire.Address, count: int, *, tls: bool) -> None:
-        self.answered = 0
+        self.answered = self._late = 0
         self._talks: dict[int, _Talk] = {}
         self._poll = select.epoll()
         trust = Trust(certificates.SERVERS.cert) if tls else None
@@ -161,8 +159,6 @@ class Crowd:
         self._poll.close()
         return self._late
 
-    _late = 0
-
     def _run(self, until: float) -> None:
         while self._talks and (left := until - time.monotonic()) > 0:
             for fd, _ in self._poll.poll(min(left, 0.05)):
@@ -183,7 +179,6 @@ class _Talk:
     def __init__(self, number: int, stream: "socket.socket | TlsSocket") -> None:
         self._number, self._stream = number, stream
         self._sent = self._received = 0
-        self._gone = False
         self.complete = False
 
     @property
@@ -209,9 +204,8 @@ class _Talk:
             data = self._stream.recv(4096)
         except BlockingIOError:
             return True
-        # A reset after the server's FIN has come can only be one for what crossed it.
         if not data:
-            assert not self.owed % self.size or self.owed, "a part of a message is no answer"
+            assert not self.owed % self.size, "a part of a message is no answer"
             return False
         expected = frames(self._number, len(data), self._received)
         assert data == expected, wire.difference(data, expected)
@@ -225,9 +219,7 @@ class _Talk:
 @fault(
     20,
     "SIGTERM with a stalled peer",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     control=control("WaitsForEver"),
     fast=True,
 )
@@ -245,9 +237,7 @@ def stalled_peer(arena: Arena) -> str:
 @fault(
     21,
     "double SIGTERM",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     control=control("IgnoresTheSecond"),
     fast=True,
 )
@@ -269,9 +259,7 @@ def twice(arena: Arena) -> str:
 @fault(
     22,
     "Ctrl-C on a terminal",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     tls=False,
     control=control("IgnoresTheFirst"),
     fast=True,
@@ -361,9 +349,7 @@ def reload_under_load(arena: Arena) -> str:
 @fault(
     24,
     "reload with a broken configuration",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     tls=False,
     control=control("DiesOfReload"),
     fast=True,
@@ -395,9 +381,7 @@ def _failed_again(server: echoserver.SpawnedServer, before: int) -> bool:
 @fault(
     25,
     "master SIGKILL",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     only=lambda _backend: True,
     control=control("LeavesOrphans"),
     fast=True,
@@ -422,9 +406,7 @@ def master_killed(arena: Arena) -> str:
 @fault(
     26,
     "crash loop at boot",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     tls=False,
     control={"handler": "echo"},
     fast=True,

@@ -54,6 +54,9 @@ class Fault:
         return f"{self.number:02}"
 
 
+ITS_OWN: Mapping[str, Any] = {"starts": False, "canary": False, "settles": False}
+"""Of a case that starts its servers itself, and ends them."""
+
 FAULTS: dict[int, Fault] = {}
 """All faults by number; `every` has them."""
 

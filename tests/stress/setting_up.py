@@ -15,10 +15,10 @@ import echoserver
 from tests import inspection, wire
 from tests.launching import await_listening, command, free_port, run
 from tests.stress.arena import Arena
-from tests.stress.model import fault
+from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
 
-PLAIN = {"starts": False, "canary": False, "settles": False, "tls": False}
+PLAIN = {**ITS_OWN, "tls": False}
 
 
 def words(arena: Arena) -> list[str]:
@@ -38,10 +38,6 @@ def no_port(arena: Arena) -> str:
     _refused([*layout, "--port", "0", "--host", "192.0.2.1"], 3, "does not have that address")
     _refused([*layout, "--port", "0", "--host", "no-such-host.invalid"], 3, "cannot resolve")
     if os.geteuid() == 0:
-        script = (
-            "import os, sys; os.setgroups([]); os.setresgid(4321, 4321, 4321); "
-            "os.setresuid(4321, 4321, 4321); from echoserver.listener import bind"
-        )
         # This Python may be root's alone: the module is there before.
         script = (
             "from echoserver.listener import bind; from echoserver.config import Config; "
@@ -92,9 +88,7 @@ def bad_settings(arena: Arena) -> str:
 @fault(
     29,
     "metrics port taken, scraper hangs",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     control=control("NeedsItsMetrics"),
     fast=True,
 )
@@ -204,9 +198,7 @@ def clock(arena: Arena) -> str:
 @fault(
     41,
     "control bytes in what is logged",
-    starts=False,
-    canary=False,
-    settles=False,
+    **ITS_OWN,
     control=control("LogsContent"),
     fast=True,
 )
