@@ -20,7 +20,7 @@ COPY loadtest loadtest
 RUN /build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/echoserver \
     && /build/bin/pip --python /opt/echoserver/bin/python install --quiet --no-index \
-       --find-links /wheels --compile echoserver
+       --find-links /wheels --compile 'echoserver[metrics]'
 
 
 FROM python:3.13-slim

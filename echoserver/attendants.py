@@ -74,11 +74,6 @@ class Attendants:
         """Where to write how connections went; None: nowhere."""
         return self._access
 
-    @property
-    def pids(self) -> set[int]:
-        """The processes that stand beside."""
-        return {helper.pid for helper in self._helpers.values() if not helper.ended}
-
     def start(self, board: Board, lifecycle: Lifecycle) -> None:
         """Begin.
 

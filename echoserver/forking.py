@@ -3,26 +3,42 @@
 import ctypes
 import os
 import sys
-from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 
 
-def collect_strays(known: Collection[int]) -> None:
-    """As process 1 of a container: collect whoever ended and had no other parent left.
+class Strays:
+    """Of process 1 of a container: the children that it has not started.
 
-    Args:
-        known: Children of our own, which are collected elsewhere.
+    Whoever loses its parent becomes process 1's child, and stays a zombie until that collects it.
     """
-    while True:
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def collect(self) -> None:
+        """Collect who ended before this was called the last time, and still was not collected.
+
+        The others may be of our own, or of a handler that runs programs, and about to be.
+        """
         try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return
         except ChildProcessError:
             return
-        if ended is None or ended.si_pid in known:
-            return
-        os.waitpid(ended.si_pid, 0)
+        import psutil  # much to import, and seldom needed
+
+        ended = set()
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    ended.add(child.pid)
+        for pid in ended & self._seen:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self._seen = ended
 
 
 class ParentalBond:

@@ -1,26 +1,18 @@
-"""The listening socket, and the one accept policy of every backend: errors, back-off, limits."""
+"""The one accept policy of every backend: errors, back-off, limits, who is turned away."""
 
 import errno
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from math import inf
 
 from echoserver.access import address_of, admitted, within
-from echoserver.config import Config
-from echoserver.connection import (
-    CHUNK,
-    LINGER,
-    Connection,
-    write_patience,
-)
-from echoserver.errors import BootError
+from echoserver.connection import Connection
 from echoserver.flow import Flow, Readable
+from echoserver.lingering import Lingering
 from echoserver.lobby import Identified, Lobby
 from echoserver.service import Service
-from echoserver.service_manager import inherited
-from echoserver.sockets import abort, set_timeout
+from echoserver.sockets import abort
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -37,9 +29,6 @@ _LATEST_RESET = 0.5  # seconds
 _GLANCE = 0.1
 _SHED_NEXT = 0.01  # seconds that one who was asked to leave has for it, before another is
 
-# Clients that are being turned away gently at a time; beyond it they are reset.
-_LONGEST_FAREWELL_QUEUE = 64
-
 
 # How the log calls what `Totals` counts.
 _TURNED_AWAY = {
@@ -48,96 +37,6 @@ _TURNED_AWAY = {
     "denied": "client_denied",
     "proxy_failures": "proxy_failed",
 }
-
-
-def bind(config: Config) -> socket.socket:
-    """Return a listening socket for `config`.
-
-    Its options are inherited by every connection that it accepts, which saves three system calls
-    for each: TCP_NODELAY, and the timeouts that the blocking driver leaves to the kernel.
-
-    Raises:
-        BootError: The address cannot be resolved or listened on.
-    """
-    if (handed_over := inherited()) is not None:
-        return _adopted(handed_over, config)
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise BootError(
-            f"{config.source('host')}: cannot resolve the host {config.host!r}: {reason}"
-        ) from None
-    sock = _Listening(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            # "::" means every address, of both families, whatever net.ipv6.bindv6only says.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        set_inherited_timeouts(sock, config)
-        sock.bind(address)
-        sock.listen(config.backlog)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise BootError(_explain(error, config)) from None
-    return sock
-
-
-def _adopted(fd: int, config: Config) -> socket.socket:
-    """Return a socket that a service manager listens on for us."""
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        family = sock.family
-    sock = _Listening(family, socket.SOCK_STREAM, 0, fd)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    set_inherited_timeouts(sock, config)
-    sock.setblocking(False)
-    return sock
-
-
-class _Listening(socket.socket):
-    """A listening socket that knows its family and its type.
-
-    `socket.socket` asks enumerations for them at every ``accept``, which is a third of its time.
-    """
-
-    family = socket.AF_UNSPEC
-    type = socket.SOCK_STREAM
-
-    def __init__(self, family: int, kind: int, protocol: int, fd: int | None = None) -> None:
-        super().__init__(family, kind, protocol, fd)
-        self.family = socket.AddressFamily(family)
-
-
-def set_inherited_timeouts(sock: socket.socket, config: Config) -> None:
-    """Set on a listener what the connections that it accepts from now on inherit."""
-    set_timeout(sock, socket.SO_RCVTIMEO, config.idle_timeout)
-    set_timeout(sock, socket.SO_SNDTIMEO, write_patience(config.write_timeout))
-
-
-def _explain(error: OSError, config: Config) -> str:
-    where = f"[{config.host}]" if ":" in config.host else config.host
-    what = f"cannot listen on {where}:{config.port}"
-    port, host = config.source("port"), config.source("host")
-    if error.errno == errno.EADDRINUSE:
-        return f"{what} ({port}): the port is already in use; stop its server or choose another"
-    if error.errno == errno.EACCES:
-        return f"{what} ({port}): a port this low needs privileges; choose one from 1024 up"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"{what} ({host}): this machine does not have that address"
-    return f"{what} ({port}): {error.strerror}"
-
-
-def somaxconn() -> int | None:
-    """Return the kernel's cap on the backlog, None where it cannot be told."""
-    try:
-        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:  # noqa: PTH123 - no pathlib for one figure
-            return int(file.read())
-    except (OSError, ValueError):
-        return None
 
 
 class Listener:
@@ -163,7 +62,7 @@ class Listener:
         self._pause_ends = 0.0
         self._shed_from = 0.0
         self._lobby = Lobby(self._lifecycle)
-        self._farewells: dict[int, tuple[socket.socket, float]] = {}
+        self._lingering = Lingering(self._lifecycle)
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
 
     def __iter__(self) -> Iterator[Connection]:
@@ -211,10 +110,7 @@ class Listener:
         for fd in list(self._watched):
             self._watch(fd, wanted=False)
         self._sock.close()
-        for sock, _ in self._farewells.values():
-            self._lifecycle.forget(sock.fileno())
-            sock.close()
-        self._farewells.clear()
+        self._lingering.close_all()
 
     def _watch(self, fd: int, *, wanted: bool, exclusive: bool = True) -> None:
         before = self._watched.get(fd)
@@ -299,6 +195,10 @@ class Listener:
         return self._service.config.overload == "reject"
 
     @property
+    def _sheds(self) -> bool:
+        return self._service.config.overload == "shed-idle"
+
+    @property
     def _open(self) -> bool:
         """Whoever comes can be admitted here, or must be turned away."""
         slots = self._service.slots
@@ -345,41 +245,45 @@ class Listener:
         service.wake_on_release = True
         wanted = self._open
         service.wake_on_release = not wanted
-        paused = not self._may_accept()
         now = time.monotonic()
-        ends = [deadline - now for _, deadline in self._farewells.values()]
-        shedding = not wanted and service.config.overload == "shed-idle"
-        if shedding and now < self._shed_from:
-            ends.append(self._shed_from - now)
-            shedding = False
+        paused = now < self._pause_ends
+        shedding = self._sheds and not wanted and now >= self._shed_from
         # To make room may be for another process than the one that the kernel would choose.
         watched = (wanted or shedding) and not paused
         self._watch(self._sock.fileno(), wanted=watched, exclusive=not shedding)
         if slots.fd is not None:
             # All who could use a slot wake up: who takes it may be too busy to accept at once.
             self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
-        if self._lobby:
-            ends.append(self._lobby.next_deadline - now)
-        if paused:
-            ends.append(self._pause_ends - now)
-        if (next_sweep := service.sweep()) is not None:
-            ends.append(next_sweep)
-        if at_once:
-            ends.append(0.0)
-        if self._rejecting and not wanted:
-            ends.append(_GLANCE)  # others have room; nobody tells when they have none
-        yield self._lifecycle.something(max(0.0, min(ends)) if ends else None)
+        yield self._lifecycle.something(0.0 if at_once else self._longest_wait(now, wanted=wanted))
         ready = self._lifecycle.look()
         service.wake_on_release = False
         if self._pause_ends and ready:
             self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
-        if shedding and self._sock.fileno() in ready and not self._open:
-            service.wake_on_release = True
-            self._shed_from = time.monotonic() + (
-                _SHED_NEXT if service.shed(self._sock) else _GLANCE
-            )
-        self._see_off(ready)
+        if shedding and self._sock.fileno() in ready:
+            self._make_room()
+        self._lingering.look_at(ready)
         yield from self._welcome(ready)
+
+    def _longest_wait(self, now: float, *, wanted: bool) -> float | None:
+        """Return after how many seconds there is something to do, whatever comes; None: never."""
+        deadlines = [self._lingering.next_deadline, self._lobby.next_deadline]
+        if now < self._pause_ends:
+            deadlines.append(self._pause_ends)
+        if self._sheds and not wanted and now < self._shed_from:
+            deadlines.append(self._shed_from)
+        if (next_sweep := self._service.sweep()) is not None:
+            deadlines.append(now + next_sweep)
+        if not wanted and self._rejecting:
+            deadlines.append(now + _GLANCE)  # others have room; nobody tells when they have none
+        nearest = min(deadlines)
+        return None if nearest == inf else max(0.0, nearest - now)
+
+    def _make_room(self) -> None:
+        """Somebody waits: ask one who is idle to leave, if there is still no slot."""
+        self._service.wake_on_release = True
+        if not self._open:
+            shed = self._service.shed(self._sock)
+            self._shed_from = time.monotonic() + (_SHED_NEXT if shed else _GLANCE)
 
     def _welcome(self, ready: set[int]) -> Iterator[Connection]:
         """Admit those in the lobby whose header has come."""
@@ -441,7 +345,7 @@ class Listener:
     # -- turning away --------------------------------------------------------------------------
 
     def _turn_away(self, sock: socket.socket, counter: str, **about: object) -> None:
-        """Send FIN and nothing else, and give the peer a second to see it before the close.
+        """Count and log a client that may not come in, and send it off.
 
         Args:
             sock: The client's.
@@ -451,28 +355,4 @@ class Listener:
         service = self._service
         setattr(service.totals, counter, getattr(service.totals, counter) + 1)
         service.log.warning_each_second(_TURNED_AWAY[counter], **about)
-        if len(self._farewells) >= _LONGEST_FAREWELL_QUEUE:
-            abort(sock)
-            sock.close()
-            return
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_WR)
-        sock.setblocking(False)
-        self._farewells[sock.fileno()] = (sock, time.monotonic() + LINGER)
-        self._lifecycle.watch(sock.fileno())
-
-    def _see_off(self, ready: set[int]) -> None:
-        now = time.monotonic()
-        for fd, (sock, deadline) in list(self._farewells.items()):
-            over = now >= deadline
-            if fd in ready and not over:
-                try:
-                    over = not sock.recv(CHUNK)
-                except BlockingIOError:
-                    pass
-                except OSError:
-                    over = True
-            if over:
-                del self._farewells[fd]
-                self._lifecycle.forget(fd)
-                sock.close()
+        self._lingering.close_gently(sock)

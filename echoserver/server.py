@@ -15,14 +15,16 @@ from echoserver.access import LocalQuota, address_of
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.attendants import Attendants
 from echoserver.backends import Backend
+from echoserver.binding import bind, set_inherited_timeouts, somaxconn
 from echoserver.board import Board
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.failures import what_failed
+from echoserver.forking import Strays
 from echoserver.handlers import Handler
 from echoserver.handlers.options import bind_options
 from echoserver.lifecycle import Lifecycle
-from echoserver.listener import Listener, bind, set_inherited_timeouts, somaxconn
+from echoserver.listener import Listener
 from echoserver.log import Log
 from echoserver.privileges import Identity
 from echoserver.registry import load_backend, load_handler
@@ -38,6 +40,7 @@ _RESERVED_DESCRIPTORS = 64
 _DEFAULT_MAX_CONNECTIONS = 10_000
 
 _SAMPLE = 1.0  # seconds between two looks at what open connections have done
+_REAP = 1.0  # seconds between two looks for strays, as process 1
 
 _NEW_OBJECTS = 50_000  # between two looks for cycles
 
@@ -179,6 +182,8 @@ class EchoServer:
         try:
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
+            if os.getpid() == 1:
+                lifecycle.every(_REAP, Strays().collect)
             sock = bind(config)
             attendants = Attendants(config, sock, log, self._identity)
             board = Board.of(config)

@@ -21,7 +21,7 @@ from echoserver.board import Board
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
 from echoserver.failures import what_failed
-from echoserver.forking import ParentalBond, collect_strays
+from echoserver.forking import ParentalBond
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.server import Design, announce, exit_code, log_reload
@@ -107,7 +107,6 @@ class Master:
         lifecycle.wake_on(signal.SIGCHLD)
         lifecycle.on_hangup(self._on_hangup)
         lifecycle.on_wake(self._reap)
-        lifecycle.on_wake(self._collect_strays)
         try:
             for number in range(1, self._count + 1):
                 self._start(number, self._design)
@@ -261,10 +260,6 @@ class Master:
                 successor.replaces = None  # there is nobody left to retire
             else:
                 self._start_again(worker)
-
-    def _collect_strays(self) -> None:
-        if os.getpid() == 1:
-            collect_strays({worker.pid for worker in self._workers} | self._attendants.pids)
 
     def _start_again(self, worker: Worker) -> None:
         """Have another one take its place: at once, unless such deaths follow each other."""

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+import echoserver
 from tests import wire
 
 BIN = Path(sys.executable).parent
@@ -39,6 +40,21 @@ def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     environment.update(options.pop("env", {}))
     options = {"capture_output": True, "text": True, "timeout": 60, **options}
     return subprocess.run([command(words[0]), *words[1:]], env=environment, check=False, **options)
+
+
+@contextmanager
+def serving(backend: str = "thread", **settings: Any) -> Iterator[echoserver.SpawnedServer]:
+    """Spawn a server, which writes no traceback however it is treated."""
+    with echoserver.spawn(backend=backend, **settings) as server:
+        yield server
+        assert "Traceback" not in server.stderr
+
+
+def totals(server: echoserver.SpawnedServer) -> dict[str, Any]:
+    """Stop a server, and return what it says of its life."""
+    assert server.stop() == 0
+    assert server.stopped is not None
+    return server.stopped
 
 
 @contextmanager

@@ -7,8 +7,6 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,27 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-import echoserver
 from clients.tls import Trust
 from echoserver import proxy_protocol
 from echoserver.access import Census, address_of, customer
 from tests import inspection, wire
 from tests.certificates import SERVERS
-from tests.launching import run
+from tests.launching import run, serving, totals
 from tests.test_cli import sentence
-
-
-@contextmanager
-def serving(backend: str = "thread", **settings: Any) -> Iterator[echoserver.SpawnedServer]:
-    with echoserver.spawn(backend=backend, **settings) as server:
-        yield server
-        assert "Traceback" not in server.stderr
-
-
-def totals(server: echoserver.SpawnedServer) -> dict[str, Any]:
-    assert server.stop() == 0
-    assert server.stopped is not None
-    return server.stopped
 
 
 def connect_from(source: str, address: wire.Address) -> socket.socket:

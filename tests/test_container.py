@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tests import wire
+from tests.certificates import SERVERS
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "echoserver-under-test"
@@ -46,11 +48,11 @@ def image() -> str:
     return IMAGE
 
 
-@pytest.fixture
-def server(image: str) -> Iterator[str]:
-    """A running server, in a container whose only network is its own loopback."""
+@contextmanager
+def running(image: str, *options: str) -> Iterator[str]:
+    """Run a server, in a container whose only network is its own loopback."""
     name = f"echoserver-{uuid4().hex[:8]}"
-    docker("run", "--detach", "--name", name, "--network=none", *LOCKED_DOWN, image)
+    docker("run", "--detach", "--name", name, "--network=none", *LOCKED_DOWN, *options, image)
     try:
         assert wire.eventually(
             lambda: not docker("exec", name, "echoclient", "--ping", check=False).returncode, 20
@@ -58,6 +60,12 @@ def server(image: str) -> Iterator[str]:
         yield name
     finally:
         docker("rm", "--force", name)
+
+
+@pytest.fixture
+def server(image: str) -> Iterator[str]:
+    with running(image) as name:
+        yield name
 
 
 def test_there_is_no_entrypoint(image: str) -> None:
@@ -91,6 +99,42 @@ def test_sigterm_drains_pid_1(server: str) -> None:
     assert (log[0]["host"], log[0]["pid"]) == ("0.0.0.0", 1)
     assert log[-1]["event"] == "stopped"
     assert log[-1]["bytes_in"] == log[-1]["bytes_out"] > 0
+
+
+@pytest.mark.parametrize(
+    "layout", ["--env=ECHOSERVER_BACKEND=process", "--env=ECHOSERVER_WORKERS=2"]
+)
+def test_everything_beside_it(image: str, layout: str, tmp_path: Path) -> None:
+    """TLS, metrics and an access log, read-only and without any rights."""
+    certificate = tmp_path / "both.pem"
+    shutil.copyfile(SERVERS.issue(), certificate)
+    tmp_path.chmod(0o755)
+    certificate.chmod(0o644)
+    settings = {
+        "ECHOSERVER_TLS_CERT": "/tls/both.pem",
+        "ECHOSERVER_METRICS": "127.0.0.1:9100",
+        "ECHOSERVER_ACCESS_LOG": "-",
+    }
+    options = [f"--env={name}={value}" for name, value in settings.items()]
+    ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9100/{}').read().decode())"
+    with running(image, layout, *options, f"--volume={tmp_path}:/tls:ro") as name:
+        load = docker(
+            *("run", "--rm", f"--network=container:{name}", *LOCKED_DOWN, IMAGE),
+            *("echoload", "run", "127.0.0.1:9999", "--tls", "--insecure", "-c", "20", "-n", "3"),
+        )
+        assert "20 of 20" in load.stdout
+        assert "ok" in docker("exec", name, "python", "-c", ask.format("readyz")).stdout
+        metrics = docker("exec", name, "python", "-c", ask.format("metrics")).stdout
+        docker("stop", name)
+        state = json.loads(docker("inspect", name).stdout)[0]["State"]
+        assert state["ExitCode"] == 0
+        told = docker("logs", name)
+    stopped = json.loads(told.stderr.splitlines()[-1])
+    assert stopped["event"] == "stopped"
+    accesses = [json.loads(line) for line in told.stdout.splitlines()]
+    assert sum(one["bytes_in"] for one in accesses) == stopped["bytes_in"] > 0
+    assert len(accesses) == stopped["accepted"] > 20
+    assert "echoserver_connections_total" in metrics
 
 
 def test_the_exit_code_of_the_load_is_the_verdict(server: str) -> None:

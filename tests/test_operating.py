@@ -25,17 +25,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import echoserver
 from tests import inspection, wire
-from tests.launching import await_listening, command, free_port, run
+from tests.launching import await_listening, command, free_port, run, serving
 from tests.test_cli import sentence
 
 ROOT = os.geteuid() == 0
-
-
-@contextmanager
-def serving(backend: str = "thread", **settings: Any) -> Iterator[echoserver.SpawnedServer]:
-    with echoserver.spawn(backend=backend, **settings) as server:
-        yield server
-        assert "Traceback" not in server.stderr
 
 
 @contextmanager
@@ -511,6 +504,37 @@ def _served_at(port: int) -> bool:
     with suppress(ConnectionRefusedError):
         return wire.served(("127.0.0.1", port))
     return False
+
+
+def _namespaces() -> bool:
+    tried = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return all(map(shutil.which, ("unshare", "nsenter"))) and not (
+        subprocess.run(tried, capture_output=True, check=False).returncode
+    )
+
+
+@pytest.mark.skipif(not _namespaces(), reason="cannot make a PID namespace")
+@pytest.mark.parametrize("words", [(), ("--backend", "process"), ("--workers", "2")])
+def test_process_1_collects_strays(words: tuple[str, ...]) -> None:
+    """In a container, whoever loses its parent becomes a child of process 1."""
+    port = free_port()
+    given = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    given += [command("echoserver"), "--port", str(port), *words]
+    with subprocess.Popen(given, stderr=subprocess.DEVNULL) as process:
+        try:
+            address = await_listening(port, process)
+            first = psutil.Process(process.pid).children()[0]
+            into = ["nsenter", "--target", str(first.pid), "--pid", "--mount"]
+            orphan = "sleep 300 >/dev/null 2>&1 &"
+            subprocess.run([*into, "sh", "-c", orphan], check=True, timeout=20)
+            (stray,) = (one for one in first.children() if one.name() == "sleep")
+            stray.kill()
+            assert wire.eventually(lambda: not psutil.pid_exists(stray.pid)), "a zombie remains"
+            assert wire.served(address)
+            first.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
 
 
 # -- overload ------------------------------------------------------------------------------------

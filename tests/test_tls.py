@@ -7,8 +7,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,20 +16,19 @@ import pytest
 import echoserver
 from clients.address import format_address
 from clients.tls import TlsError, TlsSocket, Trust
-from tests import wire
+from tests import launching, wire
 from tests.certificates import CLIENTS, SERVERS, STRANGERS
 from tests.inspection import settled
-from tests.launching import run
+from tests.launching import run, totals
 from tests.test_cli import sentence
 
 TRUST = Trust(SERVERS.cert)
 
 
-@contextmanager
-def serving(backend: str = "thread", **settings: Any) -> Iterator[echoserver.SpawnedServer]:
-    with echoserver.spawn(backend=backend, **{"tls_cert": SERVERS.issue(), **settings}) as server:
-        yield server
-        assert "Traceback" not in server.stderr
+def serving(
+    backend: str = "thread", **settings: Any
+) -> AbstractContextManager[echoserver.SpawnedServer]:
+    return launching.serving(backend, **{"tls_cert": SERVERS.issue(), **settings})
 
 
 def secured(address: wire.Address, trust: Trust = TRUST) -> TlsSocket:
@@ -44,12 +42,6 @@ def answered(address: wire.Address, trust: Trust = TRUST) -> bool:
     tls = secured(address, trust)
     tls.sendall(b"hello")
     return tls.recv(5) == b"hello"
-
-
-def totals(server: echoserver.SpawnedServer) -> dict[str, Any]:
-    assert server.stop() == 0
-    assert server.stopped is not None
-    return server.stopped
 
 
 # -- who is let in -------------------------------------------------------------------------------

@@ -37,6 +37,11 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> socket.so
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(address)
+    return secured(sock)
+
+
+def secured(sock: socket.socket) -> socket.socket:
+    """Return what speaks TLS over a connection, where the test's servers do; else itself."""
     return sock if trust is None else cast("socket.socket", Secured(sock, trust))
 
 

@@ -18,7 +18,6 @@ from typing import Self
 from echoserver.config import Config
 from echoserver.connection import Connection
 from echoserver.errors import BootError
-from echoserver.forking import collect_strays
 from echoserver.forkserver.messages import (
     ENDED,
     FAILED,
@@ -62,9 +61,6 @@ class ForkServer:
             self._reports = Reports(self._report_file)
         except (OSError, ValueError) as error:
             raise BootError(f"no memory for the reports of so many children: {error}") from None
-        if os.getpid() == 1:  # whose children others' orphans become
-            service.lifecycle.wake_on(signal.SIGCHLD)
-            service.lifecycle.on_wake(lambda: collect_strays({self._process.pid}))
         self._free: list[int] = []  # numbers that were used before
         self._used = 0
         self._served: dict[int, Connection] = {}

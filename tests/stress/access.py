@@ -28,7 +28,7 @@ TLS = {"tls_cert": SERVERS.issue()}
 def no_tls(arena: Arena) -> str:
     """Who does not come to the point delays nobody."""
     for said in (b"GET / HTTP/1.0\r\n\r\n", wire.content(5000)):
-        sock = _raw(arena)
+        sock = arena.raw()
         sock.sendall(said)
         sock.shutdown(socket.SHUT_WR)
         with suppress(ConnectionResetError):
@@ -70,16 +70,10 @@ def _stall(arena: Arena, count: int) -> list[socket.socket]:
     """Begin so many handshakes, and leave them at that."""
     stalled = []
     for _ in range(count):
-        sock = _raw(arena)
+        sock = arena.raw()
         sock.sendall(b"\x16\x03\x01\x02\x00")
         stalled.append(sock)
     return stalled
-
-
-def _raw(arena: Arena) -> socket.socket:
-    sock = socket.create_connection(arena.address, wire.patience)
-    wire.opened.append(sock)
-    return sock
 
 
 @fault(
@@ -96,12 +90,12 @@ def client_certificates(arena: Arena) -> str:
     server = arena.start()
     wrong = (None, CLIENTS.issue(expired=True), STRANGERS.issue())
     for certificate in wrong:
-        sock = _raw(arena)
+        sock = arena.raw()
         tls = TlsSocket(sock, Trust(SERVERS.cert, certificate).context(), "127.0.0.1")
         with suppress(TlsError, ConnectionError):
             tls.sendall(b"let me in")
             assert tls.recv(9) == b"", "it got an answer"
-    tls = TlsSocket(_raw(arena), Trust(SERVERS.cert, CLIENTS.issue()).context(), "127.0.0.1")
+    tls = TlsSocket(arena.raw(), Trust(SERVERS.cert, CLIENTS.issue()).context(), "127.0.0.1")
     tls.sendall(b"it is me")
     assert tls.recv(8) == b"it is me"
     tls.close()
@@ -135,7 +129,7 @@ def proxy_headers(arena: Arena) -> str:
         b"",
     )
     for said in wrong:
-        sock = _raw(arena)
+        sock = arena.raw()
         sock.sendall(said)
         assert _nothing_but_the_end(sock), said
         sock.close()
@@ -147,11 +141,11 @@ def proxy_headers(arena: Arena) -> str:
     sock.sendall(GOOD)
     assert _nothing_but_the_end(sock)
     sock.close()
-    raw = _raw(arena)
+    raw = arena.raw()
     for value in GOOD:
         raw.sendall(bytes([value]))
         time.sleep(0.002)  # so that they come one by one
-    stream = wire.Secured(raw, wire.trust) if wire.trust else raw
+    stream = wire.secured(raw)
     stream.sendall(b"hello")
     assert stream.recv(5) == b"hello"
     stream.close()

@@ -237,6 +237,12 @@ class Arena:
         """Return a connection, which the case's end closes."""
         return wire.connect(self.address, **options)
 
+    def raw(self, address: wire.Address | None = None) -> socket.socket:
+        """Return a connection that never speaks TLS, by default to the server."""
+        sock = socket.create_connection(address or self.address, wire.patience)
+        wire.opened.append(sock)
+        return sock
+
     def served(self) -> bool:
         """Tell whether a new client is served, and without a reset."""
         with suppress(OSError), self.connect() as sock:

@@ -95,7 +95,7 @@ def rst_before_accept(arena: Arena) -> str:
     arena.tell(signal.SIGSTOP)
     try:
         for _ in range(100):
-            sock = socket.create_connection(arena.address, 5)
+            sock = arena.raw()
             sock.send(b"never mind")
             wire.reset(sock)
     finally:
@@ -119,11 +119,7 @@ def descriptors_run_out(arena: Arena) -> str:
     for pid in arena.pids:
         used = max(inspection.descriptors(pid)) + 1
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 6, used + 6))
-    inside = []
-    for _ in range(spare * 2 + 6):
-        sock = socket.create_connection(arena.address, 5)
-        wire.opened.append(sock)
-        inside.append(sock)
+    inside = [arena.raw() for _ in range(spare * 2 + 6)]
     assert wire.eventually(lambda: arena.log("accept_paused")), "there were enough"
     lines, seconds = len(arena.server.log), arena.size(2, 1)
     cpu = arena.cpu(seconds)
@@ -152,8 +148,7 @@ def descriptors_run_out(arena: Arena) -> str:
 def no_more_tasks(arena: Arena) -> str:
     """Nothing can be started for a client: it is closed, and the server lives."""
     with task_limit(arena.pids, spare=3):
-        socks = [socket.create_connection(arena.address, 5) for _ in range(12)]
-        wire.opened.extend(socks)
+        socks = [arena.raw() for _ in range(12)]
         assert wire.eventually(lambda: arena.log("client_refused"))
         arena.close(socks)
     assert wire.eventually(arena.served)
@@ -215,14 +210,17 @@ def _removed(group: Path) -> bool:
 def limits(arena: Arena) -> str:
     """Whoever is too much waits, is turned away, or makes another one leave; nobody is harmed."""
     control_overload = arena.setting("overload")
-    for policy in ("reject", "shed-idle"):
+    for policy in ("queue", "reject", "shed-idle"):
         server = arena.start(max_connections=4, overload=control_overload or policy)
         inside = [arena.connect() for _ in range(4)]
         assert all(wire.ask(sock, b"in") == b"in" for sock in inside)
-        late = socket.create_connection(server.address, 5)
-        wire.opened.append(late)
+        late = arena.raw()
         late.settimeout(4)
-        if policy == "reject":
+        if policy == "queue":
+            assert not select.select([late], [], [], 0.5)[0], "waits, and hears nothing"
+            arena.close(inside[:1])
+            assert wire.ask(wire.secured(late), b"at last") == b"at last"
+        elif policy == "reject":
             assert late.recv(1) == b"", "turned away without a byte"
             assert all(wire.ask(sock, b"in") == b"in" for sock in inside)
         else:
@@ -234,8 +232,7 @@ def limits(arena: Arena) -> str:
     server = arena.start(max_connections_per_ip=per_ip)
     mine = [arena.connect() for _ in range(2)]
     assert all(wire.ask(sock, b"in") == b"in" for sock in mine)
-    third = socket.create_connection(server.address, 5)
-    wire.opened.append(third)
+    third = arena.raw()
     third.settimeout(4)
     assert third.recv(1) == b""
     arena.close([*mine, third])

@@ -108,67 +108,114 @@ def handler_raises(arena: Arena) -> str:
 )
 def restarts(arena: Arena) -> str:
     """Clients ask as fast as they can; each gets an exact prefix of what it is owed, and an end."""
-    rounds = arena.size(100, 2)
-    clients, late, answered = arena.crowd(arena.size(400, 40)), 0, 0
+    rounds, clients = arena.size(100, 2), arena.crowd(arena.size(400, 40))
+    answered = asked_late = came_late = 0
     if arena.cell.tls:
         clients = min(clients, 40)
     for _ in range(rounds):
         server = arena.start()
-        crowd = Crowd(server.address, clients, tls=arena.cell.tls)
+        crowd = Crowd(arena, clients)
+        crowd.run_until_served()
         crowd.run_for(0.15)
         server.process.send_signal(signal.SIGTERM)
-        late += crowd.run_to_the_end()
+        crowd.run_to_the_end()
         assert server.wait() == 0
         stopped = server.stopped
         assert stopped is not None
         assert stopped["bytes_in"] == stopped["bytes_out"], "what was read was answered"
         assert stopped["cut"] == 0
+        assert stopped["connections"] == crowd.size - crowd.came_late, "who was accepted was served"
         answered += crowd.answered
+        asked_late += crowd.asked_late
+        came_late += crowd.came_late
         arena.servers.clear()
-    return f"{rounds} restarts, {answered:,} answered, 0 lost, 0 reset; {late} arrived too late"
+    return (
+        f"{rounds} restarts, {answered:,} answered, 0 lost, 0 reset; "
+        f"{asked_late} asked and {came_late} came too late"
+    )
+
+
+_NEWCOMERS = 50
+_GLANCE = 0.02  # seconds
 
 
 class Crowd:
-    """Clients in one loop, each of which asks as soon as it is answered."""
+    """Clients in one loop, each of which asks as soon as it is answered; others still arrive."""
 
-    def __init__(self, address: wire.Address, count: int, *, tls: bool) -> None:
-        self.answered = self._late = 0
+    def __init__(self, arena: Arena, count: int) -> None:
+        self.answered = 0
+        self.asked_late = 0
+        """Clients whose last message met a server that had finished with them."""
+        self.came_late = 0
+        """Clients that connected, and were never accepted."""
+        self._arena = arena
+        self._most = count + _NEWCOMERS
         self._talks: dict[int, _Talk] = {}
         self._poll = select.epoll()
-        trust = Trust(certificates.SERVERS.cert) if tls else None
+        trust = Trust(certificates.SERVERS.cert) if arena.cell.tls else None
         for number in range(count):
-            raw = socket.create_connection(address, wire.patience)
+            raw = arena.raw()
             stream: socket.socket | TlsSocket = raw
             if trust is not None:
                 stream = TlsSocket(raw, trust.context(), "127.0.0.1")
                 stream.handshake()
-            raw.setblocking(False)
-            self._talks[raw.fileno()] = _Talk(number, stream)
-            self._poll.register(raw, select.EPOLLIN)
-        for talk in self._talks.values():
-            talk.ask()
+            self._begin(_Talk(number, stream), raw)
+        self.size = count
+        self._arriving = False
+
+    def run_until_served(self) -> None:
+        """Let them talk until each has been answered."""
+        over = time.monotonic() + wire.patience
+        while not all(talk.answered for talk in self._talks.values()):
+            assert time.monotonic() < over, "not all were answered"
+            self._run(time.monotonic() + _GLANCE)
 
     def run_for(self, seconds: float) -> None:
-        """Let them talk."""
+        """Let them talk, while others come."""
+        # Over TLS, they would hold up the rest: a handshake takes turns.
+        self._arriving = not self._arena.cell.tls
         self._run(time.monotonic() + seconds)
 
-    def run_to_the_end(self) -> int:
-        """Let them talk until all have come to their end; return how many had asked too late."""
+    def run_to_the_end(self) -> None:
+        """Let them talk until all have come to their end."""
         self._run(time.monotonic() + wire.patience)
         assert not self._talks, f"{len(self._talks)} never saw the end"
         self._poll.close()
-        return self._late
+
+    def _begin(self, talk: "_Talk", raw: socket.socket) -> None:
+        raw.setblocking(False)
+        self._talks[raw.fileno()] = talk
+        self._poll.register(raw, select.EPOLLIN)
+        talk.ask()
+
+    def _arrive(self) -> None:
+        """Let one more come, as long as somebody listens."""
+        try:
+            raw = self._arena.raw()
+        except ConnectionRefusedError:
+            self._arriving = False
+            return
+        self._begin(_Talk(self.size, raw), raw)
+        self.size += 1
+        self._arriving = self.size < self._most
 
     def _run(self, until: float) -> None:
         while self._talks and (left := until - time.monotonic()) > 0:
             for fd, _ in self._poll.poll(min(left, 0.05)):
                 talk = self._talks[fd]
-                if talk.hear():
-                    self.answered += talk.complete
+                try:
+                    if talk.hear():
+                        self.answered += talk.complete
+                        continue
+                except ConnectionResetError:
+                    assert not talk.answered, f"client {talk.number} was reset after an answer"
+                    self.came_late += 1
                 else:
-                    self._late += talk.owed > 0
-                    self._poll.unregister(fd)
-                    self._talks.pop(fd).close()
+                    self.asked_late += talk.owed > 0
+                self._poll.unregister(fd)
+                self._talks.pop(fd).close()
+            if self._arriving:
+                self._arrive()
 
 
 class _Talk:
@@ -177,9 +224,14 @@ class _Talk:
     size = 64
 
     def __init__(self, number: int, stream: "socket.socket | TlsSocket") -> None:
-        self._number, self._stream = number, stream
+        self.number, self._stream = number, stream
         self._sent = self._received = 0
-        self.complete = False
+        self.complete = self._reset = False
+
+    @property
+    def answered(self) -> bool:
+        """It has had an answer, so it had been accepted."""
+        return self._received > 0
 
     @property
     def owed(self) -> int:
@@ -192,9 +244,13 @@ class _Talk:
 
     def ask(self) -> None:
         """Send the next message."""
-        data = frames(self._number, self.size, self._sent)
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended: reading tells how
+        data = frames(self.number, self.size, self._sent)
+        try:
             self._stream.send(data)
+        except BrokenPipeError:  # it has ended: reading tells how
+            pass
+        except ConnectionResetError:  # which is told once, and here it was
+            self._reset = True
         self._sent += self.size
 
     def hear(self) -> bool:
@@ -205,9 +261,11 @@ class _Talk:
         except BlockingIOError:
             return True
         if not data:
+            if self._reset:
+                raise ConnectionResetError
             assert not self.owed % self.size, "a part of a message is no answer"
             return False
-        expected = frames(self._number, len(data), self._received)
+        expected = frames(self.number, len(data), self._received)
         assert data == expected, wire.difference(data, expected)
         self._received += len(data)
         if not self.owed:

@@ -40,7 +40,7 @@ def no_port(arena: Arena) -> str:
     if os.geteuid() == 0:
         # This Python may be root's alone: the module is there before.
         script = (
-            "from echoserver.listener import bind; from echoserver.config import Config; "
+            "from echoserver.binding import bind; from echoserver.config import Config; "
             "import encodings.idna, os; os.setgroups([]); os.setresuid(4321, 4321, 4321); "
             "bind(Config(port=1))"
         )
@@ -103,8 +103,7 @@ def metrics_in_trouble(arena: Arena) -> str:
     server = arena.start(metrics="127.0.0.1:0")
     port = inspection.events(server, "listening")[0]["metrics_port"]
     for _ in range(40):
-        sock = socket.create_connection(("127.0.0.1", port), 5)
-        wire.opened.append(sock)
+        sock = arena.raw(("127.0.0.1", port))
         sock.sendall(b"GET /metrics HTTP/1.1\r\n")
     worst = 0.0
     for _ in range(20):
