@@ -1,13 +1,16 @@
 """The command `echoclient`."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from clients.tls_options import tls_options, trust_of
 from echoserver import __version__
 from echoserver.command import Duration
+
+if TYPE_CHECKING:
+    from echoserver import Config
 
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -30,33 +33,38 @@ def command(*, address: str | None, ping: bool, timeout: float, **options: Any) 
     At a terminal, type lines and see the replies. In a pipe, standard input is sent, and
     everything that comes back is written. Without HOST:PORT, the address is that of a server
     with the same ECHOSERVER_ settings: 127.0.0.1:9999 unless they say otherwise. TLS is spoken
-    where they say so; whose certificate it has is not asked then.
+    where they say so, without verifying its certificate, and a PROXY header sent. ECHOCLIENT_CA,
+    ECHOCLIENT_CERT and ECHOCLIENT_KEY stand for --ca, --cert and --key.
 
     Exit codes: 0 fine; 1 no answer, a wrong one, or a broken connection; 2 usage.
     """
     from clients import interactive
+    from clients.address import format_address
     from clients.client import EchoClient
 
-    trust = trust_of(options)
+    preface, implied = b"", False
     if address is None:
-        host, port, secured = _own_server()
-        if secured and trust is None:
-            from clients.tls import Trust
-
-            trust = Trust(insecure=True)
+        config = _own_server()
+        host, port = _EVERY_ADDRESS.get(config.host, config.host), config.port
+        implied = config.tls_cert is not None
+        if config.proxy_protocol:
+            from echoserver.proxy_protocol import LOCAL as preface  # noqa: N811 - one of two
     else:
         host, port = _parsed(address)
+    trust = trust_of(options, implied=implied)
     if ping:
-        return interactive.ping(host, port, timeout, trust)
+        return interactive.ping(host, port, timeout, trust, preface)
     try:
-        client = EchoClient(host, port, timeout, trust)
-    except OSError as error:
-        from clients.address import format_address
-
-        where = format_address(host, port)
+        client = EchoClient(host, port, timeout, trust, preface)
+    except ConnectionRefusedError as error:
         raise click.ClickException(
-            f"cannot connect to {where}: {error.strerror or error}; is the server running?"
+            f"cannot connect to {format_address(host, port)}: {error.strerror}; "
+            "is the server running?"
         ) from None
+    except OSError as error:
+        from clients.tls import explain
+
+        raise click.ClickException(f"{format_address(host, port)} {explain(error)}") from None
     with client:
         if sys.stdin is not None and sys.stdin.isatty():
             return interactive.converse(client)
@@ -72,8 +80,8 @@ def _parsed(address: str) -> tuple[str, int]:
         raise click.UsageError(str(error), click.get_current_context()) from None
 
 
-def _own_server() -> tuple[str, int, bool]:
-    """Return where a server of the same settings listens, and whether it speaks TLS."""
+def _own_server() -> "Config":
+    """Return the settings of a server that is started as this command is."""
     from echoserver import load_config
 
     config = load_config()
@@ -82,5 +90,4 @@ def _own_server() -> tuple[str, int, bool]:
             f"{config.source('port')} is 0, so the server's port is not known; give HOST:PORT",
             click.get_current_context(),
         )
-    host = _EVERY_ADDRESS.get(config.host, config.host)
-    return host, config.port, config.tls_cert is not None
+    return config

@@ -42,6 +42,7 @@ class EchoClient:
         port: TCP port.
         timeout: Seconds that connecting, or one `echo`, may take; None waits for ever.
         trust: Speak TLS, to a server that this trusts.
+        preface: Bytes to send before all else, such as a PROXY header.
 
     Raises:
         OSError: The connection could not be made (`ConnectionRefusedError`, `TimeoutError`,
@@ -54,11 +55,13 @@ class EchoClient:
         port: int,
         timeout: float | None = 10.0,
         trust: "Trust | None" = None,
+        preface: bytes = b"",
     ) -> None:
         self.timeout = timeout
         sock = socket.create_connection((host, port), timeout)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.sendall(preface)
             self.sock: Socket = sock if trust is None else _secured(sock, trust, host)
         except BaseException:
             sock.close()

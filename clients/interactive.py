@@ -141,18 +141,22 @@ def _write_all(data: bytes) -> None:
             select.select([], [_STDOUT], [])
 
 
-def ping(host: str, port: int, timeout: float, trust: "Trust | None" = None) -> int:
+def ping(
+    host: str, port: int, timeout: float, trust: "Trust | None" = None, preface: bytes = b""
+) -> int:
     """Send a nonce, verify what comes back, print the round-trip time; return 0 or 1."""
     where = format_address(host, port)
     # Digits and capitals: the handler `upper` leaves them as they are.
     nonce = secrets.token_hex(_NONCE_BYTES).upper().encode("ascii")
     try:
-        with EchoClient(host, port, timeout, trust) as client:
+        with EchoClient(host, port, timeout, trust, preface) as client:
             begun = time.perf_counter()
             reply = client.echo(nonce)
             milliseconds = (time.perf_counter() - begun) * 1000
     except OSError as error:
-        print(f"echoclient: {where} did not answer: {error.strerror or error}", file=sys.stderr)
+        from clients.tls import explain
+
+        print(f"echoclient: {where} {explain(error)}", file=sys.stderr)
         return 1
     if reply != nonce:
         print(

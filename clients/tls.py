@@ -6,7 +6,29 @@ from dataclasses import dataclass
 from echoserver.errors import TlsError
 from echoserver.tls import Socket, TlsSocket
 
-__all__ = ["Socket", "TlsError", "TlsSocket", "Trust"]
+__all__ = ["Socket", "TlsError", "TlsSocket", "Trust", "explain"]
+
+_ALERT = b"\x15\x03"  # the record with which a server of TLS answers what is none (RFC 8446, 5.1)
+_NO_TLS = {"WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG"}
+_ASKS = {"TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_HANDSHAKE_FAILURE"}
+
+
+def explain(error: OSError) -> str:
+    """Say what went wrong with a connection, and what to do about it."""
+    reason = error.strerror or str(error)
+    if not isinstance(error, TlsError):
+        said = getattr(error, "reply", None)
+        if said is not None and said[:2] == _ALERT[: len(said)]:
+            reason += "; where it speaks TLS, add --tls"
+        return f"did not answer: {reason}"
+    what, _, why = reason.partition(": ")
+    if what == "CERTIFICATE_VERIFY_FAILED":
+        return f"has no certificate to be trusted ({why}); name who signed it with --ca"
+    if what in _NO_TLS:
+        return "does not speak TLS; leave out --tls"
+    if what in _ASKS:
+        return "asks for a client's certificate; add --cert"
+    return f"and TLS did not come about: {reason.lower().replace('_', ' ')}"
 
 
 @dataclass(frozen=True, slots=True)

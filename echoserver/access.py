@@ -1,9 +1,7 @@
 """Who may connect, by address: rules, and how many connections one address may have."""
 
-import fcntl
 import ipaddress
 import mmap
-import os
 import struct
 import threading
 from collections import Counter
@@ -12,10 +10,13 @@ from functools import lru_cache
 from typing import Protocol
 
 from echoserver.config import Network
+from echoserver.locks import SharedLock
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _REMEMBERED = 4096  # addresses that need not be parsed again
+_MOST_ADDRESSES = 1 << 17  # of one process, that are counted
+_NORESERVE = 0x4000  # mmap(2): MAP_NORESERVE, which Python names from 3.12 on
 _CUSTOMER = 64  # bits of an IPv6 address: the least that is given to anybody (RFC 6177)
 
 
@@ -102,64 +103,69 @@ class Census:
 
     Each process has a table of its own to write to (hashed, with linear probing), so that what
     was counted in a process can be wiped when it has ended, however it did. All are read and
-    written under a lock in the kernel, which the death of its holder frees.
+    written under a `SharedLock`.
 
     Args:
         accounts: How many processes there may be at a time.
-        most: How many connections one of them may have.
+        most: How many connections one of them may have. Beyond it, and beyond 131,072, a new
+            address may find no place, and is turned away.
     """
 
     _ENTRY = struct.Struct("=16sQ")
     _USED = struct.Struct("=Q")
 
     def __init__(self, accounts: int, most: int) -> None:
-        self._places = 1 << (2 * most).bit_length()
-        self._size = self._USED.size + self._places * self._ENTRY.size
+        self._places = 1 << (2 * min(most, _MOST_ADDRESSES)).bit_length()
+        size = self._USED.size + self._places * self._ENTRY.size
+        self._size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         # Only what is written to becomes memory.
-        self._memory = mmap.mmap(-1, accounts * self._size)  # MAP_SHARED
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
+        self._memory = mmap.mmap(-1, accounts * self._size, flags)
         self._accounts = accounts
-        self._lock = os.memfd_create("census", os.MFD_CLOEXEC)
+        self._lock = SharedLock("census")
 
     def take(self, account: int, key: bytes, limit: int) -> bool:
         """Count one more in a process; False where there are `limit` in all of them."""
-        fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
+        with self._lock:
             used = (one for one in range(self._accounts) if self._used(one))
             if sum(self._find(one, key)[1] for one in used) >= limit:
                 return False
             place, count = self._find(account, key)
-            self._write(account, place, key, count + 1)
             if not count:
-                self._USED.pack_into(self._memory, account * self._size, self._used(account) + 1)
+                # A search ends at an empty place: there must always be one.
+                if self._used(account) >= self._places - 1:
+                    return False
+                self._set_used(account, self._used(account) + 1)
+            self._write(account, place, key, count + 1)
             return True
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def give(self, account: int, key: bytes) -> None:
         """Count one less."""
-        fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
+        with self._lock:
             place, count = self._find(account, key)
             if count > 1:
                 self._write(account, place, key, count - 1)
             elif count:
                 self._remove(account, place)
-                self._USED.pack_into(self._memory, account * self._size, self._used(account) - 1)
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+                self._set_used(account, self._used(account) - 1)
 
     def wipe(self, account: int) -> None:
         """Forget all that a process has counted, which has ended."""
-        if self._used(account):
-            start = account * self._size
-            self._memory[start : start + self._size] = bytes(self._size)
+        with self._lock:
+            if self._used(account):
+                start = account * self._size
+                # Its memory is given back, and reads as zeros (madvise(2)).
+                self._memory.madvise(mmap.MADV_REMOVE, start, self._size)
 
     def close(self) -> None:
         """Close its descriptor."""
-        os.close(self._lock)
+        self._lock.close()
 
     def _used(self, account: int) -> int:
         return int(self._USED.unpack_from(self._memory, account * self._size)[0])
+
+    def _set_used(self, account: int, used: int) -> None:
+        self._USED.pack_into(self._memory, account * self._size, used)
 
     def _at(self, account: int, place: int) -> int:
         return account * self._size + self._USED.size + place * self._ENTRY.size

@@ -5,10 +5,12 @@ with a bound that the kernel keeps, to a process that does nothing but write the
 pipe has no room for is dropped and counted.
 """
 
+import errno
 import fcntl
 import os
 import select
 import signal
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +19,10 @@ from typing import Any
 from echoserver.board import Board
 from echoserver.errors import BootError
 from echoserver.helpers import Helper
+from echoserver.log import Log
+from echoserver.privileges import Identity
 
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 _ROOM = 1 << 20  # bytes: what a process without privileges may ask for (pipe(7))
 _STDOUT = 1
 _CHUNK = 1 << 18
@@ -47,19 +52,26 @@ class AccessLog:
         self.dropped = 0
         """Lines that were not written down, of this process's."""
 
-    def start(self, board: Board, become: Callable[[], None]) -> Helper:
-        """Start who writes the lines down, as whom `become` makes it.
+    def start(self, board: Board, identity: Identity | None, log: Log) -> Helper:
+        """Start who writes the lines down.
 
-        Lines that it cannot write are counted on `board`.
+        Args:
+            board: Where it counts the lines that it cannot write.
+            identity: Whom it is to become, and who is to own the file.
+            log: Where it says that it cannot open the file anew.
         """
-        writer = _Writer(self._path, self._file, self._source, board)
+        writer = _Writer(self._path, self._file, self._source, board, log)
+        if identity is not None and stat.S_ISREG(os.fstat(self._file).st_mode):
+            with suppress(OSError):  # it writes by the descriptor, whoever owns the file
+                os.fchown(self._file, identity.user, identity.group)
 
         def main(up: Callable[[], None]) -> None:
-            become()
+            if identity is not None:
+                identity.assume()
             up()
             writer.run()
 
-        helper = Helper(main, {self._source, self._file})
+        helper = Helper(main, {self._source, self._file, log.fd})
         os.close(self._source)
         if self._file != _STDOUT:
             os.close(self._file)
@@ -107,16 +119,22 @@ def _open(path: str) -> int:
     if path == "-":
         return _STDOUT
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # Without O_NONBLOCK, to open a pipe that nobody reads would wait, whatever signal came.
+        file = os.open(path, _FLAGS, 0o640)
     except OSError as error:
-        raise BootError(f"cannot write the access log {path}: {error.strerror}") from None
+        if error.errno == errno.ENXIO:
+            raise BootError(f"--access-log: nobody reads the pipe {path}") from None
+        raise BootError(f"--access-log: cannot write {path}: {error.strerror}") from None
+    os.set_blocking(file, True)
+    return file
 
 
 class _Writer:
     """The other side, in a process of its own."""
 
-    def __init__(self, path: str, file: int, source: int, board: Board) -> None:
+    def __init__(self, path: str, file: int, source: int, board: Board, log: Log) -> None:
         self._path, self._file, self._source, self._board = path, file, source, board
+        self._log = log
         self._reopen = self._torn = False
 
     def run(self) -> None:
@@ -126,7 +144,7 @@ class _Writer:
             if self._reopen:
                 self._reopen = False
                 self._open_anew()
-            self._write(b"\n" + data if self._torn else data)
+            self._write(data)
             time.sleep(_GATHER)
 
     def _on_hangup(self, _number: int, _frame: Any) -> None:
@@ -136,17 +154,29 @@ class _Writer:
         """Go on in a new file, where someone has moved the old one (logrotate(8))."""
         if self._file == _STDOUT:
             return
-        with suppress(BootError):  # the old one is better than none
+        try:
             file = _open(self._path)
-            os.dup2(file, self._file, inheritable=False)
-            os.close(file)
+        except BootError as error:
+            self._log.error(
+                "access_log_not_reopened",
+                reason=str(error),
+                advice="lines go on into the file that is open; after --user, that user must be "
+                "allowed to create files in its directory",
+            )
+            return
+        os.dup2(file, self._file, inheritable=False)
+        os.close(file)
 
     def _write(self, data: bytes) -> None:
         unwritten = memoryview(data)
         try:
+            if self._torn:  # the file ends with a part of a line
+                os.write(self._file, b"\n")
+                self._torn = False
             while unwritten:
                 unwritten = unwritten[os.write(self._file, unwritten) :]
-            self._torn = False
         except OSError:  # the disk is full, or standard output closed
-            self._torn = len(unwritten) < len(data)
+            written = len(data) - len(unwritten)
+            if written:
+                self._torn = data[written - 1 : written] != b"\n"
             self._board.lose(bytes(unwritten).count(b"\n"))

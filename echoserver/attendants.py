@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from echoserver.access_log import AccessLog
 from echoserver.board import Board
 from echoserver.config import Config
+from echoserver.errors import BootError
 from echoserver.helpers import Helper
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
@@ -27,10 +28,6 @@ _LAST_LINES = 2.0  # seconds to write down what is left of the access log
 _BEATS = 3  # in the time within which a watchdog wants one
 
 
-def _remain() -> None:
-    """Become nobody else."""
-
-
 class Attendants:
     """Opened and started while the server may do anything, and has one thread.
 
@@ -41,14 +38,14 @@ class Attendants:
         identity: Whom they are to become.
 
     Raises:
-        BootError: The access log cannot be opened.
+        BootError: The access log cannot be opened, or the host of --metrics not be resolved.
     """
 
     def __init__(
         self, config: Config, sock: socket.socket, log: Log, identity: Identity | None
     ) -> None:
         self._sock, self._log = sock, log
-        self._become = identity.assume if identity is not None else _remain
+        self._identity = identity
         self._notifier = Notifier()
         self._board: Board | None = None
         self._helpers: dict[str, Helper] = {}
@@ -58,7 +55,12 @@ class Attendants:
         if config.metrics is not None:
             from echoserver import metrics  # an HTTP server is much to import
 
-            self._exporter = metrics.Exporter(parse_endpoint(config.metrics), time.time())
+            try:
+                self._exporter = metrics.Exporter(parse_endpoint(config.metrics), time.time())
+            except socket.gaierror as error:
+                raise BootError(
+                    f"{config.source('metrics')}: cannot resolve {config.metrics}: {error.strerror}"
+                ) from None
             if self._exporter.problem:
                 log.error(
                     "metrics_unavailable",
@@ -83,9 +85,9 @@ class Attendants:
         """
         self._board, self._lifecycle = board, lifecycle
         if self._access is not None:
-            self._helpers["access_log"] = self._access.start(board, self._become)
+            self._helpers["access_log"] = self._access.start(board, self._identity, self._log)
         if self._exporter is not None:
-            self._helpers["metrics"] = self._exporter.start(board, self._become)
+            self._helpers["metrics"] = self._exporter.start(board, self._identity)
         if self._helpers:
             lifecycle.every(_LOOK, self._look)
         if self._notifier.watchdog:
@@ -94,7 +96,9 @@ class Attendants:
 
     def metrics_address(self) -> dict[str, int]:
         """Return what is to be said of where the metrics are."""
-        return {} if self._exporter is None else {"metrics_port": self._exporter.port}
+        if self._exporter is None or self._exporter.problem:
+            return {}
+        return {"metrics_port": self._exporter.port}
 
     def ready(self) -> None:
         """The server serves, or goes on serving after a reload."""

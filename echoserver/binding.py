@@ -56,6 +56,7 @@ def _adopted(fd: int, config: Config) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     set_inherited_timeouts(sock, config)
     sock.setblocking(False)
+    sock.handed_over = True
     return sock
 
 
@@ -67,6 +68,8 @@ class _Listening(socket.socket):
 
     family = socket.AF_UNSPEC
     type = socket.SOCK_STREAM
+    handed_over = False
+    """It is a service manager's: it outlives this server, and so do the clients in its queue."""
 
     def __init__(self, family: int, kind: int, protocol: int, fd: int | None = None) -> None:
         super().__init__(family, kind, protocol, fd)

@@ -4,7 +4,7 @@ import mmap
 import os
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any, Self
@@ -15,6 +15,7 @@ from echoserver.service import Totals, Vitals
 _TOTALS = [field.name for field in fields(Totals)]
 _VITALS = [field.name for field in fields(Vitals)]
 _totals_of, _vitals_of = attrgetter(*_TOTALS), attrgetter(*_VITALS)
+_WORD = 8  # bytes
 _STILL = 100  # attempts to read what does not change meanwhile
 
 
@@ -36,7 +37,8 @@ class Account:
 class Board:
     """Places for processes that serve, each of which writes to its own and to no other.
 
-    An integer is written at once, so no reader sees half of one.
+    No reader sees half of an integer: each lies where the processor writes it at once, and is
+    copied there. (`struct.pack_into` would do otherwise: it clears the place first.)
 
     Args:
         places: How many processes there may be at a time.
@@ -53,6 +55,8 @@ class Board:
         self.places, self.numbers = places, numbers
         self._past = self._HEAD.size + places * self._PLACE
         self._memory = mmap.mmap(-1, self._past + (numbers + 1) * self._DONE.size)  # MAP_SHARED
+        self._words = memoryview(self._memory).cast("Q")
+        self._times = memoryview(self._memory).cast("d")
         self._free = list(range(places))
 
     @classmethod
@@ -96,7 +100,7 @@ class Board:
     def reserve(self, number: int) -> int:
         """Return a place that is nobody's, for the process of that number."""
         place = self._free.pop(0)
-        struct.pack_into("=Q", self._memory, self._at(place) + 8, number)
+        self._set(self._at(place) + 8, number)
         return place
 
     @property
@@ -106,11 +110,11 @@ class Board:
 
     def beat(self, place: int) -> None:
         """In the process: tell that its main thread lives."""
-        struct.pack_into("=d", self._memory, self._at(place), time.monotonic())
+        self._times[self._at(place) // _WORD] = time.monotonic()
 
     def last_beat(self, place: int) -> float:
         """Return when it last did (``time.monotonic``); 0 before the first time."""
-        return float(struct.unpack_from("=d", self._memory, self._at(place))[0])
+        return self._times[self._at(place) // _WORD]
 
     def tell_serving(self, place: int) -> None:
         """In the process: tell that it accepts clients."""
@@ -123,7 +127,7 @@ class Board:
     def write(self, place: int, vitals: Vitals, totals: Totals) -> None:
         """In the process: tell what it has done."""
         values = *_vitals_of(vitals), *_totals_of(totals)
-        self._DONE.pack_into(self._memory, self._at(place) + self._STATE.size, *values)
+        self._note(self._at(place) + self._STATE.size, values)
 
     def read(self, place: int) -> Account:
         """Return what a process has done."""
@@ -143,7 +147,7 @@ class Board:
             )
         ]
         self._set(self._CHANGES, self._get(self._CHANGES) + 1)  # odd: do not read now
-        self._DONE.pack_into(self._memory, kept, *values)
+        self._note(kept, values)
         start = self._at(place)
         self._memory[start : start + self._PLACE] = bytes(self._PLACE)
         self._set(self._CHANGES, self._get(self._CHANGES) + 1)
@@ -167,6 +171,9 @@ class Board:
             if number:
                 yield number, bool(serves), self.read(place)
 
+    def _note(self, at: int, values: Sequence[int]) -> None:
+        self._memory[at : at + self._DONE.size] = self._DONE.pack(*values)
+
     def _account(self, at: int) -> Account:
         values: Any = self._DONE.unpack_from(self._memory, at)
         return Account(Vitals(*values[: len(_VITALS)]), Totals(*values[len(_VITALS) :]))
@@ -175,7 +182,7 @@ class Board:
         return self._HEAD.size + place * self._PLACE
 
     def _get(self, at: int) -> int:
-        return int(struct.unpack_from("=Q", self._memory, at)[0])
+        return self._words[at // _WORD]
 
     def _set(self, at: int, value: int) -> None:
-        struct.pack_into("=Q", self._memory, at, value)
+        self._words[at // _WORD] = value

@@ -18,6 +18,7 @@ from echoserver.errors import ConfigError
 from echoserver.units import parse_duration, parse_endpoint
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MAPPED = 96  # bits before the address in an IPv6 address that stands for one of IPv4 (RFC 4291)
 
 ENVIRONMENT_PREFIX = "ECHOSERVER_"
 
@@ -76,11 +77,24 @@ def _networks(value: Any) -> tuple[Network, ...]:
     networks: list[Network] = []
     for item in value if isinstance(value, list | tuple) else [value]:
         try:
-            networks.append(item if isinstance(item, Network) else ipaddress.ip_network(item))
+            if not isinstance(item, str | Network):  # which ip_network takes for an address
+                raise ValueError  # noqa: TRY004 - one kind of error for whatever was typed
+            network = ipaddress.ip_network(item) if isinstance(item, str) else item
         except ValueError as error:
             hint = " (bits beyond the prefix are set)" if "host bits" in str(error) else ""
             raise ValueError(f"an address or a network, such as 192.0.2.0/24{hint}") from None
+        networks.append(_as_ipv4(network))
+    if not networks and not isinstance(value, tuple):  # which is the default, or none was typed
+        raise ValueError("at least one address or network, such as 192.0.2.0/24")
     return tuple(networks)
+
+
+def _as_ipv4(network: Network) -> Network:
+    """Return what ::ffff:192.0.2.0/120 means: clients are compared by their IPv4 addresses."""
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED:
+        return network
+    return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED))
 
 
 def _endpoint(value: Any) -> str:

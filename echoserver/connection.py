@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from echoserver import blocking
-from echoserver.errors import TlsError
+from echoserver.errors import NoContentError, TlsError
 from echoserver.failures import HandlerTypeError
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.handlers import Answer, Handler, Sleep
@@ -92,6 +92,8 @@ class Tls(Stream, Protocol):
     """The peer has sent something."""
     truncated: bool
     """The peer's stream ended without a close_notify."""
+    comes_back: bool
+    """Its ``recv`` raises `NoContentError` where it waited, and what came was no content."""
 
     @property
     def blocked(self) -> bool:
@@ -126,7 +128,7 @@ class Host(Protocol):
     def report_failure(self, event: str, error: BaseException) -> None:
         """Say what failed in it."""
 
-    def report_distrust(self, reason: str) -> None:
+    def report_tls_failure(self, connection: "Connection", reason: str) -> None:
         """Say why a peer, with which TLS was to be spoken, was not served."""
 
     def refuse(self, connection: "Connection", error: BaseException) -> None:
@@ -142,9 +144,11 @@ class Connection:
     __slots__ = (
         "_accounted",
         "_asked_to_leave",
+        "_content_before",
         "_driver",
         "_flow",
         "_host",
+        "_in_vain_since",
         "_moved_before",
         "_quiet_since",
         "_remote",
@@ -157,6 +161,7 @@ class Connection:
         "bytes_out",
         "counted",
         "outcome",
+        "owed",
         "peer",
         "since",
         "sock",
@@ -187,6 +192,9 @@ class Connection:
         self._terminate: Callable[[], None] | None = None
         self._remote: tuple[str, int] | None = None
         self._asked_to_leave = False
+        self.owed = False
+        """Its handler is at work on an answer that takes its time."""
+        self._content_before, self._in_vain_since = -1, 0.0
         self._accounted = (0, 0, 0)
         self._swept = False
         self._quiet_since = 0.0
@@ -216,6 +224,7 @@ class Connection:
         self._stream = self.sock
         if self._host.secure is not None:
             self._stream = self._tls = self._host.secure(self.sock)
+            self._tls.comes_back = True
         self._flow = self._live(blocking=blocking)
         return self._flow
 
@@ -271,7 +280,7 @@ class Connection:
 
     def left(self, outcome: str) -> None:
         """Another process has served it to its end, for which it gives this reason."""
-        if self._asked_to_leave and outcome == "drained":
+        if self._asked_to_leave and outcome in {"drained", "tls_timeout"}:
             outcome = "shed"
         self.outcome = self.outcome or outcome
 
@@ -350,7 +359,7 @@ class Connection:
         except _Over as over:
             return over.outcome
         except TlsError as error:
-            host.report_distrust(error.strerror or "")
+            host.report_tls_failure(self, error.strerror or "")
             self._stream = self.sock  # what may still come means nothing
             return "tls_failed"
         except _HandlerFailed as failed:
@@ -374,9 +383,9 @@ class Connection:
                 raise _Over("eof") from None  # it only looked whether someone listens
             else:
                 return
-            if left <= 0:
+            if left <= 0 or self._asked_to_leave:
                 self._stream = self.sock
-                raise _Over("tls_timeout")
+                raise _Over("shed" if self._asked_to_leave else "tls_timeout")
             wait = Writable if tls.blocked else Readable
             yield wait(fd, min(left, _LOOK))
 
@@ -404,8 +413,8 @@ class Connection:
             try:
                 # Before waiting: a new connection has often brought its first message along.
                 data = recv(chunk)
-            except BlockingIOError:
-                if blocking:
+            except BlockingIOError as nothing:
+                if blocking and not self._waits_on(nothing):
                     break
             else:
                 if not data:
@@ -428,11 +437,23 @@ class Connection:
                         yield from self._send_rest(memoryview(answer)[taken:])
                 else:
                     yield from self._carry_out(answer)
-            if not blocking and (yield readable):
+            if not blocking and (self._asked_to_leave or (yield readable)):
                 break
         if lifecycle.running:
             return "shed" if self._asked_to_leave else "idle_timeout"
         return (yield from self._take_what_has_come(handler, new=new))
+
+    def _waits_on(self, nothing: BlockingIOError) -> bool:
+        """Tell whether a blocking read that brought nothing is to be repeated.
+
+        TLS has bytes that are no content; whoever sends nothing else is as good as silent.
+        """
+        if not isinstance(nothing, NoContentError) or self._asked_to_leave:
+            return False
+        now, patience = time.monotonic(), self._host.config.idle_timeout or math.inf
+        if self.bytes_in != self._content_before:
+            self._content_before, self._in_vain_since = self.bytes_in, now
+        return now - self._in_vain_since < patience
 
     def _take_what_has_come(self, handler: Handler, *, new: bool) -> Generator[Wait, InVain, str]:
         """Draining: answer what is there, up to the first moment without input.
@@ -467,10 +488,12 @@ class Connection:
             steps = iter(answer)
         except BaseException as error:
             raise _HandlerFailed(HandlerTypeError(answer)) from error
+        self.owed = True
         while True:
             try:
                 step = next(steps)
             except StopIteration:
+                self.owed = False
                 return
             except BaseException as error:
                 raise _HandlerFailed(error) from error

@@ -19,5 +19,9 @@ class BootError(EchoServerError):
     exit_code = 3
 
 
+class NoContentError(BlockingIOError):
+    """Something came, and it was not content, or not the whole of any: wait again."""
+
+
 class TlsError(ConnectionError):
     """A peer does not speak TLS, or is not to be trusted; ``strerror`` is OpenSSL's reason."""

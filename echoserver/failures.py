@@ -17,7 +17,7 @@ PEERS_FAULTS = frozenset({"tls_failed"})
 """Events that are no fault of ours."""
 
 
-def distrust(reason: str) -> tuple[str, dict[str, str]]:
+def tls_failed(reason: str) -> tuple[str, dict[str, str]]:
     """Tell, as an event and what is said of it, why TLS was not spoken with a peer."""
     return "tls_failed", {"reason": reason.lower().replace("_", " ")}
 

@@ -62,6 +62,7 @@ class Listener:
         self._pause_ends = 0.0
         self._shed_from = 0.0
         self._lobby = Lobby(self._lifecycle)
+        self._outlives_us = bool(getattr(sock, "handed_over", False))
         self._lingering = Lingering(self._lifecycle)
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
 
@@ -149,7 +150,8 @@ class Listener:
             if accepted is not None:
                 if slots.take():
                     return True, self._receive(*accepted)
-                self._turn_away(accepted[0], "rejected", limit=service.limit)
+                sock, peer = accepted
+                self._turn_away(sock, "rejected", client=peer[0], limit=service.limit)
                 return True, None
         return False, None
 
@@ -172,7 +174,9 @@ class Listener:
             return None
         if visitor.problem:
             self._service.slots.give()
-            self._turn_away(visitor.sock, "proxy_failures", reason=visitor.problem)
+            self._turn_away(
+                visitor.sock, "proxy_failures", client=visitor.peer[0], reason=visitor.problem
+            )
             return None
         return self._admit(visitor.sock, visitor.peer)
 
@@ -312,18 +316,20 @@ class Listener:
         """Take in who was in the kernel's queue.
 
         Whoever no slot is free for, or time, is reset and counted; where another process takes
-        over, they are its clients.
+        over, now or when a service manager starts one, they are its clients.
         """
         service, lifecycle = self._service, self._lifecycle
         slots = service.slots
         while not lifecycle.killed:
             in_time = time.monotonic() < lifecycle.stream_deadline
+            if self._outlives_us and not in_time:
+                return
             if self._rejecting:  # in this order, as in `_accept_one`
                 accepted = self._accept()
                 room = accepted is not None and in_time and slots.take()
             else:
                 room = in_time and slots.take()
-                if lifecycle.retiring and not room:
+                if (lifecycle.retiring or self._outlives_us) and not room:
                     return
                 accepted = self._accept()
             if accepted is not None and room:

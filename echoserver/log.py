@@ -9,6 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
+from copy import copy
 from typing import Any
 
 from echoserver.config import Config, LogLevel
@@ -59,6 +60,10 @@ class Log:
         self._held_back: dict[str, int] = {}
         self.set_level(config.log_level)
 
+    def of(self, config: Config, **values: Any) -> "Log":
+        """Return one that writes where this one does, with `values` in every line."""
+        return Log(config, self._writer.again(), **values)
+
     def set_level(self, level: LogLevel) -> None:
         """Log what is at least so severe."""
         self.debugging = level == "debug"
@@ -83,6 +88,11 @@ class Log:
         self.warning(event, **values)
 
     @property
+    def fd(self) -> int:
+        """The descriptor that lines are written to."""
+        return self._writer.fd
+
+    @property
     def dropped(self) -> int:
         """Lines that stderr did not take."""
         return self._writer.dropped
@@ -102,16 +112,24 @@ class StderrWriter:
 
     def __init__(self, fd: int = _STDERR) -> None:
         self.dropped = 0
+        """Lines that it did not take."""
+        self.fd = fd
+        """What is written to."""
         self._ask_first = False
         try:
             kind = os.fstat(fd).st_mode
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
             if stat.S_ISREG(kind):
                 flags |= os.O_APPEND  # an offset of its own would overwrite what others wrote
-            self._fd = os.open(f"/proc/self/fd/{fd}", flags)
+            self.fd = os.open(f"/proc/self/fd/{fd}", flags)
         except OSError:
-            self._fd = fd
             self._ask_first = True
+
+    def again(self) -> "StderrWriter":
+        """Return one that writes to the same file, for another process: it counts for itself."""
+        other = copy(self)
+        other.dropped = 0
+        return other
 
     def msg(self, line: str) -> None:
         """Write one line, or drop and count it."""
@@ -119,7 +137,7 @@ class StderrWriter:
         try:
             if self._ask_first and not self._has_room():
                 raise BlockingIOError
-            if os.write(self._fd, data) != len(data):
+            if os.write(self.fd, data) != len(data):
                 self.dropped += 1
         except OSError:
             self.dropped += 1
@@ -129,7 +147,7 @@ class StderrWriter:
 
     def _has_room(self) -> bool:
         poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
+        poll.register(self.fd, select.POLLOUT)
         return any(events & select.POLLOUT for _, events in poll.poll(0))
 
 

@@ -11,16 +11,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from echoserver.board import Account, Board
 from echoserver.forking import ParentalBond
 from echoserver.helpers import Helper
+from echoserver.privileges import Identity
 from echoserver.service import COUNTED_OUTCOMES
 
 _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
-_AT_A_TIME = 32  # requests; more are closed at once
+_AT_A_TIME = 32  # requests
 _RETRY = 1.0  # seconds until a port that is taken is tried again
 _GIVEN_UP = 0.5  # seconds to end
 _END = signal.SIGUSR2
@@ -29,7 +31,7 @@ _END = signal.SIGUSR2
 _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
     ("connections", "Clients that were served.", "", {"": "connections"}),
     (
-        "rejected",
+        "connections_rejected",
         "Clients that were turned away.",
         "reason",
         {
@@ -42,7 +44,7 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
         },
     ),
     (
-        "ended",
+        "connections_ended",
         "Connections that ended in another way than a client's end or a drain.",
         "reason",
         {why: total for why, total in COUNTED_OUTCOMES.items() if why != "refused"},
@@ -82,6 +84,9 @@ class Exporter:
     Args:
         address: Where to listen.
         start_time: When the server started, in Unix time.
+
+    Raises:
+        socket.gaierror: There is no such host.
     """
 
     def __init__(self, address: tuple[str, int], start_time: float) -> None:
@@ -91,19 +96,21 @@ class Exporter:
         """Where it listens."""
         self.problem = ""
         """Why it does not listen yet; it goes on trying."""
+        socket.getaddrinfo(*address)  # what never resolves need not be tried again
         try:
             self._sock = _listen(address)
             self.port = self._sock.getsockname()[1]
         except OSError as error:
             self.problem = os.strerror(error.errno) if error.errno else str(error)
 
-    def start(self, board: Board, become: Callable[[], None]) -> Helper:
-        """Serve what stands on `board`, in a process of its own, as whom `become` makes it."""
+    def start(self, board: Board, identity: Identity | None) -> Helper:
+        """Serve what stands on `board`, in a process of its own that becomes `identity`."""
         bond = ParentalBond()
 
         def main(up: Callable[[], None]) -> None:
             _Page(board, 0.0).text()  # imports all that it needs
-            become()
+            if identity is not None:
+                identity.assume()
             bond.tie(signal.SIGKILL)
             # Not by SIGTERM, which a service manager sends to all: the metrics stop last.
             signal.signal(_END, signal.SIG_DFL)
@@ -175,6 +182,11 @@ class _Page:
                         sum(_figure(account, field) for account in mine),
                     )
             yield family
+        yield CounterMetricFamily(
+            "echoserver_access_log_lines_lost",
+            "Lines that the access log's file did not take.",
+            value=board.lost,
+        )
         opened: Counter[str] = Counter()
         for worker, account in accounts:
             opened[worker] += account.vitals.open
@@ -190,7 +202,6 @@ class _Page:
             ("ready", "1 while it takes clients.", self.ready),
             ("accept_queue", "Clients that the kernel holds until they are accepted.", waiting),
             ("accept_queue_limit", "How many it may hold.", limit),
-            ("access_log_lost_lines", "Lines that the access log's file did not take.", board.lost),
             ("start_time_seconds", "When the server started, in Unix time.", self._start_time),
         ):
             yield GaugeMetricFamily(f"echoserver_{name}", about, value=float(figure))
@@ -209,19 +220,26 @@ class _Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket = sock
         self.page = page
-        self._room = threading.BoundedSemaphore(_AT_A_TIME)
+        self._lock = threading.Lock()
+        self._in_hand: dict[socket.socket, None] = {}  # the oldest first
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        with self._lock:
+            if len(self._in_hand) >= _AT_A_TIME:
+                # The oldest has had its time: who sends a byte now and then keeps nobody out.
+                oldest = next(iter(self._in_hand))
+                del self._in_hand[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._in_hand[request] = None
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            with self._lock:
+                self._in_hand.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away is nobody's loss."""
@@ -232,6 +250,10 @@ class _Request(BaseHTTPRequestHandler):
     timeout: ClassVar[float] = _PATIENCE
     server_version = "echoserver"
     sys_version = ""
+
+    def do_HEAD(self) -> None:
+        """Answer, without what it is about: balancers probe like this."""
+        self.do_GET()
 
     def do_GET(self) -> None:
         """Answer."""
@@ -253,7 +275,8 @@ class _Request(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is inherited
         """Log nothing: the log is the server's."""

@@ -37,15 +37,17 @@ class Identity:
             return None
         source = config.source("user")
         user = _entry(config.user, pwd.getpwnam, pwd.getpwuid, source) if config.user else None
-        number = user.pw_uid if user else _number(config.user, os.geteuid(), source)
+        number = user.pw_uid if user else int(config.user or os.geteuid())
         if config.group is not None:
             source = config.source("group")
             found = _entry(config.group, grp.getgrnam, grp.getgrgid, source)
-            group = found.gr_gid if found else _number(config.group, 0, source)
+            group = found.gr_gid if found else int(config.group)
         elif user is not None:
             group = user.pw_gid
         else:
             raise ConfigError(f"{source}: the user {number} has no entry; add --group")
+        if number == 0 and config.user is None:
+            raise ConfigError(f"{source} alone leaves root in place; add --user")
         if number == 0:
             raise ConfigError(f"{source}: root is what is to be given up; name an ordinary user")
         groups = os.getgrouplist(user.pw_name, group) if user else [group]
@@ -101,15 +103,6 @@ def _entry(name: str, by_name: Any, by_number: Any, source: str) -> Any:
     except KeyError:
         if name.isdecimal():
             return None
-        raise ConfigError(f"{source}: there is no {name!r} here") from None
+        raise ConfigError(f"{source}: this system knows no {name!r}") from None
     except OverflowError:
         raise ConfigError(f"{source}: {name} is too large a number") from None
-
-
-def _number(name: str | None, default: int, source: str) -> int:
-    if name is None:
-        return default
-    try:
-        return int(name)
-    except ValueError:
-        raise ConfigError(f"{source}: there is no {name!r} here") from None

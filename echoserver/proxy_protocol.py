@@ -24,6 +24,9 @@ _HIGHEST_PORT = 65535
 _PACKED = {0x11: struct.Struct("!4s4sHH"), 0x21: struct.Struct("!16s16sHH")}
 _UNKNOWN = {0x00, 0x31}  # unspecified, and Unix streams: there is no address to know it by
 
+LOCAL = _V2_HEAD.pack(_V2, _LOCAL, 0, 0)
+"""A header of whoever speaks for itself, as balancers do to see whether a server lives."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -60,6 +63,8 @@ def _version_1(data: bytes) -> Header | None:
         return Header(length, None)
     try:
         _, family, source, destination, *ports = words
+        if "%" in source + destination:  # a zone is of the balancer's machine, and any text
+            raise ValueError
         kind = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}[family]
         client = kind(source)
         kind(destination)

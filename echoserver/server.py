@@ -31,11 +31,13 @@ from echoserver.registry import load_backend, load_handler
 from echoserver.service import Resources, Service, Totals
 from echoserver.slots import LocalSlots
 from echoserver.state import in_main_thread
+from echoserver.units import parse_endpoint
 
 if TYPE_CHECKING:
     from echoserver.tls import TlsServer
 
 # Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
+_EVERYWHERE = {"0.0.0.0", "::"}
 _RESERVED_DESCRIPTORS = 64
 _DEFAULT_MAX_CONNECTIONS = 10_000
 
@@ -68,6 +70,15 @@ def serve(config: Config | None = None, **overrides: Any) -> int:
     return EchoServer(replace(config or Config(), **overrides)).run()
 
 
+class _UnreadableError(ConfigError):
+    """A file is there, and this process may not read it."""
+
+
+def _files_changed(one: Config, other: Config) -> bool:
+    names = ("tls_cert", "tls_key", "tls_client_ca")
+    return any(getattr(one, name) != getattr(other, name) for name in names)
+
+
 @dataclass(frozen=True, slots=True)
 class Design:
     """A configuration, with what its names stand for."""
@@ -78,8 +89,16 @@ class Design:
     secure: "TlsServer | None" = None
 
     @classmethod
-    def of(cls, config: Config) -> Self:
+    def of(
+        cls, config: Config, before: "Design | Service | None" = None, log: Log | None = None
+    ) -> Self:
         """Load what `config` names.
+
+        Args:
+            config: What to serve by.
+            before: What is served by now. Its TLS stays where the same files may not be read any
+                more, as after ``--user``: the rest of a reload need not wait for that.
+            log: Where that is said.
 
         Raises:
             ConfigError: It cannot be loaded, or settings contradict each other.
@@ -89,7 +108,16 @@ class Design:
         handler = load_handler(config.handler, config.source("handler"))
         options, source = config.handler_option, config.source("handler_option")
         _refuse_contradictions(config, backend)
-        return cls(config, backend, bind_options(handler, options, source), _secure(config))
+        try:
+            secure = _secure(config)
+        except _UnreadableError as error:
+            if log is None or before is None or before.secure is None:
+                raise
+            if _files_changed(config, before.config):
+                raise
+            secure = before.secure
+            log.error("certificate_not_reloaded", reason=str(error))
+        return cls(config, backend, bind_options(handler, options, source), secure)
 
     def limit_of_all(self, workers: int) -> int:
         """Return how many connections so many processes may have open together."""
@@ -100,12 +128,14 @@ class Design:
 
     def limit(self) -> int:
         """Return how many connections one process may have open at a time."""
-        descriptors = raise_descriptor_limit()
-        limit = self.config.max_connections or max(
-            1, min(_DEFAULT_MAX_CONNECTIONS, descriptors - _RESERVED_DESCRIPTORS)
+        most, concurrency = self.most(), self.backend.concurrency(self.config)
+        return most if concurrency is None else min(most, concurrency)
+
+    def most(self) -> int:
+        """Return that of a backend without a bound of its own: a reload may bring one."""
+        return self.config.max_connections or max(
+            1, min(_DEFAULT_MAX_CONNECTIONS, raise_descriptor_limit() - _RESERVED_DESCRIPTORS)
         )
-        concurrency = self.backend.concurrency(self.config)
-        return limit if concurrency is None else min(limit, concurrency)
 
     def serve(
         self,
@@ -226,6 +256,8 @@ class EchoServer:
         resources = Resources(LocalSlots(self._design.limit()), LocalQuota(), attendants.access_log)
         if self.config.metrics is not None:
             resources.publish = lambda service: board.write(place, service.vitals, service.totals)
+            # Whoever serves one client at a time has no time to look every second.
+            resources.promptly = self._design.limit() == 1
 
         def reload(service: Service) -> None:
             attendants.reloading()
@@ -267,7 +299,7 @@ def reload_in_place(service: Service, sock: socket.socket) -> None:
     log = service.log
     try:
         config, waiting = reread(service.config, in_workers=False)
-        design = Design.of(config)
+        design = Design.of(config, service, log)
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
         return
@@ -318,23 +350,31 @@ def _secure(config: Config) -> "TlsServer | None":
             if getattr(config, name) is not None:
                 raise ConfigError(f"{config.source(name)} is of no use without --tls-cert")
         return None
-    from echoserver.tls import Credentials, TlsServer
+    from echoserver.tls import Credentials, CredentialsError, TlsServer
 
     try:
         found = Credentials.read(config.tls_cert, config.tls_key, config.tls_client_ca)
     except OSError as error:
-        raise ConfigError(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
+        kind = _UnreadableError if isinstance(error, PermissionError) else ConfigError
+        raise kind(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
     try:
         return TlsServer(found)
-    except ValueError as error:
-        files = " and ".join(filter(None, (config.tls_cert, config.tls_key)))
-        raise ConfigError(f"{config.source('tls_cert')}: cannot use {files}: {error}") from None
+    except CredentialsError as error:
+        # Where no --tls-key is given, the key is to be in the certificate's file.
+        setting = error.setting if getattr(config, error.setting) else "tls_cert"
+        source, file = config.source(setting), getattr(config, setting)
+        raise ConfigError(f"{source}: cannot use {file}: {error}") from None
 
 
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
     if config.proxy_protocol and not config.proxy_from:
         raise ConfigError(
             f"{config.source('proxy_protocol')} needs --proxy-from: anybody can write a header"
+        )
+    if config.proxy_from and not config.proxy_protocol:
+        raise ConfigError(
+            f"{config.source('proxy_from')} has no effect without --proxy-protocol; "
+            "add it, or say with --allow who may connect"
         )
     for setting in settings():
         # Only where it was typed beside the backend: a file or an environment may hold
@@ -348,6 +388,12 @@ def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
             raise ConfigError(
                 f"{option_name(setting.name)} has no effect on the backend "
                 f"{config.backend!r} ({config.source('backend')}); leave one out"
+            )
+    if config.metrics is not None and config.port:
+        host, port = parse_endpoint(config.metrics)
+        if port == config.port and (host == config.host or config.host in _EVERYWHERE):
+            raise ConfigError(
+                f"{config.source('metrics')} is the server's own port; choose another"
             )
     if unusable := unusable_cpus(config.affinity):
         raise ConfigError(

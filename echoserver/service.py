@@ -13,7 +13,7 @@ from echoserver import idle
 from echoserver.access import Quota
 from echoserver.config import Config
 from echoserver.connection import Connection
-from echoserver.failures import PEERS_FAULTS, describe, distrust
+from echoserver.failures import PEERS_FAULTS, describe, tls_failed
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
 from echoserver.lifecycle import Lifecycle
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from echoserver.tls import TlsServer
 
 _SWEEPS = 8  # an idle timeout
+_TO_LEAVE = 2.5  # seconds that one who was asked to leave may take for it
 _SURVEY = 0.25  # seconds between two looks at who is silent
 _SILENT_ENOUGH = 1.0  # seconds
 _SHORTEST_SWEEP = 0.01  # seconds from one to the next
@@ -157,7 +158,7 @@ class Service:
         """Set by whoever waits for a slot."""
         self._next_sweep = 0.0
         self._surveyed = 0.0
-        self._leaving: set[Connection] = set()
+        self._leaving: dict[Connection, float] = {}  # asked to, and when (``monotonic``)
         self._silent: list[Connection] = []  # those to be asked to leave, the next one last
         self._open: set[Connection] = set()
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
@@ -297,10 +298,13 @@ class Service:
             Whether there is one, silent for a second at least; or enough have been asked for
             those that wait, and are about to leave.
         """
-        self._leaving &= self._open
-        if len(self._leaving) >= accept_queue(listener)[0]:
-            return True
         now = time.monotonic()
+        with self._lock:
+            self._leaving = {one: at for one, at in self._leaving.items() if one in self._open}
+        # Who has been asked and stays, for whatever reason, makes no room.
+        about_to = sum(now - at < _TO_LEAVE for at in self._leaving.values())
+        if about_to >= accept_queue(listener)[0]:
+            return True
         if now - self._surveyed >= _SURVEY:
             self._surveyed = now
             try:
@@ -309,7 +313,11 @@ class Service:
                 self.log.warning_each_second("shedding_failed", error=error.strerror)
                 return False
             with self._lock:
-                here = {idle.peer(*one.remote): one for one in self._open - self._leaving}
+                here = {
+                    idle.peer(*one.remote): one
+                    for one in self._open
+                    if one not in self._leaving and not one.owed
+                }
             self._silent = [
                 here[peer]
                 for peer, seconds in sorted(silence.items(), key=lambda item: item[1])
@@ -318,8 +326,8 @@ class Service:
         while self._silent:
             connection = self._silent.pop()
             with self._lock:
-                if connection in self._open:
-                    self._leaving.add(connection)
+                if connection in self._open and not connection.owed:
+                    self._leaving[connection] = now
                     connection.ask_to_leave()
                     return True
         return False
@@ -376,16 +384,16 @@ class Service:
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Log what failed and where; never the error's words, which may quote what a peer sent."""
-        self.report(event, describe(self.make_handler, error))
+        self.log.error(event, **describe(self.make_handler, error))
 
-    def report_distrust(self, reason: str) -> None:
+    def report_tls_failure(self, connection: Connection, reason: str) -> None:
         """Log why a peer, with which TLS was to be spoken, was not served."""
-        self.report(*distrust(reason))
+        self.report(connection, *tls_failed(reason))
 
-    def report(self, event: str, about: dict[str, str]) -> None:
+    def report(self, connection: Connection, event: str, about: dict[str, str]) -> None:
         """Log what a connection, here or in another process, has to report."""
         if event in PEERS_FAULTS:  # of which anybody may make as many as they like
-            self.log.warning_each_second(event, **about)
+            self.log.warning_each_second(event, client=connection.peer[0], **about)
         else:
             self.log.error(event, **about)
 

@@ -1,11 +1,12 @@
 """How many connections may be open at a time: in one process, or over several."""
 
-import fcntl
 import mmap
 import os
 import threading
 from contextlib import suppress
 from typing import Protocol
+
+from echoserver.locks import SharedLock
 
 
 class Slots(Protocol):
@@ -68,9 +69,8 @@ class Ledger:
     """Who holds how many of the slots that several processes share.
 
     It is kept in shared memory, an account for each process: what a process holds is known
-    however it ends, and nothing has to be made good but by wiping its account. A lock in the
-    kernel, which the death of its holder frees (fcntl(2), advisory record locking), lets one at a
-    time look at all accounts and write to its own.
+    however it ends, and nothing has to be made good but by wiping its account. A `SharedLock` lets
+    one at a time look at all accounts and write to its own.
 
     Args:
         accounts: How many processes there may be at a time.
@@ -80,7 +80,7 @@ class Ledger:
     def __init__(self, accounts: int, limit: int) -> None:
         self._memory = memoryview(mmap.mmap(-1, 8 * (1 + accounts))).cast("Q")  # MAP_SHARED
         self._memory[0] = limit
-        self._lock = os.memfd_create("slots", os.MFD_CLOEXEC)
+        self._lock = SharedLock("slots")
         self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable since someone has given a slot back, until someone finds them all taken."""
 
@@ -91,14 +91,11 @@ class Ledger:
 
     def take(self, account: int) -> bool:
         """Take a slot; False where none is free."""
-        fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
+        with self._lock:
             if not self.free:
                 return False
             self._memory[1 + account] += 1
             return True
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def give(self, account: int) -> None:
         """Give one back."""
@@ -132,7 +129,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close its descriptors."""
-        os.close(self._lock)
+        self._lock.close()
         os.close(self.bell)
 
 

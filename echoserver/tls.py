@@ -13,13 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from echoserver.errors import TlsError
+from echoserver.errors import NoContentError, TlsError
 
-_RECORD = 16 * 1024 + 256  # bytes: the longest record, with what encryption adds
+_RECORD = 5 + 16 * 1024 + 256  # bytes: the longest record, with its head and what encryption adds
 _CHUNK = 16 * 1024
 
 # Answers to a peer that asks for new keys, and reads none of them, are kept up to here.
 _MOST_KEPT = 64 * 1024
+
+# Bytes without content in a row that are put up with: a key update takes as long as a message.
+_MOST_IN_VAIN = 64 * 1024
+
+
+_CERTIFICATE, _KEY, _ENCRYPTED = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"ENCRYPTED"
+
+
+class CredentialsError(ValueError):
+    """A PEM text is not what it should be; the message says what it is instead."""
+
+    def __init__(self, setting: str, reason: str) -> None:
+        super().__init__(reason)
+        self.setting = setting
+        """What names its file, of `Config`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +48,8 @@ class Credentials:
     cert: bytes
     """Its certificate, and those that lead from it towards an authority."""
     key: bytes
-    client_ca: bytes = b""
-    """Authorities, of which every client must have a certificate; empty: clients need none."""
+    client_ca: bytes | None = None
+    """Authorities, of which every client must have a certificate; None: clients need none."""
 
     @classmethod
     def read(cls, cert: str, key: str | None, client_ca: str | None) -> Self:
@@ -46,15 +61,23 @@ class Credentials:
         return cls(
             Path(cert).read_bytes(),
             Path(key or cert).read_bytes(),
-            Path(client_ca).read_bytes() if client_ca else b"",
+            Path(client_ca).read_bytes() if client_ca else None,
         )
 
     def context(self) -> ssl.SSLContext:
         """Return how a server with these speaks: TLS 1.2 or later, without renegotiation.
 
         Raises:
-            ValueError: A text is not what it should be; the message completes "... is not usable".
+            CredentialsError: A text is not what it should be.
         """
+        if _CERTIFICATE not in self.cert:
+            raise CredentialsError("tls_cert", "it holds no certificate in PEM form")
+        if _KEY not in self.key:
+            raise CredentialsError("tls_key", "it holds no private key in PEM form")
+        if _ENCRYPTED in self.key:
+            raise CredentialsError(
+                "tls_key", "its private key is encrypted; decrypt it with: openssl pkey -in FILE"
+            )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
@@ -66,12 +89,19 @@ class Credentials:
                 # Nobody is asked for the password of a key, least of all at the terminal.
                 context.load_cert_chain(cert, key, password=b"")
         except (OSError, ValueError) as error:
-            raise ValueError(_reason(error)) from None
-        if self.client_ca:
+            if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+                raise CredentialsError(
+                    "tls_key", "its private key is not the certificate's"
+                ) from None
+            raise CredentialsError("tls_cert", _reason(error)) from None
+        if self.client_ca is not None:
+            if _CERTIFICATE not in self.client_ca:
+                raise CredentialsError("tls_client_ca", "it holds no certificate in PEM form")
             try:
-                context.load_verify_locations(cadata=self.client_ca.decode("ascii"))
+                with _file(self.client_ca) as authorities:
+                    context.load_verify_locations(authorities)
             except (OSError, ValueError) as error:
-                raise ValueError(f"{_reason(error)}, of the authorities of clients") from None
+                raise CredentialsError("tls_client_ca", _reason(error)) from None
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
@@ -80,7 +110,7 @@ class TlsServer:
     """Puts TLS over accepted sockets.
 
     Raises:
-        ValueError: The credentials are not usable; see `Credentials.context`.
+        CredentialsError: The credentials are not usable; see `Credentials.context`.
     """
 
     def __init__(self, credentials: Credentials) -> None:
@@ -111,11 +141,14 @@ def _reason(error: Exception) -> str:
     """Say in a few words what OpenSSL has against a file."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
-    return "no certificate and key in PEM form" if isinstance(error, ssl.SSLError) else str(error)
+    return "its PEM form is broken" if isinstance(error, ssl.SSLError) else str(error)
 
 
-def _distrust(error: ssl.SSLError) -> TlsError:
-    return TlsError(error.errno, error.reason or str(error))
+def _failed(error: ssl.SSLError) -> TlsError:
+    reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        reason += f": {error.verify_message}"
+    return TlsError(error.errno, reason)
 
 
 class TlsSocket:
@@ -144,13 +177,15 @@ class TlsSocket:
         self._ended = self._notified = False
         self._unsent = memoryview(b"")
         self._accepted = 0
+        self._in_vain = 0
+        self.comes_back = False
+        """`recv` raises `NoContentError` where it waited for something, and that was no content."""
         self.touched = False
         """The peer has sent something."""
         self.truncated = False
         """The peer's stream ended without a close_notify: perhaps not where the peer ended it."""
         self.family = sock.family
         self.fileno = sock.fileno
-        self.close = sock.close
         self.setblocking = sock.setblocking
         self.settimeout = sock.settimeout
         self.getpeername = sock.getpeername
@@ -184,7 +219,7 @@ class TlsSocket:
             except ssl.SSLError as error:
                 with suppress(OSError):
                     self._flush()  # the alert that tells the peer why
-                raise _distrust(error) from None
+                raise _failed(error) from None
         self.greeted = True
         self._flush()
 
@@ -208,7 +243,7 @@ class TlsSocket:
             if not taken:
                 raise
         except ssl.SSLError as error:
-            raise _distrust(error) from None
+            raise _failed(error) from None
         return taken
 
     def sendall(self, data: bytes) -> None:
@@ -226,13 +261,21 @@ class TlsSocket:
             flags: Of recv(2), such as MSG_DONTWAIT.
         """
         self.handshake(flags)
+        fed = 0
         while True:
             data = self._decrypt()
             if self._outgoing.pending:
                 self._answer_in_passing(flags)
             if data or self._ended:
+                self._in_vain = 0
                 return data
-            if not self._feed(max(size, _RECORD), flags):
+            self._in_vain += fed
+            if self._in_vain > _MOST_IN_VAIN:
+                raise TlsError(0, "it sends without end what is no content")
+            if fed and self.comes_back:
+                raise NoContentError
+            fed = self._feed(max(size, _RECORD), flags)
+            if not fed:
                 self._ended = self.truncated = True
 
     def _decrypt(self) -> bytes:
@@ -250,7 +293,7 @@ class TlsSocket:
         except ssl.SSLZeroReturnError:
             self._ended = True
         except ssl.SSLError as error:
-            raise _distrust(error) from None
+            raise _failed(error) from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def shutdown(self, how: int) -> None:
@@ -271,6 +314,12 @@ class TlsSocket:
                 self._tls.unwrap()
             self._flush(flags)
 
+    def close(self) -> None:
+        """Leave: with a close_notify, as far as there is room for it at once."""
+        with suppress(OSError):
+            self.close_notify(socket.MSG_DONTWAIT)
+        self._sock.close()
+
     def _answer_in_passing(self, flags: int) -> None:
         """Send what TLS itself has to say, such as a key update; later, where there is no room."""
         with suppress(BlockingIOError):
@@ -278,13 +327,13 @@ class TlsSocket:
         if self._outgoing.pending > _MOST_KEPT:
             raise TlsError(0, "it asks without end for what it does not read")
 
-    def _feed(self, size: int, flags: int = 0) -> bool:
-        """Take in what has come; tell whether it is not the end."""
+    def _feed(self, size: int, flags: int = 0) -> int:
+        """Take in what has come; return how much that was, 0 at the end of the stream."""
         data = self._sock.recv(size, flags)
         if data:
             self.touched = True
             self._incoming.write(data)
-        return bool(data)
+        return len(data)
 
     def _flush(self, flags: int = 0) -> None:
         while self._unsent or self._outgoing.pending:

@@ -87,7 +87,7 @@ class Master:
         self._bond = ParentalBond()
         self._board = board
         self._ledger = Ledger(board.places, design.limit_of_all(self._count))
-        self._census = Census(board.places, design.limit())
+        self._census = Census(board.places, design.most())
         self._workers: list[Worker] = []
         self._due: dict[int, float] = {}  # number of a worker that is to be started → when
         self._totals = Totals()
@@ -169,7 +169,8 @@ class Master:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._bond.tie(signal.SIGTERM)
             pin(design.config.affinity, number - 1)
-            log = Log(design.config, worker=number)
+            # What stderr is may be closed to the user that this has become: as it was opened then.
+            log = self._log.of(design.config, worker=number)
             resources = Resources(
                 SharedSlots(design.limit(), self._ledger, place),
                 SharedQuota(self._census, place),
@@ -306,7 +307,7 @@ class Master:
         self._attendants.reloading()
         try:
             config, waiting = reread(self._design.config, in_workers=True)
-            self._trial = Design.of(config), waiting
+            self._trial = Design.of(config, self._design, self._log), waiting
         except EchoServerError as error:
             self._log.error("reload_failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served

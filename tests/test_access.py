@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+import echoserver
 from clients.tls import Trust
 from echoserver import proxy_protocol
 from echoserver.access import Census, address_of, customer
@@ -62,6 +63,14 @@ def test_rules(rules: dict[str, Any], welcome: list[str], others: list[str]) -> 
         assert all(turned_away(connect_from(one, server.address)) for one in others)
         found = totals(server)
         assert (found["connections"], found["denied"]) == (len(welcome), len(others))
+
+
+@pytest.mark.parametrize("network", ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104", "::ffff:0:0/96"])
+def test_an_ipv4_network_in_the_manner_of_ipv6(network: str) -> None:
+    with serving(deny=network) as server:
+        assert turned_away(connect_from("127.0.0.1", server.address))
+    with serving(allow=network) as server:
+        assert answered(connect_from("127.0.0.1", server.address))
 
 
 def test_rules_hold_for_every_backend(backend: str) -> None:
@@ -127,6 +136,7 @@ def test_an_address_for_everybody_is_warned_of_once(
         (["--allow", "192.0.2.1/24"], "bits beyond the prefix are set"),
         (["--deny", "nobody"], "--deny must be an address or a network, such as 192.0.2.0/24"),
         (["--proxy-protocol"], "--proxy-protocol needs --proxy-from"),
+        (["--proxy-from", "192.0.2.1"], "--proxy-from has no effect without --proxy-protocol"),
         (["--max-connections-per-ip", "0"], "--max-connections-per-ip must be a whole number"),
     ],
 )
@@ -150,6 +160,35 @@ def test_connections_of_one_address(exemplar: str, processes: int | None) -> Non
         assert wire.finish(mine[0]) == b""
         assert wire.eventually(lambda: answered(connect_from("127.0.0.1", server.address)))
         assert totals(server)["rejected_per_ip"] >= 5
+
+
+def test_a_reload_can_bring_more_addresses_than_there_were(tmp_path: Any) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('backend = "iterative"\n')
+    several: dict[str, Any] = {
+        "workers": 1,
+        "max_connections_per_ip": 5,
+    }
+    with echoserver.spawn(arguments=["--config", str(file)], **several) as server:
+        file.write_text('backend = "thread"\n')
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: inspection.events(server, "reloaded"))
+        for number in range(2, 40):
+            assert answered(connect_from(f"127.0.0.{number}", server.address))
+
+
+def test_the_most_connections_there_can_be() -> None:
+    with serving(workers=2, max_connections=10_000_000, max_connections_per_ip=1) as server:
+        assert answered(connect_from("127.0.0.2", server.address))
+
+
+def test_a_full_table_turns_new_addresses_away() -> None:
+    census = Census(1, 1)
+    taken = sum(census.take(0, bytes([number] * 16), 1) for number in range(1, 20))
+    assert 1 <= taken < 19
+    census.give(0, bytes([1] * 16))
+    assert census.take(0, bytes([99] * 16), 1)
+    census.close()
 
 
 def test_a_worker_that_dies_gives_its_connections_back() -> None:
@@ -218,6 +257,15 @@ TestCensus = CensusMachine.TestCase
 TestCensus.settings = settings(max_examples=100, deadline=None)
 
 
+def test_a_rule_about_nobody_is_a_mistake() -> None:
+    for nobody in (",", " "):
+        with pytest.raises(echoserver.ConfigError, match="ECHOSERVER_ALLOW must be at least one"):
+            echoserver.load_config(environment={"ECHOSERVER_ALLOW": nobody})
+    for number in (2130706433, True):  # which an address can be written as, in Python
+        with pytest.raises(echoserver.ConfigError, match="allow must be an address"):
+            echoserver.Config(allow=(number,))  # type: ignore[arg-type]
+
+
 # -- PROXY protocol ------------------------------------------------------------------------------
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
@@ -268,6 +316,8 @@ def test_headers(header: bytes, source: tuple[str, int] | None) -> None:
         b"PROXY TCP4  192.0.2.7 192.0.2.1 50000 9999\r\n",
         b"PROXY TCP4 192.0.2.07 192.0.2.1 50000 9999\r\n",
         b"PROXY TCP4 ::1 ::1 50000 9999\r\n",
+        b"PROXY TCP6 fe80::1%eth0 ::1 50000 9999\r\n",
+        b'PROXY TCP6 fe80::1%\n{"peer":"forged"}\n ::1 1 2\r\n',
         b"PROXY TCP4 192.0.2.7 192.0.2.1 050000 9999\r\n",
         b"PROXY TCP4 192.0.2.7 192.0.2.1 65536 9999\r\n",
         b"PROXY TCP4 192.0.2.7 192.0.2.1 -1 9999\r\n",

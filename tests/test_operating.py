@@ -5,6 +5,7 @@ import os
 import pwd
 import random
 import re
+import resource
 import select
 import shutil
 import signal
@@ -14,8 +15,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import echoserver
+from clients.tls import Trust
+from echoserver.board import Board
+from echoserver.service import Totals, Vitals
 from tests import inspection, wire
+from tests.certificates import SERVERS
 from tests.launching import await_listening, command, free_port, run, serving
 from tests.test_cli import sentence
 
@@ -80,7 +86,7 @@ def test_metrics_tell_what_happened(exemplar: str, processes: int | None) -> Non
             expected = {
                 "connections_total": 6.0,
                 "connections_open": 1.0,
-                "rejected_total/denied": 1.0,
+                "connections_rejected_total/denied": 1.0,
                 "ready": 1.0,
                 "draining": 0.0,
             }
@@ -91,7 +97,7 @@ def test_metrics_tell_what_happened(exemplar: str, processes: int | None) -> Non
         reset = wire.connect(server.address)
         assert wire.ask(reset, b"hello") == b"hello"
         wire.reset(reset)
-        assert wire.eventually(lambda: metrics(base)["ended_total/reset"] == 1)
+        assert wire.eventually(lambda: metrics(base)["connections_ended_total/reset"] == 1)
         page = fetch(f"{base}/metrics")[1]
         assert "127.0.0.1" not in page, "no client has a line of its own"
         assert server.stop() == 0
@@ -187,6 +193,66 @@ def test_a_metrics_address_that_is_none(address: str) -> None:
     assert "--metrics must be HOST:PORT" in sentence(result)
 
 
+def test_balancers_probe_with_head() -> None:
+    with monitored() as (_, base):
+        asked = urllib.request.Request(f"{base}/readyz", method="HEAD")  # noqa: S310 - http
+        with urllib.request.urlopen(asked, timeout=wire.patience) as answer:  # noqa: S310 - http
+            assert (answer.status, answer.read()) == (200, b"")
+
+
+def test_slow_scrapers_keep_nobody_out() -> None:
+    with monitored() as (_, base):
+        port = int(base.rpartition(":")[2])
+        for _ in range(40):
+            sock = wire.connect(("127.0.0.1", port))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        assert fetch(f"{base}/healthz") == (200, "ok\n")
+
+
+def test_metrics_of_one_client_at_a_time() -> None:
+    with monitored("iterative") as (server, base), wire.connect(server.address) as sock:
+        assert wire.ask(sock, b"hello") == b"hello"
+        assert metrics(base)["connections_open"] == 1
+
+
+def test_a_host_for_metrics_that_is_none() -> None:
+    result = run("echoserver", "--port", "0", "--metrics", "no-such-host.invalid:9100")
+    assert result.returncode == 3
+    assert "--metrics: cannot resolve no-such-host.invalid:9100" in sentence(result)
+
+
+def test_the_servers_own_port_is_not_for_metrics() -> None:
+    result = run("echoserver", "--port", "7199", "--metrics", "127.0.0.1:7199")
+    assert result.returncode == 2
+    assert "--metrics is the server's own port" in sentence(result)
+
+
+def test_a_port_where_nothing_listens_is_not_announced() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with serving(metrics=f"127.0.0.1:{port}") as server:
+            assert inspection.events(server, "metrics_unavailable")
+            assert "metrics_port" not in inspection.events(server, "listening")[0]
+
+
+def test_no_reader_sees_half_of_what_is_noted() -> None:
+    """A counter that was 0 for a moment would be a restart to whoever reads it."""
+    board = Board(1, 1)
+    place = board.reserve(1)
+    busy = Totals(connections=1, bytes_in=1, bytes_out=1, resets=1)
+    board.write(place, Vitals(), busy)
+    if (pid := os.fork()) == 0:
+        for _ in range(2_000_000):  # until it is killed, or at most half a minute
+            board.write(place, Vitals(), busy)
+        os._exit(0)
+    try:
+        for _ in range(20_000):
+            assert board.read(place).totals == busy
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 # -- access log ----------------------------------------------------------------------------------
 
 
@@ -204,6 +270,7 @@ def test_a_line_for_each_connection(exemplar: str, processes: int | None, tmp_pa
             assert wire.finish(sock) == b""
         with wire.connect(server.address) as sock:
             assert wire.read_to_end(sock) == b""
+        assert wire.eventually(lambda: len(lines(file)) == 2)
         reset = wire.connect(server.address)
         assert wire.ask(reset, b"hello") == b"hello"
         wire.reset(reset)
@@ -241,7 +308,7 @@ def test_a_full_disk_loses_lines_and_nothing_else() -> None:
     with monitored(access_log="/dev/full") as (server, base):
         for _ in range(10):
             assert wire.served(server.address)
-        assert wire.eventually(lambda: metrics(base)["access_log_lost_lines"] == 10)
+        assert wire.eventually(lambda: metrics(base)["access_log_lines_lost_total"] == 10)
         assert server.stop() == 0
 
 
@@ -272,7 +339,66 @@ def test_nothing_is_lost_when_the_server_ends(tmp_path: Path) -> None:
 def test_an_access_log_that_cannot_be_written() -> None:
     result = run("echoserver", "--port", "0", "--access-log", "/no/such/folder/log")
     assert result.returncode == 3
-    assert "cannot write the access log /no/such/folder/log: No such file" in sentence(result)
+    assert "--access-log: cannot write /no/such/folder/log: No such file" in sentence(result)
+
+
+def test_an_access_log_that_nobody_reads(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    result = run("echoserver", "--port", "0", "--access-log", str(pipe))
+    assert result.returncode == 3
+    assert f"--access-log: nobody reads the pipe {pipe}" in sentence(result)
+
+
+def test_an_access_log_that_cannot_be_opened_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    file = folder / "access.log"
+    with serving(access_log=file) as server:
+        folder.rename(tmp_path / "old")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(
+            lambda: (
+                wire.served(server.address) and inspection.events(server, "access_log_not_reopened")
+            )
+        )
+        assert wire.eventually(lambda: lines(tmp_path / "old" / "access.log"))
+        assert server.stop() == 0
+
+
+def test_a_line_that_was_torn_spoils_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "access.log"
+    with monitored(access_log=file) as (server, base):
+
+        def lost() -> float:
+            return metrics(base)["access_log_lines_lost_total"]
+
+        assert wire.served(server.address)
+        assert wire.eventually(lambda: len(lines(file)) == 1)
+        room = file.stat().st_size + 20  # for a part of the next line
+        writers = [one for one in inspection.tree(server.pid) if _holds(one, file)]
+        for one in writers:
+            resource.prlimit(one.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        for count in (1, 2):
+            assert wire.served(server.address)
+            assert wire.eventually(partial(_is, lost, count))
+        for one in writers:
+            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.prlimit(one.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert wire.served(server.address)
+        assert wire.eventually(lambda: file.read_bytes().count(b"\n") == 3)
+        first, torn, last = file.read_text().splitlines()
+        assert json.loads(first)["outcome"] == json.loads(last)["outcome"] == "eof"
+        assert len(torn) == 20
+        assert lost() == 2
+
+
+def _is(figure: Callable[[], float], value: float) -> bool:
+    return figure() == value
+
+
+def _holds(process: psutil.Process, file: Path) -> bool:
+    return str(file) in {one.path for one in process.open_files()}
 
 
 def test_the_access_log_on_standard_output() -> None:
@@ -325,16 +451,16 @@ def _readable_for_all(path: Path) -> bool:
 
 @pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
 def test_a_key_that_only_root_may_read_outlives_a_reload(tmp_path: Path) -> None:
-    from clients.tls import Trust
-    from tests.certificates import SERVERS
-
     file = tmp_path / "server.pem"
     shutil.copy(SERVERS.issue(), file)
     file.chmod(0o600)
     with serving(user="nobody", tls_cert=file) as server:
         os.kill(server.pid, signal.SIGHUP)
-        assert wire.eventually(lambda: inspection.events(server, "reload_failed"))
-        assert "Permission denied" in inspection.events(server, "reload_failed")[0]["reason"]
+        assert wire.eventually(lambda: inspection.events(server, "reloaded"))
+        told = inspection.events(server, "certificate_not_reloaded")
+        assert [one["reason"] for one in told] == [
+            f"cannot read the TLS file {file}: Permission denied"
+        ]
         sock = wire.Secured(wire.connect(server.address), Trust(SERVERS.cert))
         sock.sendall(b"hello")
         assert sock.recv(5) == b"hello"
@@ -343,11 +469,16 @@ def test_a_key_that_only_root_may_read_outlives_a_reload(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--user", "no-such-user"], 2, "--user: there is no 'no-such-user' here"),
+        (["--user", "no-such-user"], 2, "--user: this system knows no 'no-such-user'"),
         (["--user", "root"], 2, "root is what is to be given up"),
         (["--user", "0"], 2, "root is what is to be given up"),
-        (["--user", "nobody", "--group", "no-such-group"], 2, "there is no 'no-such-group' here"),
+        (
+            ["--user", "nobody", "--group", "no-such-group"],
+            2,
+            "this system knows no 'no-such-group'",
+        ),
         (["--user", "4123456"], 2, "has no entry; add --group"),
+        (["--group", "nogroup"], 2, "--group alone leaves root in place; add --user"),
     ],
 )
 def test_whom_nobody_can_become(words: list[str], code: int, said: str) -> None:
@@ -484,6 +615,39 @@ def test_a_socket_that_is_of_no_use(kind: str, count: str, said: str) -> None:
     assert said in done.stderr
 
 
+@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_who_waits_at_a_socket_that_stays_is_not_sent_away(words: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+
+        def start() -> subprocess.Popen[bytes]:
+            script = 'exec 3<&"$0"; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+            given = [command("echoserver"), "--max-connections", "1", *words]
+            return subprocess.Popen(
+                ["bash", "-c", script, str(ours.fileno()), *given],
+                pass_fds=[ours.fileno()],
+                stderr=subprocess.DEVNULL,
+            )
+
+        process = start()
+        try:
+            first = wire.connect(ours.getsockname())
+            assert wire.ask(first, b"first") == b"first"
+            waiting = [wire.connect(ours.getsockname()) for _ in range(5)]
+            for sock in waiting:
+                sock.sendall(b"hello")
+            process.terminate()
+            assert wire.read_to_end(first) == b""
+            first.close()
+            assert process.wait(20) == 0
+            process = start()
+            for sock in waiting:
+                assert wire.read_exactly(sock, 5) == b"hello"
+                sock.close()
+        finally:
+            process.kill()
+            process.wait()
+
+
 @pytest.mark.skipif(
     not shutil.which("systemd-socket-activate"), reason="no systemd-socket-activate"
 )
@@ -571,6 +735,38 @@ def _has_ended(sock: socket.socket) -> bool:
     return bool(select.select([sock], [], [], 0)[0]) and sock.recv(1, socket.MSG_PEEK) == b""
 
 
+@pytest.mark.parametrize("model", ["process", "selector", "thread", "gevent"])
+def test_who_never_says_hello_makes_room(model: str) -> None:
+    settings = {"tls_cert": SERVERS.issue(), "handshake_timeout": 60}
+    with serving(model, max_connections=3, overload="shed-idle", **settings) as server:
+        stalled = [wire.connect(server.address) for _ in range(3)]
+        newcomer = wire.Secured(wire.connect(server.address), Trust(SERVERS.cert))
+        newcomer.sendall(b"room?")
+        assert newcomer.recv(5) == b"room?"
+        newcomer.close()
+        assert any(_has_ended(sock) for sock in stalled)
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert 1 <= server.stopped["shed"] <= 3  # some take longer to leave than others
+
+
+@pytest.mark.parametrize("model", ["selector", "gevent", "thread"])
+def test_who_waits_for_an_answer_is_not_shed(model: str) -> None:
+    sleeping = {"handler": "sleep", "handler_option": {"seconds": 3}}
+    with serving(model, max_connections=2, overload="shed-idle", **sleeping) as server:
+        asks, idles = wire.connect(server.address), wire.connect(server.address)
+        asks.sendall(b"slow")
+        newcomer = wire.connect(server.address)
+        assert wire.read_to_end(idles) == b""
+        assert wire.read_exactly(asks, 4) == b"slow"
+        # Nobody is owed anything now, and everybody makes room in turn, the most silent first.
+        another, one_more = wire.connect(server.address), wire.connect(server.address)
+        assert wire.read_to_end(newcomer) == b""
+        assert wire.eventually(lambda: _has_ended(asks) or _has_ended(another))
+        another.close()
+        one_more.close()
+
+
 def test_who_is_owed_something_is_not_shed() -> None:
     with serving("selector", max_connections=1, overload="shed-idle") as server:
         deaf = wire.connect(server.address, receive_buffer=4096)
@@ -589,9 +785,6 @@ def test_who_is_owed_something_is_not_shed() -> None:
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_memory_is_bounded_by_the_limit(tls: bool, exemplar: str) -> None:  # noqa: FBT001 - parametrised
     """Peers that read nothing, as many as there may be: see docs/operating.md."""
-    from clients.tls import Trust
-    from tests.certificates import SERVERS
-
     count = 24
     settings = {"tls_cert": SERVERS.issue()} if tls else {}
     with serving(exemplar, max_connections=count, **settings) as server:

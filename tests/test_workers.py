@@ -1,6 +1,5 @@
 """Several processes on one listener: supervised, replaced, pinned; and what SIGHUP changes."""
 
-import fcntl
 import os
 import select
 import signal
@@ -148,9 +147,9 @@ def test_what_a_killed_process_held_is_free_again() -> None:
     ready, tell = os.pipe()
     if (pid := os.fork()) == 0:
         theirs = SharedSlots(10, ledger, account=1)
-        fcntl.lockf(ledger._lock, fcntl.LOCK_EX)  # killed while it looks
+        ledger._lock.__enter__()  # killed while it looks
         os.write(tell, bytes([theirs.take(), theirs.take(), theirs.take()]))
-        fcntl.lockf(ledger._lock, fcntl.LOCK_EX)
+        ledger._lock.__enter__()
         signal.pause()
     try:
         assert os.read(ready, 3) == bytes([True, True, False])

@@ -285,7 +285,7 @@ class ForkServer:
             outcome = "reset" if self._service.lifecycle.running else "cut"
         connection.left(outcome)
         for event, about in failures:
-            self._service.report(event, about)
+            self._service.report(connection, event, about)
         connection.release()
 
 

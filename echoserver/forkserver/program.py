@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from echoserver.blocking import BlockedThread
 from echoserver.connection import Connection
-from echoserver.failures import describe, distrust
+from echoserver.failures import describe, tls_failed
 from echoserver.forkserver.messages import (
     ENDED,
     FAILED,
@@ -103,7 +103,7 @@ class Settings:
         self.make_handler: Callable[[], Handler] = partial(found, **options) if options else found
 
 
-def _secure(credentials: tuple[bytes, bytes, bytes]) -> Callable[[socket.socket], Any]:
+def _secure(credentials: tuple[bytes, bytes, bytes | None]) -> Callable[[socket.socket], Any]:
     from echoserver.tls import Credentials, TlsServer  # large, and rarely needed
 
     return TlsServer(Credentials(*credentials))
@@ -385,9 +385,9 @@ class Alone:
         """Keep it for the server, which has a log."""
         self.failures.append((event, describe(self.make_handler, error)))
 
-    def report_distrust(self, reason: str) -> None:
+    def report_tls_failure(self, _connection: Connection, reason: str) -> None:
         """Likewise."""
-        self.failures.append(distrust(reason))
+        self.failures.append(tls_failed(reason))
 
     def refuse(self, connection: Connection, error: BaseException) -> None:
         """Nothing is started here for a connection but the child that is running already."""

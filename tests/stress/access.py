@@ -115,7 +115,7 @@ GOOD = b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 9999\r\n"
     "PROXY header too long, split, absent, garbage, from anybody",
     settings={"proxy_protocol": True, "proxy_from": "127.0.0.1", "handshake_timeout": 1.0},
     **ITS_OWN,
-    control={"proxy_protocol": None},
+    control={"proxy_protocol": None, "proxy_from": None},
     fast=True,
 )
 def proxy_headers(arena: Arena) -> str:

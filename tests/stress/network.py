@@ -57,12 +57,19 @@ def loss(arena: Arena) -> str:
     shell("nft add table inet lossy")
     shell("nft add chain inet lossy in { type filter hook input priority 0 ; }")
     shell("nft add rule inet lossy in tcp dport != 0 numgen random mod 100 < 5 counter drop")
-    size = arena.size(2 * MIB, 256 * KIB)
-    took = stream(arena, size)
+    sent = lost = 0
+    least = arena.size(20, 3)
+    while lost < least:
+        stream(arena, 256 * KIB)
+        sent += 256
+        assert sent < 64 * KIB, f"{lost} packets lost of 64 MiB"
+        lost = _dropped()
+    return f"{sent} KiB exact, {lost} packets lost"
+
+
+def _dropped() -> int:
     listed = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True, check=True)
-    packets = int(listed.stdout.split("packets ")[1].split()[0])
-    assert packets, "nothing was lost"
-    return f"{size / MIB / took:.1f} MiB/s, {packets} packets lost"
+    return int(listed.stdout.split("packets ")[1].split()[0])
 
 
 @contextmanager

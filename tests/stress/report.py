@@ -25,15 +25,19 @@ _INTRODUCTION = """\
 # Reliability
 
 Every fault that this server is put through, over every backend. Each figure is of the case at
-full size: one process (or two workers, where the fault is about workers), and no TLS. In
-brackets: in how many other cells (one process and two workers, plain and TLS, as far as they
-apply) it held in a smaller form. A backend that is not there cannot have that fault.
+full size: one process (or two workers, where the fault is about workers), and TLS only where the
+fault is about it. "+3": it held in so many other cells as well, in a smaller form (one process
+and two workers, plain and TLS, as far as they apply). A backend that is not listed cannot have
+that fault.
 
 In all of them: what came back was an exact prefix of what was sent; descriptors, threads,
 children and memory returned to where they were; a client that had connected first was served
 within a second all along; there was no traceback, and the right counter had moved (each as far as
-it applies: `tests/stress`). A server with the defect fails each case
-(`test_a_server_with_the_defect_fails`)."""
+it applies: `tests/stress`).
+
+A case that nothing can fail proves nothing: so each is also put to a server with the defect, and
+must fail (`test_a_server_with_the_defect_fails`). For 26 to 28, where a server must not start,
+that is one that has no reason to."""
 
 
 def asked_for(config: pytest.Config) -> bool:
@@ -88,7 +92,7 @@ def table(found: list[dict[str, Any]], command: str) -> str:
             "",
             about,
             "",
-            "| backend | |",
+            "| backend | what was seen |",
             "|---|---|",
         ]
         for backend in BUILTIN:
