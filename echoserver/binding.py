@@ -69,11 +69,18 @@ class _Listening(socket.socket):
     family = socket.AF_UNSPEC
     type = socket.SOCK_STREAM
     handed_over = False
-    """It is a service manager's: it outlives this server, and so do the clients in its queue."""
 
     def __init__(self, family: int, kind: int, protocol: int, fd: int | None = None) -> None:
         super().__init__(family, kind, protocol, fd)
         self.family = socket.AddressFamily(family)
+
+
+def handed_over(sock: socket.socket) -> bool:
+    """Tell whether a listening socket is a service manager's.
+
+    Then it outlives this server, and so do the clients in its queue.
+    """
+    return isinstance(sock, _Listening) and sock.handed_over
 
 
 def set_inherited_timeouts(sock: socket.socket, config: Config) -> None:

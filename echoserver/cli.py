@@ -16,7 +16,7 @@ from echoserver.config import (
 )
 
 # How --help marks what SIGHUP changes.
-_RELOADS = {IN_PLACE: " *", IN_WORKERS: " **"}
+_RELOADS = {IN_PLACE: "* ", IN_WORKERS: "** "}
 
 
 def _options(command: Any) -> Any:
@@ -37,7 +37,7 @@ def _options(command: Any) -> Any:
             *names,
             setting.name,
             metavar=None if switch else extra["metavar"],
-            help=f"{extra['help']}  [default: {default}]{mark}",
+            help=f"{mark}{extra['help']}  [default: {default}]",
             hidden=extra.get("hidden", False),
             multiple=extra.get("multiple", False),
             **switch,
@@ -45,7 +45,30 @@ def _options(command: Any) -> Any:
     return command
 
 
-@click.command(name="echoserver", context_settings={"help_option_names": ["-h", "--help"]})
+class _Grouped(click.Command):
+    """A command whose --help shows options under the headings of the settings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them."""
+        headings = {
+            one.name: one.metadata["heading"] for one in settings() if "heading" in one.metadata
+        }
+        known = {setting.name for setting in settings()}
+        groups: dict[str, list[tuple[str, str]]] = {}
+        heading = ""
+        for parameter in self.get_params(ctx):
+            name = parameter.name or ""
+            heading = headings.get(name, heading) if name in known else "This command"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                groups.setdefault(heading, []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+@click.command(
+    name="echoserver", cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @_options
 @click.option(
     "--config",
@@ -56,14 +79,15 @@ def _options(command: Any) -> Any:
 @click.option("--list-backends", is_flag=True, help="Show the concurrency models and exit.")
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def command(*, config_file: str | None, list_backends: bool, **options: str | None) -> int:
-    """Echo TCP, in the concurrency model of your choice, until a signal.
+    """Serve TCP echo, in the concurrency model of your choice, until SIGTERM or SIGINT.
 
     Every option is also read from the environment, as ECHOSERVER_<OPTION>, and from the file
     that --config names: option before environment before file before default. Timeouts are in
     seconds (500ms, 2m work too); 0 turns one off.
 
-    SIGHUP reads all of them again. What is marked * takes effect at once, for new connections;
-    with --workers, what is marked ** too, as each worker is replaced without losing anything.
+    SIGHUP reads that file again, and the TLS files; an option or a variable keeps its value. What
+    is marked * takes effect at once, for new connections; with --workers, what is marked ** too,
+    as each worker is replaced without losing anything.
 
     Exit codes: 0 stopped clean; 2 bad configuration; 3 could not listen or start; 4 peers were
     still owed output when the drain's time was over; 128+n a second signal.

@@ -164,6 +164,7 @@ class Config:
         metavar="NAME",
         short="-b",
         reload=IN_WORKERS,
+        heading="What is served",
     )
     handler: str = _setting(
         "echo",
@@ -205,6 +206,7 @@ class Config:
         "Serve in so many processes, supervised, on one listener; auto: one for each CPU.",
         _count_or_auto,
         metavar="N|auto",
+        heading="Processes",
         shown_default="this process alone",
     )
     affinity: Affinity = _setting(
@@ -231,6 +233,7 @@ class Config:
         metavar="N",
         whole_number=True,
         shown_default="the least of 10000, the descriptor limit - 64, and what the backend holds",
+        heading="Limits",
     )
     overload: Overload = _setting(
         "queue",
@@ -257,6 +260,7 @@ class Config:
         "repeated.",
         _networks,
         metavar="CIDR",
+        heading="Who may connect",
         multiple=True,
         shown_default="all",
         reload=IN_PLACE,
@@ -280,8 +284,8 @@ class Config:
     )
     proxy_from: tuple[Network, ...] = _setting(
         (),
-        "Balancers that are believed what they say in that header, and which alone may connect "
-        "then; may be repeated.",
+        "Addresses of the load balancers: only they may connect, and only their headers are "
+        "believed; may be repeated.",
         _networks,
         metavar="CIDR",
         multiple=True,
@@ -292,6 +296,7 @@ class Config:
         "Seconds without a byte from the peer after which a connection is ended.",
         _seconds,
         metavar="SECONDS",
+        heading="Timeouts",
         reload=IN_PLACE,
     )
     write_timeout: float = _setting(
@@ -308,18 +313,25 @@ class Config:
         metavar="SECONDS",
         reload=IN_PLACE,
     )
+    handshake_timeout: float = _setting(
+        10.0,
+        "Seconds for the TLS handshake, and as many for a PROXY header.",
+        _seconds,
+        metavar="SECONDS",
+        reload=IN_PLACE,
+    )
     tls_cert: str | None = _setting(
         None,
-        "Speak TLS (1.2 or later), with the certificate, and those that lead from it to an "
-        "authority, in this PEM file.",
+        "Serve TLS (1.2 or later) with the certificate chain in this PEM file.",
         _text,
         metavar="FILE",
+        heading="TLS",
         shown_default="no TLS",
         reload=IN_PLACE,
     )
     tls_key: str | None = _setting(
         None,
-        "The certificate's key, in PEM form and not encrypted.",
+        "The certificate's private key (PEM, not encrypted).",
         _text,
         metavar="FILE",
         shown_default="in the file of --tls-cert",
@@ -327,18 +339,10 @@ class Config:
     )
     tls_client_ca: str | None = _setting(
         None,
-        "Take only clients with a certificate of an authority in this PEM file.",
+        "Require a client certificate that a CA in this PEM file has issued (mutual TLS).",
         _text,
         metavar="FILE",
         shown_default="any client",
-        reload=IN_PLACE,
-    )
-    handshake_timeout: float = _setting(
-        10.0,
-        "Seconds in which what comes before a client's first byte must have come: the TLS "
-        "handshake, and as many for a PROXY header.",
-        _seconds,
-        metavar="SECONDS",
         reload=IN_PLACE,
     )
     user: str | None = _setting(
@@ -346,6 +350,7 @@ class Config:
         "Become this user once the port is bound, for good.",
         _text,
         metavar="NAME|UID",
+        heading="Privileges",
         shown_default="whoever started it",
     )
     group: str | None = _setting(
@@ -362,6 +367,7 @@ class Config:
         _endpoint,
         metavar="HOST:PORT",
         shown_default="nowhere",
+        heading="Monitoring and logs",
     )
     access_log: str | None = _setting(
         None,

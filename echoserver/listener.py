@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 
 from echoserver.access import address_of, admitted, within
+from echoserver.binding import handed_over
 from echoserver.connection import Connection
 from echoserver.flow import Flow, Readable
 from echoserver.lingering import Lingering
@@ -62,7 +63,7 @@ class Listener:
         self._pause_ends = 0.0
         self._shed_from = 0.0
         self._lobby = Lobby(self._lifecycle)
-        self._outlives_us = bool(getattr(sock, "handed_over", False))
+        self._outlives_us = handed_over(sock)
         self._lingering = Lingering(self._lifecycle)
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
 

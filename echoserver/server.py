@@ -15,7 +15,7 @@ from echoserver.access import LocalQuota, address_of
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.attendants import Attendants
 from echoserver.backends import Backend
-from echoserver.binding import bind, set_inherited_timeouts, somaxconn
+from echoserver.binding import bind, handed_over, set_inherited_timeouts, somaxconn
 from echoserver.board import Board
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
@@ -411,16 +411,20 @@ def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> No
             advice="whoever reaches this address can use the server; --allow says who may, and "
             "--tls-cert with --tls-client-ca asks for proof",
         )
-    for warning in config.warnings:
-        log.warning("setting_ignored", reason=warning)
+    ignored = list(config.warnings)
     cap = somaxconn()
-    if cap is not None and cap < config.backlog:
+    if handed_over(sock):
+        typed = (config.source(one) for one in ("host", "port", "backlog") if one in config.sources)
+        ignored += [f"{one} has no effect on a socket that was handed over" for one in typed]
+    elif cap is not None and cap < config.backlog:
         log.warning(
             "backlog_capped",
             backlog=config.backlog,
             somaxconn=cap,
             advice=f"sysctl -w net.core.somaxconn={config.backlog}",
         )
+    for reason in ignored:
+        log.warning("setting_ignored", reason=reason)
     if (config.max_connections or 0) > descriptors:
         log.warning(
             "descriptors_scarce",

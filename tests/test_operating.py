@@ -35,6 +35,8 @@ from tests.launching import await_listening, command, free_port, run, serving
 from tests.test_cli import sentence
 
 ROOT = os.geteuid() == 0
+PACKAGE = Path(echoserver.__file__).parent
+OPERATING = PACKAGE.parent / "docs" / "operating.md"
 
 
 @contextmanager
@@ -101,6 +103,26 @@ def test_metrics_tell_what_happened(exemplar: str, processes: int | None) -> Non
         page = fetch(f"{base}/metrics")[1]
         assert "127.0.0.1" not in page, "no client has a line of its own"
         assert server.stop() == 0
+
+
+def test_the_documented_metrics_are_those_there_are() -> None:
+    with monitored() as (_, base):
+        page = fetch(f"{base}/metrics")[1]
+    said = set(re.findall(r"`(echoserver_[a-z_]+)`", OPERATING.read_text()))
+    assert said == set(re.findall(r"^(echoserver_[a-z_]+?)(?:\{| )", page, re.MULTILINE))
+
+
+def test_the_documented_events_and_outcomes_are_those_there_are() -> None:
+    sources = "".join(file.read_text() for file in PACKAGE.rglob("*.py"))
+    _, _, rest = OPERATING.read_text().partition("| outcome |")
+    outcomes, _, rest = rest.partition("| event |")
+    events = rest.partition("## ")[0]
+    for table in (outcomes, events):
+        named = re.findall(
+            r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE))
+        )
+        assert len(named) > 9
+        assert [one for one in named if f'"{one}"' not in sources] == []
 
 
 def test_bytes_are_counted_while_connections_are_open() -> None:
@@ -602,6 +624,16 @@ def test_a_socket_that_is_handed_over(words: tuple[str, ...]) -> None:
             process.terminate()
             assert wire.read_to_end(sock) == b""
         assert process.wait(20) == 0
+
+
+def test_what_has_no_effect_on_it_is_said() -> None:
+    given = [sys.executable, "-c", HAND_OVER, "tcp", "1", command("echoserver"), "--port", "5555"]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert wire.served(("127.0.0.1", int(process.stdout.readline())))
+        process.terminate()
+        assert b"--port has no effect on a socket that was handed over" in process.stderr.read()
 
 
 @pytest.mark.parametrize(
