@@ -17,7 +17,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _REMEMBERED = 4096  # addresses that need not be parsed again
 _MOST_ADDRESSES = 1 << 17  # of one process, that are counted
 _NORESERVE = 0x4000  # mmap(2): MAP_NORESERVE, which Python names from 3.12 on
-_CUSTOMER = 64  # bits of an IPv6 address: the least that is given to anybody (RFC 6177)
+_QUOTA_BITS = 64  # bits of an IPv6 address: the least that is given to anybody (RFC 6177)
 
 
 class Rules(Protocol):
@@ -65,12 +65,12 @@ class Quota(Protocol):
 
 
 @lru_cache(_REMEMBERED)
-def customer(peer: str) -> bytes:
+def quota_key(peer: str) -> bytes:
     """Return by what a peer is counted: its address, or of IPv6 the first half (a /64)."""
     address = address_of(peer)
     if isinstance(address, ipaddress.IPv4Address):
         return bytes(12) + address.packed
-    return address.packed[: _CUSTOMER // 8] + bytes(8)
+    return address.packed[: _QUOTA_BITS // 8] + bytes(8)
 
 
 class LocalQuota:
@@ -82,7 +82,7 @@ class LocalQuota:
 
     def take(self, peer: str, limit: int) -> bool:
         """Count one more; False where it has `limit` already."""
-        key = customer(peer)
+        key = quota_key(peer)
         with self._lock:
             if self._open[key] >= limit:
                 return False
@@ -91,14 +91,14 @@ class LocalQuota:
 
     def give(self, peer: str) -> None:
         """Count one less."""
-        key = customer(peer)
+        key = quota_key(peer)
         with self._lock:
             self._open[key] -= 1
             if not self._open[key]:
                 del self._open[key]
 
 
-class Census:
+class AddressTable:
     """How many connections each address has in each of several processes, in shared memory.
 
     Each process has a table of its own to write to (hashed, with linear probing), so that what
@@ -122,7 +122,7 @@ class Census:
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _NORESERVE
         self._memory = mmap.mmap(-1, accounts * self._size, flags)
         self._accounts = accounts
-        self._lock = SharedLock("census")
+        self._lock = SharedLock("addresses")
 
     def take(self, account: int, key: bytes, limit: int) -> bool:
         """Count one more in a process; False where there are `limit` in all of them."""
@@ -207,21 +207,21 @@ class SharedQuota:
     """Of one of several processes.
 
     Args:
-        census: What all of them count.
+        table: What all of them count.
         account: This process's in it.
     """
 
-    def __init__(self, census: Census, account: int) -> None:
-        self._census = census
+    def __init__(self, table: AddressTable, account: int) -> None:
+        self._address_table = table
         self._account = account
         self._lock = threading.Lock()  # the kernel's knows processes, not threads
 
     def take(self, peer: str, limit: int) -> bool:
         """Count one more; False where it has `limit` already, over all processes."""
         with self._lock:
-            return self._census.take(self._account, customer(peer), limit)
+            return self._address_table.take(self._account, quota_key(peer), limit)
 
     def give(self, peer: str) -> None:
         """Count one less."""
         with self._lock:
-            self._census.give(self._account, customer(peer))
+            self._address_table.give(self._account, quota_key(peer))

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from echoserver.board import Board
 from echoserver.errors import BootError
 from echoserver.helpers import Helper
 from echoserver.log import Log
 from echoserver.privileges import Identity
+from echoserver.scoreboard import Scoreboard
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 _ROOM = 1 << 20  # bytes: what a process without privileges may ask for (pipe(7))
@@ -52,15 +52,15 @@ class AccessLog:
         self.dropped = 0
         """Lines that were not written down, of this process's."""
 
-    def start(self, board: Board, identity: Identity | None, log: Log) -> Helper:
+    def start(self, scoreboard: Scoreboard, identity: Identity | None, log: Log) -> Helper:
         """Start who writes the lines down.
 
         Args:
-            board: Where it counts the lines that it cannot write.
+            scoreboard: Where it counts the lines that it cannot write.
             identity: Whom it is to become, and who is to own the file.
             log: Where it says that it cannot open the file anew.
         """
-        writer = _Writer(self._path, self._file, self._source, board, log)
+        writer = _Writer(self._path, self._file, self._source, scoreboard, log)
         if identity is not None and stat.S_ISREG(os.fstat(self._file).st_mode):
             with suppress(OSError):  # it writes by the descriptor, whoever owns the file
                 os.fchown(self._file, identity.user, identity.group)
@@ -132,8 +132,8 @@ def _open(path: str) -> int:
 class _Writer:
     """The other side, in a process of its own."""
 
-    def __init__(self, path: str, file: int, source: int, board: Board, log: Log) -> None:
-        self._path, self._file, self._source, self._board = path, file, source, board
+    def __init__(self, path: str, file: int, source: int, scoreboard: Scoreboard, log: Log) -> None:
+        self._path, self._file, self._source, self._scoreboard = path, file, source, scoreboard
         self._log = log
         self._reopen = self._torn = False
 
@@ -179,4 +179,4 @@ class _Writer:
             written = len(data) - len(unwritten)
             if written:
                 self._torn = data[written - 1 : written] != b"\n"
-            self._board.lose(bytes(unwritten).count(b"\n"))
+            self._scoreboard.lose(bytes(unwritten).count(b"\n"))

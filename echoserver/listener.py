@@ -11,7 +11,7 @@ from echoserver.binding import handed_over
 from echoserver.connection import Connection
 from echoserver.flow import Flow, Readable
 from echoserver.lingering import Lingering
-from echoserver.lobby import Identified, Lobby
+from echoserver.proxy_headers import AwaitedHeaders, Identified
 from echoserver.service import Service
 from echoserver.sockets import abort
 
@@ -62,7 +62,7 @@ class Listener:
         self._pause_length = 0.0
         self._pause_ends = 0.0
         self._shed_from = 0.0
-        self._lobby = Lobby(self._lifecycle)
+        self._awaited = AwaitedHeaders(self._lifecycle)
         self._outlives_us = handed_over(sock)
         self._lingering = Lingering(self._lifecycle)
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
@@ -167,19 +167,22 @@ class Listener:
             return self._admit(sock, peer)
         if not within(address_of(peer[0]), config.proxy_from):
             return self._identified(Identified(sock, peer, "not from a balancer (--proxy-from)"))
-        return self._identified(self._lobby.enter(sock, peer, config.handshake_timeout))
+        return self._identified(self._awaited.enter(sock, peer, config.handshake_timeout))
 
-    def _identified(self, visitor: Identified | None) -> Connection | None:
-        """Decide about a client that has left the lobby, if it has."""
-        if visitor is None:
+    def _identified(self, identified: Identified | None) -> Connection | None:
+        """Decide about a client whose PROXY header was awaited, if that is over."""
+        if identified is None:
             return None
-        if visitor.problem:
+        if identified.problem:
             self._service.slots.give()
             self._turn_away(
-                visitor.sock, "proxy_failures", client=visitor.peer[0], reason=visitor.problem
+                identified.sock,
+                "proxy_failures",
+                client=identified.peer[0],
+                reason=identified.problem,
             )
             return None
-        return self._admit(visitor.sock, visitor.peer)
+        return self._admit(identified.sock, identified.peer)
 
     def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> Connection | None:
         """Admit a client whose address is known, if it may come in."""
@@ -271,7 +274,7 @@ class Listener:
 
     def _longest_wait(self, now: float, *, wanted: bool) -> float | None:
         """Return after how many seconds there is something to do, whatever comes; None: never."""
-        deadlines = [self._lingering.next_deadline, self._lobby.next_deadline]
+        deadlines = [self._lingering.next_deadline, self._awaited.next_deadline]
         if now < self._pause_ends:
             deadlines.append(self._pause_ends)
         if self._sheds and not wanted and now < self._shed_from:
@@ -291,23 +294,23 @@ class Listener:
             self._shed_from = time.monotonic() + (_SHED_NEXT if shed else _GLANCE)
 
     def _welcome(self, ready: set[int]) -> Iterator[Connection]:
-        """Admit those in the lobby whose header has come."""
-        for visitor in self._lobby.leave(ready):
-            connection = self._identified(visitor)
+        """Admit those whose awaited header has come."""
+        for identified in self._awaited.leave(ready):
+            connection = self._identified(identified)
             if connection is not None:
                 yield connection
 
     def _last_arrivals(self) -> Iterator[Connection | Readable]:
-        """Take in who was in the kernel's queue, or the lobby, when the drain began."""
+        """Take in who was in the kernel's queue, or without a header yet, when the drain began."""
         yield from self._last_in_queue()
         lifecycle = self._lifecycle
-        while self._lobby and not lifecycle.killed:
-            left = min(lifecycle.stream_deadline, self._lobby.next_deadline) - time.monotonic()
+        while self._awaited and not lifecycle.killed:
+            left = min(lifecycle.stream_deadline, self._awaited.next_deadline) - time.monotonic()
             if left <= 0:
                 break
             yield lifecycle.something(left)
             yield from self._welcome(lifecycle.look())
-        for sock in self._lobby.empty():
+        for sock in self._awaited.empty():
             self._service.slots.give()
             self._service.totals.unserved += 1
             abort(sock)

@@ -15,10 +15,10 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from echoserver.board import Account, Board
 from echoserver.forking import ParentalBond
 from echoserver.helpers import Helper
 from echoserver.privileges import Identity
+from echoserver.scoreboard import Account, Scoreboard
 from echoserver.service import COUNTED_OUTCOMES
 
 _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
@@ -103,19 +103,19 @@ class Exporter:
         except OSError as error:
             self.problem = os.strerror(error.errno) if error.errno else str(error)
 
-    def start(self, board: Board, identity: Identity | None) -> Helper:
-        """Serve what stands on `board`, in a process of its own that becomes `identity`."""
+    def start(self, scoreboard: Scoreboard, identity: Identity | None) -> Helper:
+        """Serve what stands on `scoreboard`, in a process of its own that becomes `identity`."""
         bond = ParentalBond()
 
         def main(up: Callable[[], None]) -> None:
-            _Page(board, 0.0).text()  # imports all that it needs
+            _Page(scoreboard, 0.0).text()  # imports all that it needs
             if identity is not None:
                 identity.assume()
             bond.tie(signal.SIGKILL)
             # Not by SIGTERM, which a service manager sends to all: the metrics stop last.
             signal.signal(_END, signal.SIG_DFL)
             up()
-            self._run(board)
+            self._run(scoreboard)
 
         helper = Helper(main, set() if self._sock is None else {self._sock.fileno()})
         if self._sock is not None:
@@ -128,14 +128,14 @@ class Exporter:
         helper.tell(_END)
         helper.stop(_GIVEN_UP)
 
-    def _run(self, board: Board) -> None:
+    def _run(self, scoreboard: Scoreboard) -> None:
         while self._sock is None:
             time.sleep(_RETRY)
             try:
                 self._sock = _listen(self._address)
             except OSError:
                 continue
-        _Server(self._sock, _Page(board, self._start_time)).serve_forever()
+        _Server(self._sock, _Page(scoreboard, self._start_time)).serve_forever()
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
@@ -146,18 +146,18 @@ def _listen(address: tuple[str, int]) -> socket.socket:
 class _Page:
     """What is read, as Prometheus reads it."""
 
-    def __init__(self, board: Board, start_time: float) -> None:
+    def __init__(self, scoreboard: Scoreboard, start_time: float) -> None:
         from prometheus_client import CollectorRegistry
 
-        self._board, self._start_time = board, start_time
+        self._scoreboard, self._start_time = scoreboard, start_time
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     @property
     def ready(self) -> bool:
         """The server takes clients."""
-        serving = any(serves for _, serves, _ in self._board.all())
-        return serving and not self._board.everyone_drains
+        serving = any(serves for _, serves, _ in self._scoreboard.all())
+        return serving and not self._scoreboard.everyone_drains
 
     def text(self) -> tuple[bytes, str]:
         """Return the page, and its type."""
@@ -169,8 +169,8 @@ class _Page:
         """Yield all metrics; the registry calls it for every page."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        board = self._board
-        accounts = [(str(number), account) for number, _, account in board.all()]
+        scoreboard = self._scoreboard
+        accounts = [(str(number), account) for number, _, account in scoreboard.all()]
         for name, about, label, of in _COUNTERS:
             labels = ["worker", label] if label else ["worker"]
             family = CounterMetricFamily(f"echoserver_{name}", about, labels=labels)
@@ -185,7 +185,7 @@ class _Page:
         yield CounterMetricFamily(
             "echoserver_access_log_lines_lost",
             "Lines that the access log's file did not take.",
-            value=board.lost,
+            value=scoreboard.lost,
         )
         opened: Counter[str] = Counter()
         for worker, account in accounts:
@@ -196,9 +196,9 @@ class _Page:
         for worker, count in sorted(opened.items()):
             gauge.add_metric([worker], count)
         yield gauge
-        waiting, limit = board.queue
+        waiting, limit = scoreboard.queue
         for name, about, figure in (
-            ("draining", "1 while the server comes to its end.", board.everyone_drains),
+            ("draining", "1 while the server comes to its end.", scoreboard.everyone_drains),
             ("ready", "1 while it takes clients.", self.ready),
             ("accept_queue", "Clients that the kernel holds until they are accepted.", waiting),
             ("accept_queue_limit", "How many it may hold.", limit),

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from echoserver.access import LocalQuota, address_of
 from echoserver.affinity import pin, unusable_cpus
-from echoserver.attendants import Attendants
 from echoserver.backends import Backend
 from echoserver.binding import bind, handed_over, set_inherited_timeouts, somaxconn
-from echoserver.board import Board
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.failures import what_failed
@@ -28,7 +26,9 @@ from echoserver.listener import Listener
 from echoserver.log import Log
 from echoserver.privileges import Identity
 from echoserver.registry import load_backend, load_handler
+from echoserver.scoreboard import Scoreboard
 from echoserver.service import Resources, Service, Totals
+from echoserver.sidecars import Sidecars
 from echoserver.slots import LocalSlots
 from echoserver.state import in_main_thread
 from echoserver.units import parse_endpoint
@@ -207,7 +207,7 @@ class EchoServer:
         descriptors = raise_descriptor_limit()
         log = Log(config)
         lifecycle = Lifecycle(config)
-        sock = attendants = None
+        sock = sidecars = None
         started = time.monotonic()
         try:
             # Before the first client can connect, and someone stop us.
@@ -215,18 +215,18 @@ class EchoServer:
             if os.getpid() == 1:
                 lifecycle.every(_REAP, Strays().collect)
             sock = bind(config)
-            attendants = Attendants(config, sock, log, self._identity)
-            board = Board.of(config)
-            attendants.start(board, lifecycle)
+            sidecars = Sidecars(config, sock, log, self._identity)
+            scoreboard = Scoreboard.of(config)
+            sidecars.start(scoreboard, lifecycle)
             if self._identity is not None:
                 self._identity.assume()
             _warn(config, sock, log, descriptors)
             if config.workers is not None:
                 from echoserver.workers import Master
 
-                totals = Master(self._design, sock, lifecycle, log, board, attendants).run()
+                totals = Master(self._design, sock, lifecycle, log, scoreboard, sidecars).run()
             else:
-                totals = self._serve_alone(sock, lifecycle, log, board, attendants)
+                totals = self._serve_alone(sock, lifecycle, log, scoreboard, sidecars)
             code = exit_code(lifecycle, totals)
             log.announce(
                 "stopped",
@@ -236,8 +236,8 @@ class EchoServer:
                 exit_code=code,
             )
         finally:
-            if attendants is not None:
-                attendants.close()
+            if sidecars is not None:
+                sidecars.close()
             lifecycle.close()
             if sock is not None:
                 sock.close()
@@ -248,27 +248,29 @@ class EchoServer:
         sock: socket.socket,
         lifecycle: Lifecycle,
         log: Log,
-        board: Board,
-        attendants: Attendants,
+        scoreboard: Scoreboard,
+        sidecars: Sidecars,
     ) -> Totals:
         pin(self.config.affinity, 0)
-        place = board.reserve(1)
-        resources = Resources(LocalSlots(self._design.limit()), LocalQuota(), attendants.access_log)
+        place = scoreboard.reserve(1)
+        resources = Resources(LocalSlots(self._design.limit()), LocalQuota(), sidecars.access_log)
         if self.config.metrics is not None:
-            resources.publish = lambda service: board.write(place, service.vitals, service.totals)
+            resources.publish = lambda service: scoreboard.write(
+                place, service.vitals, service.totals
+            )
             # Whoever serves one client at a time has no time to look every second.
             resources.promptly = self._design.limit() == 1
 
         def reload(service: Service) -> None:
-            attendants.reloading()
+            sidecars.reloading()
             reload_in_place(service, sock)
-            attendants.ready()
+            sidecars.ready()
 
         def ready(service: Service) -> None:
             lifecycle.on_hangup(lambda: reload(service))
-            board.tell_serving(place)
-            announce(self.config, sock, log, **attendants.metrics_address())
-            attendants.ready()
+            scoreboard.tell_serving(place)
+            announce(self.config, sock, log, **sidecars.metrics_address())
+            sidecars.ready()
 
         return self._design.serve(sock, lifecycle, log, resources, ready)
 

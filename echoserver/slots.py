@@ -65,7 +65,7 @@ class LocalSlots:
     exhausted = full  # nobody else has any
 
 
-class Ledger:
+class SlotTable:
     """Who holds how many of the slots that several processes share.
 
     It is kept in shared memory, an account for each process: what a process holds is known
@@ -138,36 +138,36 @@ class SharedSlots:
 
     Args:
         limit: How many this process may hold.
-        ledger: What all of them hold.
+        table: What all of them hold.
         account: This process's in it.
     """
 
-    def __init__(self, limit: int, ledger: Ledger, account: int) -> None:
+    def __init__(self, limit: int, table: SlotTable, account: int) -> None:
         self.limit = limit
-        self.fd = ledger.bell
-        self._ledger = ledger
+        self.fd = table.bell
+        self._slot_table = table
         self._account = account
         self._lock = threading.Lock()  # the kernel's knows processes, not threads
 
     def take(self) -> bool:
         """Take one; False where none is free, here or at all."""
         with self._lock:
-            return not self.full and self._ledger.take(self._account)
+            return not self.full and self._slot_table.take(self._account)
 
     def give(self) -> None:
         """Give one back."""
         with self._lock:
-            self._ledger.give(self._account)
+            self._slot_table.give(self._account)
 
     @property
     def full(self) -> bool:
         """This process holds as many as it may."""
-        return self._ledger.held(self._account) >= self.limit
+        return self._slot_table.held(self._account) >= self.limit
 
     @property
     def exhausted(self) -> bool:
         """None is free in any process; until one is, `fd` is not readable."""
-        if self._ledger.free:
+        if self._slot_table.free:
             return False
-        self._ledger.hush()
-        return not self._ledger.free
+        self._slot_table.hush()
+        return not self._slot_table.free

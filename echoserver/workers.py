@@ -14,19 +14,19 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import NoReturn
 
-from echoserver.access import Census, SharedQuota
+from echoserver.access import AddressTable, SharedQuota
 from echoserver.affinity import pin
-from echoserver.attendants import Attendants
-from echoserver.board import Board
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
 from echoserver.failures import what_failed
 from echoserver.forking import ParentalBond
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
+from echoserver.scoreboard import Scoreboard
 from echoserver.server import Design, announce, exit_code, log_reload
 from echoserver.service import Resources, Service, Totals
-from echoserver.slots import Ledger, SharedSlots
+from echoserver.sidecars import Sidecars
+from echoserver.slots import SharedSlots, SlotTable
 from echoserver.state import LEAVE, NUDGE, RETIRE
 
 _LOOK = 1.0  # seconds between two looks of the master at its workers
@@ -51,7 +51,7 @@ class Worker:
     """From 1; who replaces it has the same."""
     pid: int
     place: int
-    """On the board, and its account in the ledger."""
+    """On the scoreboard, and its account in the table."""
     design: Design
     """What it serves by."""
     started: float
@@ -72,8 +72,8 @@ class Master:
         sock: socket.socket,
         lifecycle: Lifecycle,
         log: Log,
-        board: Board,
-        attendants: Attendants,
+        scoreboard: Scoreboard,
+        sidecars: Sidecars,
     ) -> None:
         self._design = design
         """What has been seen to serve."""
@@ -82,12 +82,12 @@ class Master:
         self._sock = sock
         self._lifecycle = lifecycle
         self._log = log
-        self._attendants = attendants
-        self._count = board.numbers
+        self._sidecars = sidecars
+        self._count = scoreboard.numbers
         self._bond = ParentalBond()
-        self._board = board
-        self._ledger = Ledger(board.places, design.limit_of_all(self._count))
-        self._census = Census(board.places, design.most())
+        self._scoreboard = scoreboard
+        self._slot_table = SlotTable(scoreboard.places, design.limit_of_all(self._count))
+        self._address_table = AddressTable(scoreboard.places, design.most())
         self._workers: list[Worker] = []
         self._due: dict[int, float] = {}  # number of a worker that is to be started → when
         self._totals = Totals()
@@ -117,15 +117,15 @@ class Master:
             self._drain()
         finally:
             self._kill_all()
-            self._ledger.close()
-            self._census.close()
+            self._slot_table.close()
+            self._address_table.close()
         return self._totals
 
     # -- starting ------------------------------------------------------------------------------
 
     def _start(self, number: int, design: Design, replaces: Worker | None = None) -> None:
         """Fork a worker."""
-        place = self._board.reserve(number)
+        place = self._scoreboard.reserve(number)
         now = time.monotonic()  # before its first beat
         # A signal must find either the master's handlers or the worker's, and not the moment
         # between them.
@@ -135,7 +135,7 @@ class Master:
             if pid == 0:
                 self._become_worker(number, place, design)
         except OSError as error:  # the system has no process left
-            self._board.settle(place, number)
+            self._scoreboard.settle(place, number)
             self._log.warning_each_second("worker_not_started", worker=number, error=str(error))
             if replaces is None:
                 self._failed(number)
@@ -153,15 +153,15 @@ class Master:
         code = BootError.exit_code
         log = self._log
         try:
-            board = self._board
+            scoreboard = self._scoreboard
             self._lifecycle.become_worker()
             lifecycle = Lifecycle(replace(design.config, lifeline=None))
 
             def beat() -> None:
-                board.beat(place)
+                scoreboard.beat(place)
 
             def alone() -> bool:
-                return not board.everyone_drains
+                return not scoreboard.everyone_drains
 
             lifecycle.install_workers_signals(beat, alone)
             beat()
@@ -172,16 +172,16 @@ class Master:
             # What stderr is may be closed to the user that this has become: as it was opened then.
             log = self._log.of(design.config, worker=number)
             resources = Resources(
-                SharedSlots(design.limit(), self._ledger, place),
-                SharedQuota(self._census, place),
-                self._attendants.access_log,
-                lambda service: board.write(place, service.vitals, service.totals),
+                SharedSlots(design.limit(), self._slot_table, place),
+                SharedQuota(self._address_table, place),
+                self._sidecars.access_log,
+                lambda service: scoreboard.write(place, service.vitals, service.totals),
                 promptly=True,
             )
 
             def ready(_service: Service) -> None:
-                board.tell_serving(place)
-                os.kill(os.getppid(), NUDGE)  # the master looks at the board
+                scoreboard.tell_serving(place)
+                os.kill(os.getppid(), NUDGE)  # the master looks at the scoreboard
 
             totals = design.serve(self._sock, lifecycle, log, resources, ready)
             code = exit_code(lifecycle, totals)
@@ -202,8 +202,8 @@ class Master:
         """Greet who has begun to serve, ask the others whether they live, start who is due."""
         now = time.monotonic()
         for worker in list(self._workers):
-            beat = self._board.last_beat(worker.place)
-            if not worker.ready and self._board.serves(worker.place):
+            beat = self._scoreboard.last_beat(worker.place)
+            if not worker.ready and self._scoreboard.serves(worker.place):
                 self._on_ready(worker)
             waiting = now - worker.asked
             if beat < worker.asked and waiting > _LONGEST_SILENCE:
@@ -235,9 +235,9 @@ class Master:
             worker.replaces = None
         if not self._announced and all(one.ready for one in self._workers) and not self._due:
             self._announced = True
-            more = {"workers": self._count, **self._attendants.metrics_address()}
+            more = {"workers": self._count, **self._sidecars.metrics_address()}
             announce(self._design.config, self._sock, self._log, **more)
-            self._attendants.ready()
+            self._sidecars.ready()
 
     def _reap(self) -> None:
         """Collect the workers that have ended, and see that others take their places."""
@@ -292,9 +292,9 @@ class Master:
     def _settle(self, worker: Worker) -> None:
         """Take over what an ended worker has told, and give back the slots that it still held."""
         # Their accounts first: a place that is free may be the next worker's at once.
-        self._ledger.wipe(worker.place)
-        self._census.wipe(worker.place)
-        account = self._board.settle(worker.place, worker.number)
+        self._slot_table.wipe(worker.place)
+        self._address_table.wipe(worker.place)
+        account = self._scoreboard.settle(worker.place, worker.number)
         for field in fields(Totals):
             name = field.name
             setattr(self._totals, name, getattr(self._totals, name) + getattr(account.totals, name))
@@ -304,7 +304,7 @@ class Master:
 
     def _on_hangup(self) -> None:
         """Read the configuration again; the workers are replaced one after the other."""
-        self._attendants.reloading()
+        self._sidecars.reloading()
         try:
             config, waiting = reread(self._design.config, in_workers=True)
             self._trial = Design.of(config, self._design, self._log), waiting
@@ -314,29 +314,29 @@ class Master:
             self._log.error("reload_failed", **what_failed(error))
         else:
             return
-        self._attendants.ready()
+        self._sidecars.ready()
 
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""
         self._design, self._trial = design, None
         self._pauses.pop(_SUCCESSOR, None)
-        self._ledger.set_limit(design.limit_of_all(self._count))
+        self._slot_table.set_limit(design.limit_of_all(self._count))
         self._lifecycle.drain_timeout = design.config.drain_timeout
         self._log.set_level(design.config.log_level)
         log_reload(self._log, waiting)
-        self._attendants.ready()
+        self._sidecars.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
         """Stay with what is known to serve; whoever is behind it has another try later."""
         self._trial = None
         self._log.error("reload_failed", reason=reason)
-        self._attendants.ready()
+        self._sidecars.ready()
         self._replace_from = time.monotonic() + self._longer_pause(_SUCCESSOR)
 
     def _replace_next(self) -> None:
         """Start the next successor, once the one before it serves."""
         under_way = any(worker.replaces for worker in self._workers)
-        if under_way or not self._board.has_room or time.monotonic() < self._replace_from:
+        if under_way or not self._scoreboard.has_room or time.monotonic() < self._replace_from:
             return
         design = self._trial[0] if self._trial is not None else self._design
         for worker in self._workers:
@@ -351,7 +351,7 @@ class Master:
         lifecycle = self._lifecycle
         self._log.info("draining", signal=lifecycle.signal_name, workers=len(self._workers))
         self._sock.close()  # or clients would queue for nobody
-        self._board.drain_everyone()
+        self._scoreboard.drain_everyone()
         for worker in self._workers:
             self._tell(worker, signal.SIGTERM)
         last = lifecycle.deadline + _FAREWELL

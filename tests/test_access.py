@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import echoserver
 from clients.tls import Trust
 from echoserver import proxy_protocol
-from echoserver.access import Census, address_of, customer
+from echoserver.access import AddressTable, address_of, quota_key
 from tests import inspection, wire
 from tests.certificates import SERVERS
 from tests.launching import run, serving, totals
@@ -183,12 +183,12 @@ def test_the_most_connections_there_can_be() -> None:
 
 
 def test_a_full_table_turns_new_addresses_away() -> None:
-    census = Census(1, 1)
-    taken = sum(census.take(0, bytes([number] * 16), 1) for number in range(1, 20))
+    table = AddressTable(1, 1)
+    taken = sum(table.take(0, bytes([number] * 16), 1) for number in range(1, 20))
     assert 1 <= taken < 19
-    census.give(0, bytes([1] * 16))
-    assert census.take(0, bytes([99] * 16), 1)
-    census.close()
+    table.give(0, bytes([1] * 16))
+    assert table.take(0, bytes([99] * 16), 1)
+    table.close()
 
 
 def test_a_worker_that_dies_gives_its_connections_back() -> None:
@@ -202,14 +202,14 @@ def test_a_worker_that_dies_gives_its_connections_back() -> None:
 
 
 def test_addresses_are_counted_as_customers_have_them() -> None:
-    assert customer("192.0.2.1") == customer("::ffff:192.0.2.1")
-    assert customer("192.0.2.1") != customer("192.0.2.2")
-    assert customer("2001:db8::1") == customer("2001:db8::2")
-    assert customer("2001:db8::1") != customer("2001:db8:0:1::1")
+    assert quota_key("192.0.2.1") == quota_key("::ffff:192.0.2.1")
+    assert quota_key("192.0.2.1") != quota_key("192.0.2.2")
+    assert quota_key("2001:db8::1") == quota_key("2001:db8::2")
+    assert quota_key("2001:db8::1") != quota_key("2001:db8:0:1::1")
     assert str(address_of("fe80::1%eth0")) == "fe80::1"
 
 
-class CensusMachine(RuleBasedStateMachine):
+class AddressTableMachine(RuleBasedStateMachine):
     """Against a counter of each process, in a table so small that keys collide."""
 
     keys = st.integers(0, 11).map(lambda n: struct.pack("=QQ", 0, n))
@@ -217,7 +217,7 @@ class CensusMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.census = Census(2, 6)
+        self.table = AddressTable(2, 6)
         self.counted: list[Counter[bytes]] = [Counter(), Counter()]
 
     @rule(account=accounts, key=keys, limit=st.integers(1, 4))
@@ -225,36 +225,36 @@ class CensusMachine(RuleBasedStateMachine):
         if len(self.counted[account]) >= 6 and key not in self.counted[account]:
             return  # so many connections it cannot have
         together = sum(counter[key] for counter in self.counted)
-        assert self.census.take(account, key, limit) == (together < limit)
+        assert self.table.take(account, key, limit) == (together < limit)
         if together < limit:
             self.counted[account][key] += 1
 
     @rule(account=accounts, key=keys)
     def give(self, account: int, key: bytes) -> None:
         if self.counted[account][key]:
-            self.census.give(account, key)
+            self.table.give(account, key)
             self.counted[account] -= Counter({key: 1})
 
     @rule(account=accounts, seldom=st.integers(0, 19))
     def wipe(self, account: int, seldom: int) -> None:
         if seldom:
             return
-        self.census.wipe(account)
+        self.table.wipe(account)
         self.counted[account].clear()
 
     @invariant()
     def all_are_found(self) -> None:
         for account, counter in enumerate(self.counted):
             for key, count in (+counter).items():
-                assert self.census._find(account, key)[1] == count
-            assert self.census._used(account) == len(+counter)
+                assert self.table._find(account, key)[1] == count
+            assert self.table._used(account) == len(+counter)
 
     def teardown(self) -> None:
-        self.census.close()
+        self.table.close()
 
 
-TestCensus = CensusMachine.TestCase
-TestCensus.settings = settings(max_examples=100, deadline=None)
+TestAddressTable = AddressTableMachine.TestCase
+TestAddressTable.settings = settings(max_examples=100, deadline=None)
 
 
 def test_a_rule_about_nobody_is_a_mistake() -> None:

@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import echoserver
 from clients.tls import Trust
-from echoserver.board import Board
+from echoserver.scoreboard import Scoreboard
 from echoserver.service import Totals, Vitals
 from tests import inspection, wire
 from tests.certificates import SERVERS
@@ -259,17 +259,17 @@ def test_a_port_where_nothing_listens_is_not_announced() -> None:
 
 def test_no_reader_sees_half_of_what_is_noted() -> None:
     """A counter that was 0 for a moment would be a restart to whoever reads it."""
-    board = Board(1, 1)
-    place = board.reserve(1)
+    scoreboard = Scoreboard(1, 1)
+    place = scoreboard.reserve(1)
     busy = Totals(connections=1, bytes_in=1, bytes_out=1, resets=1)
-    board.write(place, Vitals(), busy)
+    scoreboard.write(place, Vitals(), busy)
     if (pid := os.fork()) == 0:
         for _ in range(2_000_000):  # until it is killed, or at most half a minute
-            board.write(place, Vitals(), busy)
+            scoreboard.write(place, Vitals(), busy)
         os._exit(0)
     try:
         for _ in range(20_000):
-            assert board.read(place).totals == busy
+            assert scoreboard.read(place).totals == busy
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import echoserver
-from echoserver.slots import Ledger, SharedSlots
+from echoserver.slots import SharedSlots, SlotTable
 from loadtest.sampler import accept_queue
 from tests import inspection, wire
 from tests.inspection import events
@@ -137,8 +137,8 @@ def test_who_is_queued_is_not_lost_when_a_worker_stops(model: str) -> None:
 
 def test_what_a_killed_process_held_is_free_again() -> None:
     """Wherever it was: whatever it had taken stands in its account, and nowhere else."""
-    ledger = Ledger(accounts=2, limit=3)
-    mine = SharedSlots(10, ledger, account=0)
+    table = SlotTable(accounts=2, limit=3)
+    mine = SharedSlots(10, table, account=0)
     assert mine.take()
 
     def exhausted() -> bool:
@@ -146,10 +146,10 @@ def test_what_a_killed_process_held_is_free_again() -> None:
 
     ready, tell = os.pipe()
     if (pid := os.fork()) == 0:
-        theirs = SharedSlots(10, ledger, account=1)
-        ledger._lock.__enter__()  # killed while it looks
+        theirs = SharedSlots(10, table, account=1)
+        table._lock.__enter__()  # killed while it looks
         os.write(tell, bytes([theirs.take(), theirs.take(), theirs.take()]))
-        ledger._lock.__enter__()
+        table._lock.__enter__()
         signal.pause()
     try:
         assert os.read(ready, 3) == bytes([True, True, False])
@@ -158,17 +158,17 @@ def test_what_a_killed_process_held_is_free_again() -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     assert not mine.take(), "until someone has noticed"
-    ledger.wipe(1)
+    table.wipe(1)
     assert not exhausted()
     assert [mine.take() for _ in range(3)] == [True, True, False]
-    ledger.set_limit(2)
+    table.set_limit(2)
     mine.give()
     assert not mine.take(), "three of two are too many"
     mine.give()
     assert mine.take()
     for fd in (ready, tell):
         os.close(fd)
-    ledger.close()
+    table.close()
 
 
 @pytest.mark.slow

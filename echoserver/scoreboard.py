@@ -34,7 +34,7 @@ class Account:
     totals: Totals
 
 
-class Board:
+class Scoreboard:
     """Places for processes that serve, each of which writes to its own and to no other.
 
     No reader sees half of an integer: each lies where the processor writes it at once, and is

@@ -9,13 +9,13 @@ import time
 from typing import TYPE_CHECKING
 
 from echoserver.access_log import AccessLog
-from echoserver.board import Board
 from echoserver.config import Config
 from echoserver.errors import BootError
 from echoserver.helpers import Helper
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.privileges import Identity
+from echoserver.scoreboard import Scoreboard
 from echoserver.service_manager import Notifier
 from echoserver.sockets import accept_queue
 from echoserver.units import parse_endpoint
@@ -28,7 +28,7 @@ _LAST_LINES = 2.0  # seconds to write down what is left of the access log
 _BEATS = 3  # in the time within which a watchdog wants one
 
 
-class Attendants:
+class Sidecars:
     """Opened and started while the server may do anything, and has one thread.
 
     Args:
@@ -47,7 +47,7 @@ class Attendants:
         self._sock, self._log = sock, log
         self._identity = identity
         self._notifier = Notifier()
-        self._board: Board | None = None
+        self._scoreboard: Scoreboard | None = None
         self._helpers: dict[str, Helper] = {}
         self._exporter: Exporter | None = None
         self._access: AccessLog | None = None
@@ -76,18 +76,18 @@ class Attendants:
         """Where to write how connections went; None: nowhere."""
         return self._access
 
-    def start(self, board: Board, lifecycle: Lifecycle) -> None:
+    def start(self, scoreboard: Scoreboard, lifecycle: Lifecycle) -> None:
         """Begin.
 
         Args:
-            board: Where those that serve say how they fare.
+            scoreboard: Where those that serve say how they fare.
             lifecycle: The calling process's.
         """
-        self._board, self._lifecycle = board, lifecycle
+        self._scoreboard, self._lifecycle = scoreboard, lifecycle
         if self._access is not None:
-            self._helpers["access_log"] = self._access.start(board, self._identity, self._log)
+            self._helpers["access_log"] = self._access.start(scoreboard, self._identity, self._log)
         if self._exporter is not None:
-            self._helpers["metrics"] = self._exporter.start(board, self._identity)
+            self._helpers["metrics"] = self._exporter.start(scoreboard, self._identity)
         if self._helpers:
             lifecycle.every(_LOOK, self._look)
         if self._notifier.watchdog:
@@ -120,15 +120,15 @@ class Attendants:
             self._exporter.stop(self._helpers["metrics"])
 
     def _look(self) -> None:
-        if self._board is not None and self._lifecycle is not None and self._lifecycle.running:
-            self._board.set_queue(*accept_queue(self._sock))
+        if self._scoreboard is not None and self._lifecycle is not None and self._lifecycle.running:
+            self._scoreboard.set_queue(*accept_queue(self._sock))
         for name, helper in self._helpers.items():
             if not helper.ended and helper.look():
                 self._log.error("helper_died", what=name, helper_pid=helper.pid)
 
     def _notice_drain(self) -> None:
-        if self._board is None or self._lifecycle is None or self._lifecycle.running:
+        if self._scoreboard is None or self._lifecycle is None or self._lifecycle.running:
             return
-        if not self._board.everyone_drains:
-            self._board.drain_everyone()
+        if not self._scoreboard.everyone_drains:
+            self._scoreboard.drain_everyone()
             self._notifier.stopping()

@@ -12,7 +12,7 @@ from echoserver.lifecycle import Lifecycle
 
 
 @dataclass(slots=True)
-class _Visitor:
+class _Awaited:
     sock: socket.socket
     peer: Any
     deadline: float
@@ -22,7 +22,7 @@ class _Visitor:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """A connection that leaves the lobby."""
+    """A connection whose header has come, or never will."""
 
     sock: socket.socket
     peer: Any
@@ -31,7 +31,7 @@ class Identified:
     """Why it cannot be told; empty: it can."""
 
 
-class Lobby:
+class AwaitedHeaders:
     """Reads the PROXY header of each connection, all of them in the server's main flow.
 
     So a balancer that is in no hurry holds nobody up, whatever the concurrency model, which is
@@ -40,10 +40,10 @@ class Lobby:
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._visitors: dict[int, _Visitor] = {}
+        self._waiting: dict[int, _Awaited] = {}
 
     def __len__(self) -> int:
-        return len(self._visitors)
+        return len(self._waiting)
 
     def enter(self, sock: socket.socket, peer: Any, patience: float) -> Identified | None:
         """Take in a connection; return it at once where its header is there already.
@@ -53,17 +53,17 @@ class Lobby:
             peer: The balancer.
             patience: Seconds that the header may take; 0: as long as it takes.
         """
-        visitor = _Visitor(sock, peer, time.monotonic() + (patience or inf))
-        identified = self._look_at(visitor)
+        client = _Awaited(sock, peer, time.monotonic() + (patience or inf))
+        identified = self._look_at(client)
         if identified is None:
-            self._visitors[sock.fileno()] = visitor
+            self._waiting[sock.fileno()] = client
             self._lifecycle.watch(sock.fileno())
         return identified
 
     @property
     def next_deadline(self) -> float:
         """When the first one's time is over (``monotonic``)."""
-        return min((one.deadline for one in self._visitors.values()), default=inf)
+        return min((one.deadline for one in self._waiting.values()), default=inf)
 
     def leave(self, ready: set[int]) -> Iterator[Identified]:
         """Yield those that can be told, or whose time is over.
@@ -72,42 +72,42 @@ class Lobby:
             ready: Descriptors that are readable.
         """
         now = time.monotonic()
-        for fd, visitor in list(self._visitors.items()):
-            identified = self._look_at(visitor) if fd in ready else None
-            if identified is None and now >= visitor.deadline:
-                identified = Identified(visitor.sock, visitor.peer, "no PROXY header in time")
+        for fd, client in list(self._waiting.items()):
+            identified = self._look_at(client) if fd in ready else None
+            if identified is None and now >= client.deadline:
+                identified = Identified(client.sock, client.peer, "no PROXY header in time")
             if identified is not None:
                 self._forget(fd)
                 yield identified
 
     def empty(self) -> Iterator[socket.socket]:
         """Yield those that are left: their time is over."""
-        for fd, visitor in list(self._visitors.items()):
+        for fd, client in list(self._waiting.items()):
             self._forget(fd)
-            yield visitor.sock
+            yield client.sock
 
     def _forget(self, fd: int) -> None:
         self._lifecycle.forget(fd)
-        del self._visitors[fd]
+        del self._waiting[fd]
 
-    def _look_at(self, visitor: _Visitor) -> Identified | None:
+    def _look_at(self, client: _Awaited) -> Identified | None:
         """Read what has come of a header, up to its end."""
-        sock, begun = visitor.sock, visitor.begun
+        sock, begun = client.sock, client.begun
         try:
             data = sock.recv(
                 proxy_protocol.LONGEST - len(begun), socket.MSG_PEEK | socket.MSG_DONTWAIT
             )
             if not data:
-                return Identified(sock, visitor.peer, "an end in the place of a PROXY header")
+                return Identified(sock, client.peer, "an end in the place of a PROXY header")
             header = proxy_protocol.parse(begun + data)
             sock.recv(header.length - len(begun) if header else len(data), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except ValueError as error:
-            return Identified(sock, visitor.peer, str(error))
+            return Identified(sock, client.peer, str(error))
         except OSError as error:
-            return Identified(sock, visitor.peer, error.strerror or str(error))
+            return Identified(sock, client.peer, error.strerror or str(error))
         if header is None:
-            visitor.begun = begun + data
+            client.begun = begun + data
             return None
-        return Identified(sock, header.source or visitor.peer, "")
+        return Identified(sock, header.source or client.peer, "")
