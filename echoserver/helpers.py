@@ -34,8 +34,8 @@ class Helper:
     It is up when this returns, or has ended already.
 
     Args:
-        main: What it does; its end is the process's. It calls what it is given when it is up, and
-            the user whom it is to be.
+        main: What it does; when that returns, the process ends. It calls its one argument once it
+            is ready, and has given up what privileges it need not have.
         keep: Descriptors that it needs, besides the standard ones; all others it closes.
     """
 

@@ -146,7 +146,7 @@ class Listener:
             return False, None
         # The client first: a slot that is taken only to look whether someone is there would
         # have another process turn its clients away.
-        if self._open:
+        if self._wants_clients:
             accepted = self._accept()
             if accepted is not None:
                 if slots.take():
@@ -207,7 +207,7 @@ class Listener:
         return self._service.config.overload == "shed-idle"
 
     @property
-    def _open(self) -> bool:
+    def _wants_clients(self) -> bool:
         """Whoever comes can be admitted here, or must be turned away."""
         slots = self._service.slots
         if self._rejecting:
@@ -251,7 +251,7 @@ class Listener:
         service, slots = self._service, self._service.slots
         # Announce the wish for a slot before looking, lest one comes free in between.
         service.wake_on_release = True
-        wanted = self._open
+        wanted = self._wants_clients
         service.wake_on_release = not wanted
         now = time.monotonic()
         paused = now < self._pause_ends
@@ -289,7 +289,7 @@ class Listener:
     def _make_room(self) -> None:
         """Somebody waits: ask one who is idle to leave, if there is still no slot."""
         self._service.wake_on_release = True
-        if not self._open:
+        if not self._wants_clients:
             shed = self._service.shed(self._sock)
             self._shed_from = time.monotonic() + (_SHED_NEXT if shed else _GLANCE)
 

@@ -108,10 +108,10 @@ class Resources:
     access_log: "AccessLog | None" = None
     """Where to write how connections went."""
     publish: Callable[["Service"], None] | None = None
-    """Told how things are, where someone keeps account."""
+    """Given the service whenever its figures are to be published; None: nobody reads them."""
     promptly: bool = False
-    """Whenever a connection begins or ends, and not only now and then: lest it be lost with the
-    process."""
+    """Publish whenever a connection begins or ends, and not only once a second: for a process that
+    may be killed, and one that has no time in between."""
 
 
 COUNTED_OUTCOMES = {
@@ -195,7 +195,7 @@ class Service:
             self._open.add(connection)
             self.totals.connections += 1
             if self._promptly:
-                self._tell()
+                self._report()
         if self.log.debugging:
             self.log.debug("connection_opened", peer=_address(peer))
         return connection
@@ -220,7 +220,7 @@ class Service:
             if counter := COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
             if self._promptly:
-                self._tell(leaving=1)
+                self._report(leaving=1)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.
             self._open.discard(connection)
         if self.log.debugging:
@@ -246,7 +246,7 @@ class Service:
         with self._lock:
             for connection in self._open:
                 self._account_for(connection)
-            self._tell()
+            self._report()
 
     def _account_for(self, connection: Connection) -> None:
         came, went, late = connection.unaccounted()
@@ -254,7 +254,7 @@ class Service:
         self.totals.bytes_out += went
         self.totals.bytes_discarded += late
 
-    def _tell(self, leaving: int = 0) -> None:
+    def _report(self, leaving: int = 0) -> None:
         """Publish how things are; `leaving` of the connections are about to be forgotten."""
         if self._publish is not None:
             vitals = self.vitals
@@ -264,9 +264,9 @@ class Service:
                 vitals.access_lines_dropped = self._access_log.dropped
             self._publish(self)
 
-    def published(self) -> None:
+    def publish_final(self) -> None:
         """Publish for the last time: it is over."""
-        self._tell()
+        self._report()
 
     # -- silence -------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class Service:
         if now >= self._next_sweep:
             self._next_sweep = now + max(self.config.idle_timeout / _SWEEPS, _SHORTEST_SWEEP)
             patience = self.config.idle_timeout
-            self._tell_all(lambda connection: connection.sweep(now, patience))
+            self._each(lambda connection: connection.sweep(now, patience))
         return self._next_sweep - now
 
     def shed(self, listener: socket.socket) -> bool:
@@ -349,7 +349,7 @@ class Service:
         self.wake_on_release = True
         self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
         lifecycle.run_hooks()
-        self._tell_all(Connection.wake)
+        self._each(Connection.wake)
         while self._open and not lifecycle.killed and not lifecycle.overdue:
             left = lifecycle.deadline - time.monotonic()
             yield lifecycle.something(None if left == inf else max(0.0, left))
@@ -364,7 +364,7 @@ class Service:
             )
         give_up = time.monotonic() + (0.0 if lifecycle.killed else _AFTERMATH)
         while self._open:
-            self._tell_all(Connection.cut)
+            self._each(Connection.cut)
             if time.monotonic() >= give_up:
                 break
             yield lifecycle.something(_TICK)
@@ -375,7 +375,7 @@ class Service:
         for connection in left_over:
             connection.abandon()
 
-    def _tell_all(self, what: Callable[[Connection], None]) -> None:
+    def _each(self, what: Callable[[Connection], None]) -> None:
         with self._lock:
             for connection in self._open:
                 what(connection)

@@ -32,7 +32,7 @@ class Sidecars:
     """Opened and started while the server may do anything, and has one thread.
 
     Args:
-        config: What there is to be.
+        config: Says which of them are wanted.
         sock: The listening socket.
         log: Where to tell of what is missing.
         identity: Whom they are to become.

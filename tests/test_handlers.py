@@ -166,6 +166,17 @@ def test_cpu_costs_the_server_cpu() -> None:
         assert inspection.cpu_seconds(server.pid) - before > 20 * 0.005
 
 
+def test_the_cpu_of_threads_that_have_ended_counts() -> None:
+    with echoserver.spawn(handler="cpu", handler_option={"milliseconds": 10}) as server:
+        before = inspection.cpu_seconds(server.pid)
+        for _ in range(20):
+            with wire.connect(server.address) as sock:
+                assert wire.ask(sock, b"x") == b"x"
+                assert wire.finish(sock) == b""
+        assert wire.eventually(lambda: inspection.state(server.pid).threads == 1)
+        assert inspection.cpu_seconds(server.pid) - before > 20 * 0.005
+
+
 def test_whatever_setdefaulttimeout_says(backend: str, tmp_path: Path) -> None:
     """It is for every socket that is made in a program, and a plugin may call it."""
     (tmp_path / "timed.py").write_text(
