@@ -33,10 +33,12 @@ test: install ## Run the default tests; ARGS="..." is passed on to pytest
 test-all: install ## Run every test, the slow ones too; not those that repeat for half an hour
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
 
+# What a run found; of a shard, build/stress-1-of-4.jsonl.
+FOUND = build/stress$(if $(SHARD),-$(subst /,-of-,$(SHARD))).jsonl
 stress: install ## Put every backend through every fault, and make docs/reliability.md; SHARD=K/N for a part
-	rm -f build/stress.jsonl
-	$(BIN)/python -m pytest -n $(STRESS_JOBS) -m stress tests/stress --stress-results build/stress.jsonl $(if $(SHARD),--shard $(SHARD)) $(ARGS)
-	$(if $(SHARD),,$(BIN)/python -m tests.stress.report --by "make stress" build/stress.jsonl > docs/reliability.md)
+	rm -f $(FOUND)
+	$(BIN)/python -m pytest -n $(STRESS_JOBS) -m stress tests/stress --stress-results $(FOUND) $(if $(SHARD),--shard $(SHARD)) $(ARGS)
+	$(if $(SHARD),,$(BIN)/python -m tests.stress.report --by "make stress" $(FOUND) > docs/reliability.md)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .
