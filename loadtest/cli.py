@@ -98,7 +98,7 @@ def command() -> None:
             type=Duration(),
             default="0s",
             metavar="DURATION",
-            help="Ask for so long before anything counts.  [default: not]",
+            help="Load without measuring, before the measurement.  [default: none]",
         ),
     ],
     RATE,
@@ -374,7 +374,7 @@ def find_max(
     )
 
 
-@command.command()
+@command.command(short_help="Count the idle connections that servers hold.")
 @options_of(
     [
         click.option(
@@ -440,7 +440,7 @@ def hold(
     return EXIT_WRONG if any(not one.held for one in found) else 0
 
 
-@command.command()
+@command.command(short_help="Show saved results again, in any format.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @options_of(FORMATS)
 def report(*, files: tuple[str, ...], **options: Any) -> int:
@@ -469,7 +469,7 @@ def report(*, files: tuple[str, ...], **options: Any) -> int:
 command.add_command(check)
 
 
-@command.command()
+@command.command(short_help="Measure what the load client reaches here.")
 @options_of(
     PIN,
     [
@@ -500,7 +500,7 @@ def calibrate(*, pin: str, rounds: int) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Say what on this machine bends the numbers.")
 def doctor() -> int:
     """Say what on this machine will bend the numbers, and what mends it."""
     from rich.console import Console

@@ -123,7 +123,7 @@ def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
             default=warmup,
             show_default=True,
             metavar="DURATION",
-            help="Ask for so long before anything counts.",
+            help="Load without measuring, before the measurement.",
         ),
     ]
 
@@ -144,8 +144,8 @@ RATE = [
         *("-R", "--rate"),
         type=Rate(),
         metavar="RATE",
-        help="An open loop: so many messages are due a second, however fast the server is; "
-        "1k:20k rises evenly.  [default: each connection asks as soon as it is answered]",
+        help="Open loop: send so many messages a second, however fast the server is; 1k:20k rises "
+        "evenly.  [default: closed loop, each connection sends when it is answered]",
     ),
 ]
 
@@ -170,7 +170,7 @@ WORKLOAD = [
         "--think",
         type=Checked(_pauses),
         metavar="TIME",
-        help="Wait after each reply: 5ms, exp:5ms (the mean), uniform:1ms:9ms.  [default: not]",
+        help="Wait after each reply: 5ms, exp:5ms (the mean), uniform:1ms:9ms.  [default: none]",
     ),
     click.option(
         "--reconnect-every",
@@ -183,7 +183,7 @@ WORKLOAD = [
         "--active",
         type=Whole(1, MOST_CONNECTIONS),
         metavar="N",
-        help="Connections that ask; the others are open and silent.  [default: all]",
+        help="Connections that send; the others are open and silent.  [default: all]",
     ),
     click.option(
         "--timeout",
@@ -197,9 +197,8 @@ WORKLOAD = [
         "--seed",
         type=click.IntRange(0),
         default=1,
-        show_default=True,
         metavar="N",
-        help="All content, sizes, pauses, and the order of rounds follow from it.",
+        help="All content, sizes, pauses, and the order of rounds follow from it.  [default: 1]",
     ),
     *TLS,
 ]

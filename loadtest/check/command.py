@@ -41,7 +41,7 @@ class InOrder(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command("check", cls=InOrder)
+@click.command("check", cls=InOrder, short_help="Grade any echo server, in any language.")
 @click.argument(
     "words", nargs=-1, type=click.UNPROCESSED, metavar="HOST:PORT | -- COMMAND {host} {port}"
 )
