@@ -151,11 +151,14 @@ class AddressTable:
 
     def wipe(self, account: int) -> None:
         """Forget all that a process has counted, which has ended."""
-        with self._lock:
-            if self._used(account):
-                start = account * self._size
-                # Its memory is given back, and reads as zeros (madvise(2)).
+        # Without the lock, which another one may hold that hangs. Who counts meanwhile may find
+        # more than there is, for the last time.
+        if self._used(account):
+            start = account * self._size
+            try:  # its memory is given back, and reads as zeros (madvise(2))
                 self._memory.madvise(mmap.MADV_REMOVE, start, self._size)
+            except OSError:  # not with every kernel
+                self._memory[start : start + self._size] = bytes(self._size)
 
     def close(self) -> None:
         """Close its descriptor."""

@@ -61,7 +61,9 @@ class AccessLog:
             log: Where it says that it cannot open the file anew.
         """
         writer = _Writer(self._path, self._file, self._source, scoreboard, log)
-        if identity is not None and stat.S_ISREG(os.fstat(self._file).st_mode):
+        # Standard output is whose it was.
+        ours = self._file != _STDOUT and stat.S_ISREG(os.fstat(self._file).st_mode)
+        if identity is not None and ours:
             with suppress(OSError):  # it writes by the descriptor, whoever owns the file
                 os.fchown(self._file, identity.user, identity.group)
 
@@ -140,11 +142,13 @@ class _Writer:
     def run(self) -> None:
         """Write down what comes, until nobody is left from whom it could."""
         signal.signal(signal.SIGHUP, self._on_hangup)
+        rest = b""
         while data := os.read(self._source, _CHUNK):
             if self._reopen:
                 self._reopen = False
                 self._open_anew()
-            self._write(data)
+            lines, end, rest = (rest + data).rpartition(b"\n")
+            self._write(lines + end)  # whole ones: what fails must not be completed by another
             time.sleep(_GATHER)
 
     def _on_hangup(self, _number: int, _frame: Any) -> None:
@@ -166,6 +170,7 @@ class _Writer:
             return
         os.dup2(file, self._file, inheritable=False)
         os.close(file)
+        self._torn = False
 
     def _write(self, data: bytes) -> None:
         unwritten = memoryview(data)

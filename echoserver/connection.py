@@ -92,6 +92,8 @@ class Tls(Stream, Protocol):
     """The peer has sent something."""
     truncated: bool
     """The peer's stream ended without a close_notify."""
+    heard: float
+    """When content came last (``monotonic``)."""
     comes_back: bool
     """Its ``recv`` raises `NoContentError` where it waited, and what came was no content."""
 
@@ -144,11 +146,9 @@ class Connection:
     __slots__ = (
         "_accounted",
         "_asked_to_leave",
-        "_content_before",
         "_driver",
         "_flow",
         "_host",
-        "_in_vain_since",
         "_moved_before",
         "_quiet_since",
         "_remote",
@@ -194,7 +194,6 @@ class Connection:
         self._asked_to_leave = False
         self.owed = False
         """Its handler is at work on an answer that takes its time."""
-        self._content_before, self._in_vain_since = -1, 0.0
         self._accounted = (0, 0, 0)
         self._swept = False
         self._quiet_since = 0.0
@@ -414,7 +413,7 @@ class Connection:
                 # Before waiting: a new connection has often brought its first message along.
                 data = recv(chunk)
             except BlockingIOError as nothing:
-                if blocking and not self._waits_on(nothing):
+                if blocking and not (yield from self._awaits_content(nothing)):
                     break
             else:
                 if not data:
@@ -443,17 +442,21 @@ class Connection:
             return "shed" if self._asked_to_leave else "idle_timeout"
         return (yield from self._take_what_has_come(handler, new=new))
 
-    def _waits_on(self, nothing: BlockingIOError) -> bool:
-        """Tell whether a blocking read that brought nothing is to be repeated.
+    def _awaits_content(self, nothing: BlockingIOError) -> Generator[Wait, InVain, bool]:
+        """After a blocking read that brought nothing: tell whether there is more to read.
 
         TLS has bytes that are no content; whoever sends nothing else is as good as silent.
         """
-        if not isinstance(nothing, NoContentError) or self._asked_to_leave:
+        if self._tls is None or not isinstance(nothing, NoContentError):
             return False
-        now, patience = time.monotonic(), self._host.config.idle_timeout or math.inf
-        if self.bytes_in != self._content_before:
-            self._content_before, self._in_vain_since = self.bytes_in, now
-        return now - self._in_vain_since < patience
+        patience = self._host.config.idle_timeout or math.inf
+        while self._host.lifecycle.running and not self._asked_to_leave:
+            left = self._tls.heard + patience - time.monotonic()
+            if left <= 0:
+                break
+            if not (yield Readable(self.sock.fileno(), min(left, _LOOK))):
+                return True
+        return False
 
     def _take_what_has_come(self, handler: Handler, *, new: bool) -> Generator[Wait, InVain, str]:
         """Draining: answer what is there, up to the first moment without input.

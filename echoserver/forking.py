@@ -3,10 +3,10 @@
 import ctypes
 import os
 import sys
-from contextlib import suppress
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_ONLY = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 class Strays:
@@ -16,29 +16,23 @@ class Strays:
     """
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen = 0
 
     def collect(self) -> None:
-        """Collect who ended before this was called the last time, and still was not collected.
+        """Collect who had ended when this was called the last time, and still was not collected.
 
-        The others may be of our own, or of a handler that runs programs, and about to be.
+        Another one may be of our own, or of a handler that runs programs, and about to be. (It
+        takes no descriptor, of which there may be none.)
         """
         try:
-            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                return
+            while (ended := os.waitid(os.P_ALL, 0, _LOOK_ONLY)) is not None:
+                if ended.si_pid != self._seen:
+                    self._seen = ended.si_pid
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
         except ChildProcessError:
-            return
-        import psutil  # much to import, and seldom needed
-
-        ended = set()
-        for child in psutil.Process().children():
-            with suppress(psutil.Error):
-                if child.status() == psutil.STATUS_ZOMBIE:
-                    ended.add(child.pid)
-        for pid in ended & self._seen:
-            with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-        self._seen = ended
+            pass
+        self._seen = 0
 
 
 class ParentalBond:

@@ -262,7 +262,8 @@ class Listener:
         if slots.fd is not None:
             # All who could use a slot wake up: who takes it may be too busy to accept at once.
             self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
-        yield self._lifecycle.something(0.0 if at_once else self._longest_wait(now, wanted=wanted))
+        longest = self._longest_wait(now, wanted=wanted)
+        yield self._lifecycle.something(0.0 if at_once else longest)
         ready = self._lifecycle.look()
         service.wake_on_release = False
         if self._pause_ends and ready:
@@ -304,17 +305,29 @@ class Listener:
         """Take in who was in the kernel's queue, or without a header yet, when the drain began."""
         yield from self._last_in_queue()
         lifecycle = self._lifecycle
+        for fd in list(self._watched):
+            self._watch(fd, wanted=False)
+        late = bool(self._awaited)
         while self._awaited and not lifecycle.killed:
             left = min(lifecycle.stream_deadline, self._awaited.next_deadline) - time.monotonic()
             if left <= 0:
                 break
             yield lifecycle.something(left)
-            yield from self._welcome(lifecycle.look())
+            ready = lifecycle.look()
+            self._lingering.look_at(ready)
+            yield from self._welcome(ready)
+        if late and not self._succeeded:
+            yield from self._last_in_queue()
         for sock in self._awaited.empty():
             self._service.slots.give()
             self._service.totals.unserved += 1
             abort(sock)
             sock.close()
+
+    @property
+    def _succeeded(self) -> bool:
+        """Another process accepts from this queue, or will."""
+        return self._lifecycle.retiring or self._outlives_us
 
     def _last_in_queue(self) -> Iterator[Connection]:
         """Take in who was in the kernel's queue.
@@ -326,15 +339,15 @@ class Listener:
         slots = service.slots
         while not lifecycle.killed:
             in_time = time.monotonic() < lifecycle.stream_deadline
-            if self._outlives_us and not in_time:
-                return
-            if self._rejecting:  # in this order, as in `_accept_one`
+            if self._succeeded:
+                if not (in_time and slots.take()):
+                    return
+                room, accepted = True, self._accept()
+            elif self._rejecting:  # in this order, as in `_accept_one`
                 accepted = self._accept()
                 room = accepted is not None and in_time and slots.take()
             else:
                 room = in_time and slots.take()
-                if (lifecycle.retiring or self._outlives_us) and not room:
-                    return
                 accepted = self._accept()
             if accepted is not None and room:
                 connection = self._receive(*accepted)

@@ -1,14 +1,19 @@
 """A lock that processes share, and that the death of whoever holds it frees."""
 
+import errno
 import fcntl
 import os
+import time
+
+_SOON = 0.0005  # seconds
 
 
 class SharedLock:
     """Lets one process at a time in (fcntl(2), advisory record locking).
 
     It is the kernel's, so nobody is locked out by a process that was killed. It knows processes and
-    no threads: those of one process need a lock of their own around it.
+    no threads: those of one process need a lock of their own around it. And where two threads
+    hold one lock each, and two of another process want the other, it takes that for a deadlock.
 
     Args:
         name: How /proc/PID/fd shows it.
@@ -18,7 +23,15 @@ class SharedLock:
         self._fd = os.memfd_create(name, os.MFD_CLOEXEC)
 
     def __enter__(self) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+                time.sleep(_SOON)
+            else:
+                return
 
     def __exit__(self, *_: object) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)

@@ -87,6 +87,7 @@ class Exporter:
 
     Raises:
         socket.gaierror: There is no such host.
+        UnicodeError: Its name cannot be one.
     """
 
     def __init__(self, address: tuple[str, int], start_time: float) -> None:
@@ -96,12 +97,14 @@ class Exporter:
         """Where it listens."""
         self.problem = ""
         """Why it does not listen yet; it goes on trying."""
-        socket.getaddrinfo(*address)  # what never resolves need not be tried again
         try:
             self._sock = _listen(address)
             self.port = self._sock.getsockname()[1]
         except OSError as error:
-            self.problem = os.strerror(error.errno) if error.errno else str(error)
+            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                raise  # what never resolves need not be tried again
+            number = error.errno or 0
+            self.problem = os.strerror(number) if number > 0 else error.strerror or str(error)
 
     def start(self, scoreboard: Scoreboard, identity: Identity | None) -> Helper:
         """Serve what stands on `scoreboard`, in a process of its own that becomes `identity`."""
@@ -139,8 +142,8 @@ class Exporter:
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    return socket.create_server(address, family=family, backlog=_AT_A_TIME)
+    family, *_, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(found, family=family, backlog=_AT_A_TIME)
 
 
 class _Page:

@@ -215,6 +215,7 @@ class EchoServer:
             if os.getpid() == 1:
                 lifecycle.every(_REAP, Strays().collect)
             sock = bind(config)
+            _refuse_own_port(config, sock)
             sidecars = Sidecars(config, sock, log, self._identity)
             scoreboard = Scoreboard.of(config)
             sidecars.start(scoreboard, lifecycle)
@@ -391,17 +392,20 @@ def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
                 f"{option_name(setting.name)} has no effect on the backend "
                 f"{config.backend!r} ({config.source('backend')}); leave one out"
             )
-    if config.metrics is not None and config.port:
-        host, port = parse_endpoint(config.metrics)
-        if port == config.port and (host == config.host or config.host in _EVERYWHERE):
-            raise ConfigError(
-                f"{config.source('metrics')} is the server's own port; choose another"
-            )
     if unusable := unusable_cpus(config.affinity):
         raise ConfigError(
             f"{config.source('affinity')}: this process may not run on CPU {unusable[0]} (it may "
             f"on {', '.join(map(str, sorted(os.sched_getaffinity(0))))})"
         )
+
+
+def _refuse_own_port(config: Config, sock: socket.socket) -> None:
+    if config.metrics is None:
+        return
+    host, port = parse_endpoint(config.metrics)
+    own_host, own_port = sock.getsockname()[:2]
+    if port == own_port and (host == own_host or own_host in _EVERYWHERE):
+        raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
 
 
 def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:

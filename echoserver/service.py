@@ -316,13 +316,15 @@ class Service:
                 here = {
                     idle.peer(*one.remote): one
                     for one in self._open
-                    if one not in self._leaving and not one.owed
+                    if now - self._leaving.get(one, -inf) >= _TO_LEAVE and not one.owed
                 }
             self._silent = [
                 here[peer]
                 for peer, seconds in sorted(silence.items(), key=lambda item: item[1])
                 if seconds >= _SILENT_ENOUGH and peer in here
             ]
+            # Who was asked before is asked again when there is nobody else.
+            self._silent.sort(key=lambda one: one not in self._leaving)
         while self._silent:
             connection = self._silent.pop()
             with self._lock:

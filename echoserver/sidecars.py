@@ -57,9 +57,10 @@ class Sidecars:
 
             try:
                 self._exporter = metrics.Exporter(parse_endpoint(config.metrics), time.time())
-            except socket.gaierror as error:
+            except (socket.gaierror, UnicodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
                 raise BootError(
-                    f"{config.source('metrics')}: cannot resolve {config.metrics}: {error.strerror}"
+                    f"{config.source('metrics')}: cannot resolve {config.metrics}: {reason}"
                 ) from None
             if self._exporter.problem:
                 log.error(

@@ -71,13 +71,17 @@ class State:
         self._pause = _FIRST_NAG
 
     def drain(self) -> None:
-        """Begin to drain; from any thread, or from a signal handler."""
+        """Begin to drain; from any thread, or from a signal handler.
+
+        Again, for one that had no deadline: now there may be one.
+        """
+        timeout = self.drain_timeout or inf
+        now = time.monotonic()
         if self.running:
-            timeout = self.drain_timeout or inf
-            now = time.monotonic()
             self.stream_deadline = now + min(_STREAM_PATIENCE, timeout * _STREAM_SHARE)
+        if self.running or self.deadline == inf:
             self.deadline = now + timeout
-            self.running = False
+        self.running = False
 
     @property
     def overdue(self) -> bool:

@@ -8,6 +8,7 @@ ends one direction only: a close_notify is to TLS what a FIN is to TCP (RFC 8446
 import os
 import socket
 import ssl
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,8 @@ class TlsSocket:
         self._unsent = memoryview(b"")
         self._accepted = 0
         self._in_vain = 0
+        self.heard = time.monotonic()
+        """When content came last (``monotonic``)."""
         self.comes_back = False
         """`recv` raises `NoContentError` where it waited for something, and that was no content."""
         self.touched = False
@@ -267,7 +270,7 @@ class TlsSocket:
             if self._outgoing.pending:
                 self._answer_in_passing(flags)
             if data or self._ended:
-                self._in_vain = 0
+                self._in_vain, self.heard = 0, time.monotonic()
                 return data
             self._in_vain += fed
             if self._in_vain > _MOST_IN_VAIN:
@@ -317,7 +320,8 @@ class TlsSocket:
     def close(self) -> None:
         """Leave: with a close_notify, as far as there is room for it at once."""
         with suppress(OSError):
-            self.close_notify(socket.MSG_DONTWAIT)
+            self._sock.setblocking(False)  # by a timeout, Python would wait for room
+            self.close_notify()
         self._sock.close()
 
     def _answer_in_passing(self, flags: int) -> None:

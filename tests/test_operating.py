@@ -237,10 +237,11 @@ def test_metrics_of_one_client_at_a_time() -> None:
         assert metrics(base)["connections_open"] == 1
 
 
-def test_a_host_for_metrics_that_is_none() -> None:
-    result = run("echoserver", "--port", "0", "--metrics", "no-such-host.invalid:9100")
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "a" * 70])
+def test_a_host_for_metrics_that_is_none(host: str) -> None:
+    result = run("echoserver", "--port", "0", "--metrics", f"{host}:9100")
     assert result.returncode == 3
-    assert "--metrics: cannot resolve no-such-host.invalid:9100" in sentence(result)
+    assert f"--metrics: cannot resolve {host}:9100" in sentence(result)
 
 
 def test_the_servers_own_port_is_not_for_metrics() -> None:
@@ -647,7 +648,11 @@ def test_a_socket_that_is_of_no_use(kind: str, count: str, said: str) -> None:
     assert said in done.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["alone", "workers"])
+@pytest.mark.parametrize(
+    "words",
+    [(), ("--workers", "2"), ("--overload", "reject")],
+    ids=["alone", "workers", "reject"],
+)
 def test_who_waits_at_a_socket_that_stays_is_not_sent_away(words: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as ours:
 
@@ -664,10 +669,15 @@ def test_who_waits_at_a_socket_that_stays_is_not_sent_away(words: tuple[str, ...
         try:
             first = wire.connect(ours.getsockname())
             assert wire.ask(first, b"first") == b"first"
-            waiting = [wire.connect(ours.getsockname()) for _ in range(5)]
+            # So that they come before it can turn them away, and it drains before it sees them.
+            stopped = "reject" in words
+            if stopped:
+                process.send_signal(signal.SIGSTOP)
+            waiting = [wire.connect(ours.getsockname()) for _ in range(1 if stopped else 5)]
             for sock in waiting:
                 sock.sendall(b"hello")
             process.terminate()
+            process.send_signal(signal.SIGCONT)
             assert wire.read_to_end(first) == b""
             first.close()
             assert process.wait(20) == 0
@@ -797,6 +807,23 @@ def test_who_waits_for_an_answer_is_not_shed(model: str) -> None:
         assert wire.eventually(lambda: _has_ended(asks) or _has_ended(another))
         another.close()
         one_more.close()
+
+
+def test_who_is_to_make_room_has_the_time_its_answer_takes() -> None:
+    """Of `process`, only the child knows whether it owes anything."""
+    sleeping = {"handler": "sleep", "handler_option": {"seconds": 4}, "drain_timeout": 1}
+    with serving("process", max_connections=1, overload="shed-idle", **sleeping) as server:
+        asks = wire.connect(server.address)
+        asks.sendall(b"slow")
+        newcomer = wire.connect(server.address)
+        newcomer.sendall(b"room?")
+        assert wire.read_to_end(asks) == b"slow"
+        asks.close()
+        assert wire.read_exactly(newcomer, 5) == b"room?"
+        newcomer.close()
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert (server.stopped["shed"], server.stopped["cut"]) == (1, 0)
 
 
 def test_who_is_owed_something_is_not_shed() -> None:

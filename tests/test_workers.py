@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import echoserver
+from echoserver.locks import SharedLock
 from echoserver.slots import SharedSlots, SlotTable
 from loadtest.sampler import accept_queue
 from tests import inspection, wire
@@ -203,6 +204,37 @@ def test_the_limit_holds_although_workers_are_killed_under_load() -> None:
         assert wire.eventually(lambda: len(select.select(socks, [], [], 0)[0]) == 3), len(served)
         time.sleep(0.3)  # the test is that nobody else is served
         assert len(select.select(socks, [], [], 0)[0]) == 3
+
+
+def test_two_locks_of_two_threads_are_no_deadlock() -> None:
+    """What the kernel, which knows processes only, takes for one."""
+    locks = SharedLock("one"), SharedLock("other")
+    until = time.monotonic() + 1.0
+
+    def contend() -> list[BaseException]:
+        failed: list[BaseException] = []
+
+        def take(lock: SharedLock) -> None:
+            try:
+                while time.monotonic() < until:
+                    with lock:
+                        pass
+            except OSError as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=take, args=(lock,)) for lock in locks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return failed
+
+    if (pid := os.fork()) == 0:
+        os._exit(len(contend()))
+    assert contend() == []
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for lock in locks:
+        lock.close()
 
 
 def test_as_many_workers_as_there_are_cpus() -> None:

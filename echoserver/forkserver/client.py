@@ -247,8 +247,10 @@ class ForkServer:
         raise TimeoutError("the fork server does not answer")
 
     def _terminate(self, number: int) -> None:
-        which = RETIRE if self._service.lifecycle.retiring else signal.SIGTERM
-        self._reports.drain_timeout = self._service.config.drain_timeout
+        lifecycle = self._service.lifecycle
+        which = RETIRE if lifecycle.retiring else signal.SIGTERM
+        # Who is to make room for others has all the time that what it is owed takes.
+        self._reports.drain_timeout = 0.0 if lifecycle.running else lifecycle.drain_timeout
         with suppress(OSError):  # the fork server has died, and the child with it
             self._order(SIGNAL, number, which)
 

@@ -163,8 +163,7 @@ class _ForkServer:
         if self._host is not None:
             state = self._host.lifecycle
             state.retiring = state.retiring or number == RETIRE
-            if state.running:
-                state.drain_timeout = self._reports.drain_timeout
+            state.drain_timeout = self._reports.drain_timeout
             state.drain()
             state.interrupt()
 
