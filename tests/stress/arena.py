@@ -146,8 +146,8 @@ class Arena:
             assert wire.ask(sock, b"warm") == b"warm"
             assert wire.finish(sock) == b""
         if self.fault.settles:
-            self._memory = self.rss()
             self._before = inspection.settled(self.server.pid)
+            self._memory = self.rss()
         if self.fault.canary and (self.cell.room is None or self.cell.room >= 8):
             self.canary = Canary(self.address, self._bound)
 
@@ -173,9 +173,13 @@ class Arena:
     def _assert_settled(self) -> None:
         pid = self.server.pid
         # A FIN that a full queue dropped is sent again after 0.2 s, 0.4 s, ..., 25.6 s: 51 in all.
-        assert wire.eventually(lambda: inspection.state(pid) == self._before, 60), (
-            f"{inspection.state(pid)} instead of {self._before}"
-        )
+        # And for a while: of `process`, children come and go.
+        assert wire.eventually(
+            lambda: (
+                inspection.state(pid) == self._before and inspection.settled(pid) == self._before
+            ),
+            60,
+        ), f"{inspection.state(pid)} instead of {self._before}"
         grown = self.rss() - self._memory
         assert grown < self.fault.keeps * MIB, f"{grown >> 20} MiB more than before"
 
