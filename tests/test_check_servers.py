@@ -9,6 +9,7 @@ import pytest
 
 import echoserver
 from tests.checking import Specimen, backend_words, check, failed, specimens, status
+from tests.conftest import BUILTIN, REPRESENTATIVE
 from tests.launching import command, half_a_core
 
 SPECIMENS = [pytest.param(one, id=one.path.name) for one in specimens()]
@@ -18,9 +19,16 @@ def _declared(bound: int | None) -> list[str]:
     return ["--concurrency", str(bound)] if bound else []
 
 
-def test_nothing_is_wrong_with_life_and_connections_of_a_backend(backend: str) -> None:
-    bound = echoserver.load_backend(backend).concurrency(echoserver.Config())
-    found = check(backend_words(backend, None), "--only", "L*,C*,N1", *_declared(bound))
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(one, marks=[] if one in REPRESENTATIVE else [pytest.mark.slow, pytest.mark.ci])
+        for one in BUILTIN
+    ],
+)
+def test_nothing_is_wrong_with_life_and_connections_of_a_backend(model: str) -> None:
+    bound = echoserver.load_backend(model).concurrency(echoserver.Config())
+    found = check(backend_words(model, None), "--only", "L*,C*,N1", *_declared(bound))
     assert failed(found) == {}
     assert status(found, "L1") == "passed"
 

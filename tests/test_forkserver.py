@@ -256,10 +256,11 @@ def test_what_a_plugin_starts_when_imported_is_its_own_business(tmp_path: Path) 
     )
 
     def asleep(server: echoserver.SpawnedServer) -> bool:
-        return any(
-            one.name() == "sleep" and one.status() != psutil.STATUS_ZOMBIE
-            for one in inspection.tree(server.pid)
-        )
+        for one in inspection.tree(server.pid):
+            with suppress(psutil.NoSuchProcess):
+                if one.name() == "sleep" and one.status() != psutil.STATUS_ZOMBIE:
+                    return True
+        return False
 
     with echoserver.spawn(backend="process", handler=f"{tmp_path}/starting.py:Marked") as server:
         with wire.connect(server.address) as sock:

@@ -733,7 +733,8 @@ def test_process_1_collects_strays(words: tuple[str, ...]) -> None:
             into = ["nsenter", "--target", str(first.pid), "--pid", "--mount"]
             orphan = "sleep 300 >/dev/null 2>&1 &"
             subprocess.run([*into, "sh", "-c", orphan], check=True, timeout=20)
-            (stray,) = (one for one in first.children() if one.name() == "sleep")
+            assert wire.eventually(lambda: _sleeping(first))
+            (stray,) = _sleeping(first)
             stray.kill()
             assert wire.eventually(lambda: not psutil.pid_exists(stray.pid)), "a zombie remains"
             assert wire.served(address)
@@ -741,6 +742,15 @@ def test_process_1_collects_strays(words: tuple[str, ...]) -> None:
             assert process.wait(20) == 0
         finally:
             process.kill()
+
+
+def _sleeping(parent: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for child in parent.children():
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == "sleep":
+                found.append(child)
+    return found
 
 
 # -- overload ------------------------------------------------------------------------------------

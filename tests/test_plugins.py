@@ -83,7 +83,9 @@ def test_an_installed_plugin_is_a_backend_like_any_other(environment: Path) -> N
 @pytest.mark.parametrize(
     "selection",
     [
-        ["-m", "core", "-k", "trio and echo"],
+        pytest.param(
+            ["-m", "core", "-k", "trio and echo"], marks=[pytest.mark.slow, pytest.mark.ci]
+        ),
         pytest.param(["-m", ""], marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
     ],
     ids=["core", "all"],

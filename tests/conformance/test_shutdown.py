@@ -198,7 +198,7 @@ def test_second_signal_among_late_arrivals(start: StartServer) -> None:
     begun = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     assert server.wait() in {0, 128 + signal.SIGTERM}  # 0: it was through already
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 10  # and not the 30 of the drain
 
 
 def _has_drawn_the_line(pid: int) -> bool:
