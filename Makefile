@@ -38,7 +38,7 @@ FOUND = build/stress$(if $(SHARD),-$(subst /,-of-,$(SHARD))).jsonl
 stress: install ## Put every backend through every fault, and make docs/reliability.md; SHARD=K/N for a part
 	rm -f $(FOUND)
 	$(BIN)/python -m pytest -n $(STRESS_JOBS) -m stress tests/stress --stress-results $(FOUND) $(if $(SHARD),--shard $(SHARD)) $(ARGS)
-	$(if $(SHARD),,$(BIN)/python -m tests.stress.report --by "make stress" $(FOUND) > docs/reliability.md)
+	$(if $(SHARD),,$(BIN)/python -m tests.stress.report --by "make stress STRESS_JOBS=$(STRESS_JOBS)" $(FOUND) > docs/reliability.md)
 
 lint: install ## ruff, formatting and mypy --strict
 	$(BIN)/ruff check .
