@@ -50,6 +50,16 @@ def descriptors(pid: int) -> set[int]:
     return {int(fd.name) for fd in Path(f"/proc/{pid}/fd").iterdir()}
 
 
+def peers_of(pid: int) -> set[int]:
+    """Return the ports of the clients that a process, or a descendant of it, serves."""
+    ports = set()
+    for process in tree(pid):
+        with suppress(psutil.Error):
+            remote: list[Any] = [one.raddr for one in process.net_connections("tcp")]
+            ports |= {address.port for address in remote if address}  # a listener has none
+    return ports
+
+
 def tell_all(pid: int, number: int) -> None:
     """Send a signal to a server's whole process tree."""
     for process in tree(pid):
