@@ -79,7 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "workers" in fixtures:
         # All of it over all of them takes ten minutes. So by default: all of it over the exemplars,
         # and of every other backend, and of every backend in two workers, and of the exemplars over
-        # TLS, the checks marked `core`. CI has all of it over the representative ones.
+        # TLS, the checks marked `core`.
         has = metafunc.definition.get_closest_marker
         core, plain = has("core") is not None, has("plain") is not None
         params = []
@@ -92,9 +92,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 secured = alone and core and (bool(given) or backend in EXEMPLARS)
                 usual = secured if tls else core or (alone and central)
                 name = _id(backend) + ("" if alone else "-2workers") + ("-tls" if tls else "")
-                marks = [] if usual else [pytest.mark.slow]
-                if alone and not (usual or tls) and backend in REPRESENTATIVE:
-                    marks.append(pytest.mark.ci)
+                marks = () if usual else pytest.mark.slow
                 values = (backend, workers, tls) if "tls" in fixtures else (backend, workers)
                 params.append(pytest.param(*values, id=name, marks=marks))
         names = ("backend", "workers", "tls") if "tls" in fixtures else ("backend", "workers")
