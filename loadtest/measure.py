@@ -86,10 +86,12 @@ def measure(
         workers.connected()
         _settle(workload.port)
         usage = watch.usage if watch else _unknown
+        # Before they go: where the machine is busy, a short round may be over until we have a turn.
+        before, busy, since = usage(), busy_seconds(pinning.client), time.monotonic()
         begun = workers.go()
         if workload.warmup:
             time.sleep(max(0.0, (begun - time.perf_counter_ns()) / 1e9 + workload.warmup))
-        before, busy, since = usage(), busy_seconds(pinning.client), time.monotonic()
+            before, busy, since = usage(), busy_seconds(pinning.client), time.monotonic()
         workers.over(progress)
         after, at_work = usage(), time.monotonic() - since
         busy = (busy_seconds(pinning.client) - busy) / (at_work * len(pinning.client))
