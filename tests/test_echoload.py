@@ -404,7 +404,7 @@ def test_compare_all(tmp_path: Path) -> None:
             "-c",
             "100",
             "-d",
-            "300ms",
+            "1s",
             "--warmup",
             "0",
             "--rounds",

@@ -52,7 +52,7 @@ def test_compare_with_peers(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(
         *("echoload", "compare", "--peers", "--backends", "asyncio", "--rounds", "2"),
-        *("-c", "10", "-d", "0.2s", "--engine", "epoll", "--json", str(file)),
+        *("-c", "10", "-d", "1s", "--engine", "epoll", "--json", str(file)),
     )
     assert result.returncode == 0, result.stderr
     document = json.loads(file.read_text())
