@@ -161,7 +161,7 @@ class Design:
             raise BootError(f"{who} failed: {told}") from error
         if lifecycle.running:
             raise BootError(f"{who} stopped serving, and nobody had told it to")
-        service.publish_final()
+        service.publish()
         return service.totals
 
 

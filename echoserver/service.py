@@ -195,7 +195,7 @@ class Service:
             self._open.add(connection)
             self.totals.connections += 1
             if self._promptly:
-                self._report()
+                self.publish()
         if self.log.debugging:
             self.log.debug("connection_opened", peer=_address(peer))
         return connection
@@ -220,7 +220,7 @@ class Service:
             if counter := COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
             if self._promptly:
-                self._report(leaving=1)
+                self.publish(leaving=1)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.
             self._open.discard(connection)
         if self.log.debugging:
@@ -246,7 +246,7 @@ class Service:
         with self._lock:
             for connection in self._open:
                 self._account_for(connection)
-            self._report()
+            self.publish()
 
     def _account_for(self, connection: Connection) -> None:
         came, went, late = connection.unaccounted()
@@ -254,7 +254,7 @@ class Service:
         self.totals.bytes_out += went
         self.totals.bytes_discarded += late
 
-    def _report(self, leaving: int = 0) -> None:
+    def publish(self, leaving: int = 0) -> None:
         """Publish how things are; `leaving` of the connections are about to be forgotten."""
         if self._publish is not None:
             vitals = self.vitals
@@ -263,10 +263,6 @@ class Service:
             if self._access_log is not None:
                 vitals.access_lines_dropped = self._access_log.dropped
             self._publish(self)
-
-    def publish_final(self) -> None:
-        """Publish for the last time: it is over."""
-        self._report()
 
     # -- silence -------------------------------------------------------------------------------
 
