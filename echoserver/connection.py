@@ -326,17 +326,15 @@ class Connection:
         host = self._host
         ending = "reset"
         try:
-            try:
-                ending = yield from self._converse(blocking=blocking)
-            except _Broken as broken:
-                ending = broken.outcome
-                return
-            except OSError:
-                return
-            with suppress(OSError):
-                yield from self._end(peer_has_ended=ending == "eof")
-            if ending == "eof" and self._tls is not None and self._tls.truncated:
+            ending = yield from self._converse(blocking=blocking)
+            peer_has_ended = ending == "eof"
+            if peer_has_ended and self._tls is not None and self._tls.truncated:
                 ending = "truncated"
+            yield from self._end(peer_has_ended=peer_has_ended)
+        except _Broken as broken:
+            ending = broken.outcome
+        except OSError:
+            pass  # in the conversation, that is the reset; afterwards, nobody is owed anything
         except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
             host.report_failure("connection_failed", error)
             ending = "reset"

@@ -24,6 +24,9 @@ class Lingering:
         self._lifecycle = lifecycle
         self._closing: dict[int, tuple[socket.socket, float]] = {}
 
+    def __len__(self) -> int:
+        return len(self._closing)
+
     def close_gently(self, sock: socket.socket) -> None:
         """End a connection that nothing was sent to."""
         if len(self._closing) >= _MOST:

@@ -255,7 +255,7 @@ class Listener:
         service.wake_on_release = not wanted
         now = time.monotonic()
         paused = now < self._pause_ends
-        shedding = self._sheds and not wanted and now >= self._shed_from
+        shedding = not wanted and self._sheds and now >= self._shed_from
         # To make room may be for another process than the one that the kernel would choose.
         watched = (wanted or shedding) and not paused
         self._watch(self._sock.fileno(), wanted=watched, exclusive=not shedding)
@@ -270,15 +270,21 @@ class Listener:
             self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
         if shedding and self._sock.fileno() in ready:
             self._make_room()
-        self._lingering.look_at(ready)
-        yield from self._welcome(ready)
+        if self._lingering:
+            self._lingering.look_at(ready)
+        if self._awaited:
+            yield from self._welcome(ready)
 
     def _longest_wait(self, now: float, *, wanted: bool) -> float | None:
         """Return after how many seconds there is something to do, whatever comes; None: never."""
-        deadlines = [self._lingering.next_deadline, self._awaited.next_deadline]
+        deadlines = [inf]
+        if self._lingering:
+            deadlines.append(self._lingering.next_deadline)
+        if self._awaited:
+            deadlines.append(self._awaited.next_deadline)
         if now < self._pause_ends:
             deadlines.append(self._pause_ends)
-        if self._sheds and not wanted and now < self._shed_from:
+        if not wanted and self._sheds and now < self._shed_from:
             deadlines.append(self._shed_from)
         if (next_sweep := self._service.sweep()) is not None:
             deadlines.append(now + next_sweep)
