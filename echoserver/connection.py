@@ -379,6 +379,8 @@ class Connection:
                     raise TlsError(0, "the peer broke off the handshake") from None
                 raise _Over("eof") from None  # it only looked whether someone listens
             else:
+                if self._asked_to_leave:  # it did not wait where it could have been woken
+                    raise _Over("shed")
                 return
             if left <= 0 or self._asked_to_leave:
                 self._stream = self.sock
@@ -434,7 +436,7 @@ class Connection:
                         yield from self._send_rest(memoryview(answer)[taken:])
                 else:
                     yield from self._carry_out(answer)
-            if not blocking and (self._asked_to_leave or (yield readable)):
+            if not blocking and (yield readable):
                 break
         if lifecycle.running:
             return "shed" if self._asked_to_leave else "idle_timeout"

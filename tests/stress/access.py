@@ -24,6 +24,7 @@ TLS = {"tls_cert": SERVERS.issue()}
     tls=False,
     control=control("ShakesHandsInAccept", tls_cert=SERVERS.issue()),
     fast=True,
+    alone=("process", "thread"),  # a thousand of them, which all begin a handshake
 )
 def no_tls(arena: Arena) -> str:
     """Who does not come to the point delays nobody."""

@@ -43,6 +43,8 @@ class Fault:
     """A small form of it is in the default tests."""
     namespace: bool = False
     """It takes a network of its own."""
+    alone: tuple[str, ...] = ()
+    """Backends with which, at full size, it takes all of a machine of two cores."""
     needs: tuple[str, ...] = ()
     """Programs without which it is skipped."""
     timeout: float = 120.0

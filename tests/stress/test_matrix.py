@@ -3,11 +3,12 @@
 By default, what is quick, in a small form. ``make stress`` runs all of it.
 """
 
+import fcntl
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ _FAST_BOUND = 5.0  # seconds within which the canary is served, where other test
 
 
 def _marks(cell: Cell) -> list[Any]:
-    marks = [pytest.mark.stress, pytest.mark.timeout(cell.fault.timeout)]
+    # The function only: a case may have to wait for others.
+    marks = [pytest.mark.stress, pytest.mark.timeout(cell.fault.timeout, func_only=True)]
     if not (cell.fault.fast and cell.central and cell.backend == _exemplar(cell)):
         marks.append(pytest.mark.slow)
     return marks
@@ -36,6 +38,23 @@ def _exemplar(cell: Cell) -> str:
     return possible[cell.fault.number % len(possible)]
 
 
+@pytest.fixture
+def machine(
+    cell: Cell, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A share of the machine, or all of it."""
+    full = report.asked_for(request.config) and cell.central
+    alone = full and cell.backend in cell.fault.alone
+    shared = tmp_path_factory.getbasetemp().parent  # by all that run side by side
+    with (shared / "turnstile").open("w") as turnstile, (shared / "machine").open("w") as lock:
+        # One at a time: who waits for all the others to leave is not overtaken by more of them.
+        fcntl.flock(turnstile, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
+        yield
+
+
+@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     "cell", [pytest.param(one, id=one.id, marks=_marks(one)) for one in cells()]
 )
