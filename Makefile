@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests mostly wait, for a timeout or for each other's CPU; so there are more of them than CPUs.
 JOBS ?= 5
-# The cases of the matrix assert times, and some of them keep a CPU busy.
-STRESS_JOBS ?= 2
+# The cases of the matrix assert times; most of them wait, and those that take all of two cores
+# are not put beside others.
+STRESS_JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install compare test test-all stress lint format lock audit clean

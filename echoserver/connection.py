@@ -375,9 +375,10 @@ class Connection:
             except BlockingIOError:
                 left = min(deadline, lifecycle.stream_deadline) - time.monotonic()
             except ConnectionResetError:
-                if tls.touched:
-                    raise TlsError(0, "the peer broke off the handshake") from None
-                raise _Over("eof") from None  # it only looked whether someone listens
+                if not tls.touched:
+                    raise _Over("eof") from None  # it only looked whether someone listens
+                self._host.report_tls_failure(self, "the peer broke off the handshake")
+                raise _Broken("tls_failed") from None
             else:
                 if self._asked_to_leave:  # it did not wait where it could have been woken
                     raise _Over("shed")

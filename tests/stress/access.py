@@ -51,14 +51,12 @@ def no_tls(arena: Arena) -> str:
             waits.append(time.monotonic() - begun)
         assert wire.finish(sock) == b""
     arena.close(stalled)
-    assert wire.eventually(arena.served)
     # What the allocator keeps grows for a while, and not for ever.
-    sizes = []
+    sizes = [arena.rss_at_rest()]
     for _ in range(3):
-        sizes.append(arena.rss())
         arena.close(_stall(arena, count))
-        assert wire.eventually(arena.served)
-    grown = arena.rss() - sizes[-1]
+        sizes.append(arena.rss_at_rest())
+    grown = sizes[-1] - sizes[-2]
     assert grown < 24 * MIB, f"{grown >> 20} MiB more for as many again"
     p99 = sorted(waits)[98]
     loops = {"selector", "selector-pool", "coroutine", "gevent", "asyncio", "uvloop"}

@@ -150,6 +150,7 @@ class Arena:
             self._memory = self.rss()
         if self.fault.canary and (self.cell.room is None or self.cell.room >= 8):
             self.canary = Canary(self.address, self._bound)
+            self._at_rest = inspection.settled(self.server.pid)
 
     def _finish(self) -> None:
         if self.canary is not None:
@@ -268,6 +269,13 @@ class Arena:
     def rss(self) -> int:
         """Return the memory of all its processes, in bytes."""
         return inspection.rss_bytes(self.server.pid)
+
+    def rss_at_rest(self) -> int:
+        """Return the same, when all who came to a case have gone, and only the canary is there."""
+        assert wire.eventually(self.served)
+        resting = self._at_rest
+        assert wire.eventually(lambda: inspection.settled(self.server.pid) == resting)
+        return self.rss()
 
     def log(self, event: str) -> list[dict[str, Any]]:
         """Return the lines of an event."""
