@@ -369,8 +369,8 @@ def test_what_is_written_is_read(address: Any, port: int) -> None:
 
 
 @pytest.mark.parametrize("header", [HEADER, HEADER_2], ids=["v1", "v2"])
-def test_a_client_behind_a_balancer(backend: str, header: bytes) -> None:
-    with serving(backend, **BEHIND, deny="192.0.2.8", log_level="debug") as server:
+def test_a_client_behind_a_balancer(exemplar: str, header: bytes) -> None:
+    with serving(exemplar, **BEHIND, deny="192.0.2.8", log_level="debug") as server:
         sock = connect_from("127.0.0.1", server.address)
         sock.sendall(header + b"at once")  # and none of it is lost
         assert wire.read_exactly(sock, 7) == b"at once"

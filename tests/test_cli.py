@@ -89,11 +89,11 @@ def test_two_lines_at_any_level() -> None:
     assert [event["event"] for event in server.log] == ["listening", "stopped"]
 
 
-def test_ipv6(backend: str) -> None:
-    with echoserver.spawn(backend=backend, host="::1") as server:
+def test_ipv6(exemplar: str) -> None:
+    with echoserver.spawn(backend=exemplar, host="::1") as server:
         assert server.host == "::1"
         assert wire.served(server.address)
-    with echoserver.spawn(backend=backend, host="::") as server:
+    with echoserver.spawn(backend=exemplar, host="::") as server:
         assert wire.served(("::1", server.port))
         assert wire.served(("127.0.0.1", server.port))
 
@@ -429,14 +429,14 @@ class CannotEnd(Handler):
     ],
 )
 def test_nothing_that_a_handler_does_reaches_beyond_its_connection(
-    backend: str, name: str, answer: bytes, tmp_path: Path
+    exemplar: str, name: str, answer: bytes, tmp_path: Path
 ) -> None:
     """Not even when the client then resets the connection; nor does payload reach the log."""
     (tmp_path / "hostile.py").write_text(HOSTILE)
     poison = b'x\n{"event": "stopped", "forged": true}'
-    words = ["--pool-size", "1"] if backend == "pool" else []
+    words = ["--pool-size", "1"] if exemplar == "pool" else []
     with echoserver.spawn(
-        backend=backend, handler=f"{tmp_path}/hostile.py:{name}", arguments=words
+        backend=exemplar, handler=f"{tmp_path}/hostile.py:{name}", arguments=words
     ) as server:
         for _ in range(5):
             with wire.connect(server.address) as sock:
@@ -503,14 +503,14 @@ def test_output_that_cannot_be_written_is_no_traceback(words: str, redirection: 
         assert "No space left" in sentence(result)
 
 
-def test_timeouts_that_round_badly(backend: str) -> None:
+def test_timeouts_that_round_badly(exemplar: str) -> None:
     """A struct timeval counts microseconds: 0.9999999 s is no million of them, 0.4 µs is not 0."""
     with echoserver.spawn(
-        backend=backend, idle_timeout="0.9999999", write_timeout="1.9999999"
+        backend=exemplar, idle_timeout="0.9999999", write_timeout="1.9999999"
     ) as server:
         assert wire.served(server.address)
     with (
-        echoserver.spawn(backend=backend, idle_timeout="0.4us") as server,
+        echoserver.spawn(backend=exemplar, idle_timeout="0.4us") as server,
         wire.connect(server.address) as sock,
     ):
         assert wire.read_to_end(sock) == b""

@@ -14,9 +14,9 @@ from tests.launching import await_listening, free_port, shell, terminate
     ["2>&- >&-", "2>/dev/full >/dev/full", "2>&- >&- <&-"],
     ids=["closed", "full", "all-closed"],
 )
-def test_stderr_that_takes_nothing(backend: str, redirection: str) -> None:
+def test_stderr_that_takes_nothing(exemplar: str, redirection: str) -> None:
     port = free_port()
-    arguments = ["-b", backend, "--port", str(port), "--log-level", "debug"]
+    arguments = ["-b", exemplar, "--port", str(port), "--log-level", "debug"]
     with shell(f'exec "$@" {redirection}', "echoserver", *arguments) as process:
         address = await_listening(port, process)
         for _ in range(20):
@@ -24,11 +24,11 @@ def test_stderr_that_takes_nothing(backend: str, redirection: str) -> None:
         assert terminate(process) == 0
 
 
-def test_stderr_that_nobody_reads(backend: str) -> None:
+def test_stderr_that_nobody_reads(exemplar: str) -> None:
     port = free_port()
     reader, writer = os.pipe()
     try:
-        arguments = ["-b", backend, "--port", str(port), "--log-level", "debug"]
+        arguments = ["-b", exemplar, "--port", str(port), "--log-level", "debug"]
         with shell('exec "$@"', "echoserver", *arguments, stderr=writer) as process:
             address = await_listening(port, process)
             for _ in range(400):  # 2 lines each: several times what a pipe holds
@@ -41,7 +41,7 @@ def test_stderr_that_nobody_reads(backend: str) -> None:
         os.close(writer)
 
 
-def test_stderr_shared_with_others_stays_blocking(backend: str) -> None:
+def test_stderr_shared_with_others_stays_blocking(exemplar: str) -> None:
     """O_NONBLOCK would be set for everyone who has the same open file."""
     port = free_port()
     reader, writer = os.pipe()
@@ -49,7 +49,7 @@ def test_stderr_shared_with_others_stays_blocking(backend: str) -> None:
         os.fdopen(reader, "rb"),
         os.fdopen(writer, "wb"),
         shell(
-            'exec "$@"', "echoserver", "-b", backend, "--port", str(port), stderr=writer
+            'exec "$@"', "echoserver", "-b", exemplar, "--port", str(port), stderr=writer
         ) as process,
     ):
         await_listening(port, process)
@@ -57,13 +57,15 @@ def test_stderr_shared_with_others_stays_blocking(backend: str) -> None:
         assert terminate(process) == 0
 
 
-def test_log_file_is_appended_to(backend: str, tmp_path: Path) -> None:
+def test_log_file_is_appended_to(exemplar: str, tmp_path: Path) -> None:
     path = tmp_path / "server.log"
     path.write_text("before\n")
     port = free_port()
     with (
         path.open("a") as log,
-        shell('exec "$@"', "echoserver", "-b", backend, "--port", str(port), stderr=log) as process,
+        shell(
+            'exec "$@"', "echoserver", "-b", exemplar, "--port", str(port), stderr=log
+        ) as process,
     ):
         assert wire.eventually(lambda: '"listening"' in path.read_text())
         log.write("between\n")

@@ -9,7 +9,6 @@ from tests import wire
 from tests.conftest import HANDLERS, StartServer
 
 MIB = 1 << 20
-EVERY_HANDLER = True  # also in the default tests
 
 
 @pytest.fixture
@@ -23,6 +22,7 @@ def address(start: StartServer, handler: str) -> wire.Address:
 
 
 @pytest.mark.core
+@pytest.mark.handlers
 def test_all_256_byte_values(address: wire.Address, answer: Callable[[bytes], bytes]) -> None:
     data = wire.ALL_BYTES + b"\r\n\0" + wire.ALL_BYTES[::-1]
     with wire.connect(address) as sock:
