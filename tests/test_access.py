@@ -24,15 +24,6 @@ from tests.launching import run, serving, totals
 from tests.test_cli import sentence
 
 
-def connect_from(source: str, address: wire.Address) -> socket.socket:
-    sock = socket.socket()
-    wire.opened.append(sock)
-    sock.settimeout(wire.patience)
-    sock.bind((source, 0))
-    sock.connect(address)
-    return sock
-
-
 def answered(sock: socket.socket) -> bool:
     try:
         return wire.ask(sock, b"hello") == b"hello"
@@ -59,8 +50,8 @@ def turned_away(sock: socket.socket) -> bool:
 )
 def test_rules(rules: dict[str, Any], welcome: list[str], others: list[str]) -> None:
     with serving(**rules) as server:
-        assert all(answered(connect_from(one, server.address)) for one in welcome)
-        assert all(turned_away(connect_from(one, server.address)) for one in others)
+        assert all(answered(wire.connect(server.address, source=one)) for one in welcome)
+        assert all(turned_away(wire.connect(server.address, source=one)) for one in others)
         found = totals(server)
         assert (found["connections"], found["denied"]) == (len(welcome), len(others))
 
@@ -68,18 +59,18 @@ def test_rules(rules: dict[str, Any], welcome: list[str], others: list[str]) -> 
 @pytest.mark.parametrize("network", ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104", "::ffff:0:0/96"])
 def test_an_ipv4_network_in_the_manner_of_ipv6(network: str) -> None:
     with serving(deny=network) as server:
-        assert turned_away(connect_from("127.0.0.1", server.address))
+        assert turned_away(wire.connect(server.address))
     with serving(allow=network) as server:
-        assert answered(connect_from("127.0.0.1", server.address))
+        assert answered(wire.connect(server.address))
 
 
 def test_rules_hold_for_every_backend(backend: str) -> None:
     with serving(backend, deny="127.0.0.2", workers=2) as server:
         before = inspection.settled(server.pid)
         for _ in range(10):
-            assert turned_away(connect_from("127.0.0.2", server.address))
+            assert turned_away(wire.connect(server.address, source="127.0.0.2"))
             wire.opened.pop().close()
-        assert answered(connect_from("127.0.0.1", server.address))
+        assert answered(wire.connect(server.address))
         wire.opened.pop().close()
         assert wire.eventually(lambda: inspection.state(server.pid) == before)
         assert totals(server)["denied"] == 10
@@ -88,14 +79,14 @@ def test_rules_hold_for_every_backend(backend: str) -> None:
 
 def test_an_ipv4_client_of_an_ipv6_socket_is_known_by_its_ipv4_address() -> None:
     with serving(host="::", allow="127.0.0.1") as server:
-        assert answered(connect_from("127.0.0.1", ("127.0.0.1", server.port)))
-        assert turned_away(connect_from("127.0.0.2", ("127.0.0.1", server.port)))
+        assert answered(wire.connect(("127.0.0.1", server.port)))
+        assert turned_away(wire.connect(("127.0.0.1", server.port), source="127.0.0.2"))
         assert not inspection.events(server, "open_to_all")
 
 
 def test_rules_come_before_tls() -> None:
     with serving(tls_cert=SERVERS.issue(), deny="127.0.0.2") as server:
-        sock = connect_from("127.0.0.2", server.address)
+        sock = wire.connect(server.address, source="127.0.0.2")
         assert turned_away(sock), "and not even an alert"
         assert totals(server)["tls_failures"] == 0
 
@@ -104,12 +95,12 @@ def test_a_reload_changes_the_rules(tmp_path: Any) -> None:
     file = tmp_path / "server.toml"
     file.write_text('deny = "127.0.0.2"')
     with serving(arguments=["--config", str(file)]) as server:
-        assert turned_away(connect_from("127.0.0.2", server.address))
+        assert turned_away(wire.connect(server.address, source="127.0.0.2"))
         file.write_text('deny = ["127.0.0.3"]')
         os.kill(server.pid, signal.SIGHUP)
         assert wire.eventually(lambda: inspection.events(server, "reloaded"))
-        assert answered(connect_from("127.0.0.2", server.address))
-        assert turned_away(connect_from("127.0.0.3", server.address))
+        assert answered(wire.connect(server.address, source="127.0.0.2"))
+        assert turned_away(wire.connect(server.address, source="127.0.0.3"))
 
 
 @pytest.mark.parametrize(
@@ -152,13 +143,13 @@ def test_what_makes_no_sense(words: list[str], said: str) -> None:
 @pytest.mark.parametrize("processes", [None, 2])
 def test_connections_of_one_address(exemplar: str, processes: int | None) -> None:
     with serving(exemplar, max_connections_per_ip=3, workers=processes) as server:
-        mine = [connect_from("127.0.0.1", server.address) for _ in range(3)]
+        mine = [wire.connect(server.address) for _ in range(3)]
         assert all(map(answered, mine))
         for _ in range(5):
-            assert turned_away(connect_from("127.0.0.1", server.address))
-        assert answered(connect_from("127.0.0.2", server.address)), "it has its own three"
+            assert turned_away(wire.connect(server.address))
+        assert answered(wire.connect(server.address, source="127.0.0.2")), "it has its own three"
         assert wire.finish(mine[0]) == b""
-        assert wire.eventually(lambda: answered(connect_from("127.0.0.1", server.address)))
+        assert wire.eventually(lambda: answered(wire.connect(server.address)))
         assert totals(server)["rejected_per_ip"] >= 5
 
 
@@ -174,12 +165,12 @@ def test_a_reload_can_bring_more_addresses_than_there_were(tmp_path: Any) -> Non
         os.kill(server.pid, signal.SIGHUP)
         assert wire.eventually(lambda: inspection.events(server, "reloaded"))
         for number in range(2, 40):
-            assert answered(connect_from(f"127.0.0.{number}", server.address))
+            assert answered(wire.connect(server.address, source=f"127.0.0.{number}"))
 
 
 def test_the_most_connections_there_can_be() -> None:
     with serving(workers=2, max_connections=10_000_000, max_connections_per_ip=1) as server:
-        assert answered(connect_from("127.0.0.2", server.address))
+        assert answered(wire.connect(server.address, source="127.0.0.2"))
 
 
 def test_a_full_table_turns_new_addresses_away() -> None:
@@ -193,12 +184,12 @@ def test_a_full_table_turns_new_addresses_away() -> None:
 
 def test_a_worker_that_dies_gives_its_connections_back() -> None:
     with serving("thread", max_connections_per_ip=2, workers=2) as server:
-        mine = [connect_from("127.0.0.1", server.address) for _ in range(2)]
+        mine = [wire.connect(server.address) for _ in range(2)]
         assert all(map(answered, mine))
         for pid in inspection.servers(server.pid):
             if pid != server.pid:
                 os.kill(pid, signal.SIGKILL)
-        assert wire.eventually(lambda: answered(connect_from("127.0.0.1", server.address)))
+        assert wire.eventually(lambda: answered(wire.connect(server.address)))
 
 
 def test_addresses_are_counted_as_customers_have_them() -> None:
@@ -371,12 +362,12 @@ def test_what_is_written_is_read(address: Any, port: int) -> None:
 @pytest.mark.parametrize("header", [HEADER, HEADER_2], ids=["v1", "v2"])
 def test_a_client_behind_a_balancer(exemplar: str, header: bytes) -> None:
     with serving(exemplar, **BEHIND, deny="192.0.2.8", log_level="debug") as server:
-        sock = connect_from("127.0.0.1", server.address)
+        sock = wire.connect(server.address)
         sock.sendall(header + b"at once")  # and none of it is lost
         assert wire.read_exactly(sock, 7) == b"at once"
         assert answered(sock)
         assert wire.finish(sock) == b""
-        denied = connect_from("127.0.0.1", server.address)
+        denied = wire.connect(server.address)
         denied.sendall(HEADER.replace(b"2.7", b"2.8"))
         assert turned_away(denied), "the rules are for clients, and not for the balancer"
         found = totals(server)
@@ -388,7 +379,7 @@ def test_a_client_behind_a_balancer(exemplar: str, header: bytes) -> None:
 def test_a_header_in_pieces(exemplar: str) -> None:
     with serving(exemplar, **BEHIND) as server:
         for header in (HEADER, HEADER_2):
-            with connect_from("127.0.0.1", server.address) as sock:
+            with wire.connect(server.address) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for value in header:
                     sock.sendall(bytes([value]))
@@ -398,7 +389,7 @@ def test_a_header_in_pieces(exemplar: str) -> None:
 
 def test_who_is_no_balancer_is_not_heard(exemplar: str) -> None:
     with serving(exemplar, **BEHIND) as server:
-        sock = connect_from("127.0.0.2", server.address)
+        sock = wire.connect(server.address, source="127.0.0.2")
         sock.sendall(HEADER + b"let me in")
         assert turned_away(sock)
         found = totals(server)
@@ -411,7 +402,7 @@ def test_who_is_no_balancer_is_not_heard(exemplar: str) -> None:
 def test_a_connection_without_a_header(exemplar: str, said: bytes) -> None:
     with serving(exemplar, **BEHIND, handshake_timeout=0.3) as server:
         before = inspection.settled(server.pid)
-        sock = connect_from("127.0.0.1", server.address)
+        sock = wire.connect(server.address)
         sock.sendall(said)
         assert turned_away(sock)
         sock.close()
@@ -423,8 +414,8 @@ def test_a_connection_without_a_header(exemplar: str, said: bytes) -> None:
 def test_silent_balancers_hold_nobody_up(exemplar: str) -> None:
     with serving(exemplar, **BEHIND) as server:
         for _ in range(20):
-            connect_from("127.0.0.1", server.address).sendall(HEADER[:9])
-        sock = connect_from("127.0.0.1", server.address)
+            wire.connect(server.address).sendall(HEADER[:9])
+        sock = wire.connect(server.address)
         begun = time.monotonic()
         sock.sendall(HEADER)
         assert answered(sock)
@@ -436,7 +427,7 @@ def test_silent_balancers_hold_nobody_up(exemplar: str) -> None:
 
 def test_the_limit_of_an_address_is_the_clients() -> None:
     with serving("selector", **BEHIND, max_connections_per_ip=1) as server:
-        socks = [connect_from("127.0.0.1", server.address) for _ in range(3)]
+        socks = [wire.connect(server.address) for _ in range(3)]
         for number, sock in enumerate(socks):
             sock.sendall(HEADER.replace(b"2.7", b"2.%d" % (number % 2)))
         assert answered(socks[0])
@@ -446,7 +437,7 @@ def test_the_limit_of_an_address_is_the_clients() -> None:
 
 def test_tls_behind_a_balancer(exemplar: str) -> None:
     with serving(exemplar, **BEHIND, tls_cert=SERVERS.issue()) as server:
-        sock = connect_from("127.0.0.1", server.address)
+        sock = wire.connect(server.address)
         sock.sendall(HEADER_2)
         secured = wire.Secured(sock, Trust(SERVERS.cert))
         secured.sendall(b"hello")

@@ -80,11 +80,7 @@ def test_metrics_tell_what_happened(exemplar: str, processes: int | None) -> Non
                 assert wire.finish(sock) == b""
         with wire.connect(server.address) as sock:
             assert wire.ask(sock, b"stays") == b"stays"
-            denied = socket.socket()
-            wire.opened.append(denied)
-            denied.bind(("127.0.0.2", 0))
-            denied.connect(server.address)
-            assert wire.read_to_end(denied) == b""
+            assert wire.read_to_end(wire.connect(server.address, source="127.0.0.2")) == b""
             expected = {
                 "connections_total": 6.0,
                 "connections_open": 1.0,

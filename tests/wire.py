@@ -28,7 +28,9 @@ trust: Trust | None = None
 ALL_BYTES = bytes(range(256))
 
 
-def connect(address: Address, *, receive_buffer: int | None = None) -> socket.socket:
+def connect(
+    address: Address, *, source: str | None = None, receive_buffer: int | None = None
+) -> socket.socket:
     """Return a connection whose waits are bounded by `patience`; the test's end closes it."""
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     opened.append(sock)
@@ -36,6 +38,8 @@ def connect(address: Address, *, receive_buffer: int | None = None) -> socket.so
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if source is not None:
+        sock.bind((source, 0))
     sock.connect(address)
     return secured(sock)
 

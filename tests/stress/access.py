@@ -132,11 +132,7 @@ def proxy_headers(arena: Arena) -> str:
         sock.sendall(said)
         assert _nothing_but_the_end(sock), said
         sock.close()
-    sock = socket.socket()
-    wire.opened.append(sock)
-    sock.settimeout(wire.patience)
-    sock.bind(("127.0.0.2", 0))
-    sock.connect(arena.address)
+    sock = arena.raw(source="127.0.0.2")
     sock.sendall(GOOD)
     assert _nothing_but_the_end(sock)
     sock.close()

@@ -243,9 +243,9 @@ class Arena:
         """Return a connection, which the case's end closes."""
         return wire.connect(self.address, **options)
 
-    def raw(self, address: wire.Address | None = None) -> socket.socket:
+    def raw(self, address: wire.Address | None = None, source: str = "") -> socket.socket:
         """Return a connection that never speaks TLS, by default to the server."""
-        sock = socket.create_connection(address or self.address, wire.patience)
+        sock = socket.create_connection(address or self.address, wire.patience, (source, 0))
         wire.opened.append(sock)
         return sock
 
