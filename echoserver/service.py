@@ -314,13 +314,13 @@ class Service:
                     for one in self._open
                     if now - self._leaving.get(one, -inf) >= _TO_LEAVE and not one.owed
                 }
-            self._silent = [
-                here[peer]
-                for peer, seconds in sorted(silence.items(), key=lambda item: item[1])
+            silent = {
+                here[peer]: seconds
+                for peer, seconds in silence.items()
                 if seconds >= _SILENT_ENOUGH and peer in here
-            ]
+            }
             # Who was asked before is asked again when there is nobody else.
-            self._silent.sort(key=lambda one: one not in self._leaving)
+            self._silent = sorted(silent, key=lambda one: (one not in self._leaving, silent[one]))
         while self._silent:
             connection = self._silent.pop()
             with self._lock:
