@@ -143,19 +143,19 @@ def broken_stderr(arena: Arena) -> str:
     return "served"
 
 
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
 @fault(31, "wall clock ±1 h", **PLAIN, control=control("WallClock"))
 def clock(arena: Arena) -> str:
     """No timeout depends on what the clock on the wall says."""
-    if not Path(FAKETIME).exists():
+    if FAKETIME is None:
         pytest.skip("no libfaketime")
     rate = Path(f"/tmp/echoserver-faketime-{os.getpid()}")  # noqa: S108 - it is named in a variable
     rate.write_text("+0")
     port = free_port()
     environment = {
-        "LD_PRELOAD": FAKETIME,
+        "LD_PRELOAD": str(FAKETIME),
         "FAKETIME_TIMESTAMP_FILE": str(rate),
         "FAKETIME_NO_CACHE": "1",
         "DONT_FAKE_MONOTONIC": "1",
