@@ -443,6 +443,7 @@ def test_privileges_are_given_up(exemplar: str, processes: int | None, tmp_path:
     settings = {"metrics": "127.0.0.1:0", "access_log": tmp_path / "access.log"}
     with serving(exemplar, user="nobody", workers=processes, port=free_low(), **settings) as server:
         assert wire.served(server.address)
+        inspection.settled(server.pid)  # of `process`, the child that served has gone
         processes_ = inspection.tree(server.pid)
         assert len(processes_) >= 3
         for one in processes_:
