@@ -245,7 +245,8 @@ class Arena:
 
     def raw(self, address: wire.Address | None = None, source: str = "") -> socket.socket:
         """Return a connection that never speaks TLS, by default to the server."""
-        sock = socket.create_connection(address or self.address, wire.patience, (source, 0))
+        bound = (source, 0) if source else None
+        sock = socket.create_connection(address or self.address, wire.patience, bound)
         wire.opened.append(sock)
         return sock
 

@@ -200,6 +200,11 @@ class Crowd:
         except ConnectionRefusedError:
             self._arriving = False
             return
+        except ConnectionResetError:  # it was in the queue when the server closed that
+            self._arriving = False
+            self.size += 1
+            self.came_late += 1
+            return
         self._begin(_Talk(self.size, raw), raw)
         self.size += 1
         self._arriving = self.size < self._most
