@@ -111,7 +111,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
     if "handler" in fixtures:
         # What is done with the bytes hardly matters to how connections live and end.
-        every = metafunc.definition.get_closest_marker("handlers")
+        every = getattr(metafunc.module, "EVERY_HANDLER", False)
         marks = () if every else pytest.mark.slow
         handlers = ["echo", pytest.param("upper", marks=marks)]
         metafunc.parametrize("handler", handlers)

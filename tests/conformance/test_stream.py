@@ -9,6 +9,7 @@ from tests import wire
 from tests.conftest import HANDLERS, StartServer
 
 MIB = 1 << 20
+EVERY_HANDLER = True  # also in the default tests
 
 
 @pytest.fixture
@@ -22,7 +23,6 @@ def address(start: StartServer, handler: str) -> wire.Address:
 
 
 @pytest.mark.core
-@pytest.mark.handlers
 def test_all_256_byte_values(address: wire.Address, answer: Callable[[bytes], bytes]) -> None:
     data = wire.ALL_BYTES + b"\r\n\0" + wire.ALL_BYTES[::-1]
     with wire.connect(address) as sock:
