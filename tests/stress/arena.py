@@ -172,17 +172,22 @@ class Arena:
                 assert (found > 0) if count is None else (found == count), (name, found)
 
     def _assert_settled(self) -> None:
-        pid = self.server.pid
         # A FIN that a full queue dropped is sent again after 0.2 s, 0.4 s, ..., 25.6 s: 51 in all.
-        # And for a while: of `process`, children come and go.
-        assert wire.eventually(
-            lambda: (
-                inspection.state(pid) == self._before and inspection.settled(pid) == self._before
-            ),
-            60,
-        ), f"{inspection.state(pid)} instead of {self._before}"
+        assert self._returns_to(self._before, 60), (
+            f"{inspection.state(self.server.pid)} instead of {self._before}"
+        )
         grown = self.rss() - self._memory
         assert grown < self.fault.keeps * MIB, f"{grown >> 20} MiB more than before"
+
+    def _returns_to(self, held: inspection.State, seconds: float) -> bool:
+        """Tell whether the server comes to hold that, and for a while.
+
+        Of `process`, children come and go.
+        """
+        pid = self.server.pid
+        return wire.eventually(
+            lambda: inspection.state(pid) == held and inspection.settled(pid) == held, seconds
+        )
 
     # -- servers -------------------------------------------------------------------------------
 
@@ -274,8 +279,7 @@ class Arena:
     def rss_at_rest(self) -> int:
         """Return the same, when all who came to a case have gone, and only the canary is there."""
         assert wire.eventually(self.served)
-        resting = self._at_rest
-        assert wire.eventually(lambda: inspection.settled(self.server.pid) == resting)
+        assert self._returns_to(self._at_rest, wire.patience)
         return self.rss()
 
     def log(self, event: str) -> list[dict[str, Any]]:
