@@ -40,11 +40,12 @@ def _exemplar(cell: Cell) -> str:
 
 @pytest.fixture
 def machine(
-    cell: Cell, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """A share of the machine, or all of it."""
-    full = report.asked_for(request.config) and cell.central
-    alone = full and cell.backend in cell.fault.alone
+    cell: Cell | None = request.node.callspec.params.get("cell")  # of a control, there is none
+    full = report.asked_for(request.config)
+    alone = full and cell is not None and cell.central and cell.backend in cell.fault.alone
     shared = tmp_path_factory.getbasetemp().parent  # by all that run side by side
     with (shared / "turnstile").open("w") as turnstile, (shared / "machine").open("w") as lock:
         # One at a time: who waits for all the others to leave is not overtaken by more of them.
@@ -96,7 +97,8 @@ def in_its_place(cell: Cell, carry_out: Callable[[], str]) -> str:
 
 @pytest.mark.stress
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.usefixtures("machine")
+@pytest.mark.timeout(200, func_only=True)
 @pytest.mark.parametrize("one", every(), ids=lambda one: one.id)
 def test_a_server_with_the_defect_fails(one: Any) -> None:
     """A case that nothing can fail proves nothing."""
