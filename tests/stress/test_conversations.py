@@ -151,7 +151,7 @@ class Conversations(RuleBasedStateMachine):
 
 
 @pytest.mark.stress
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(240, func_only=True)
 def test_any_conversation(exemplar: str) -> None:
     if exemplar == "iterative":
         pytest.skip("clients of one server, of which it serves one at a time")

@@ -48,6 +48,7 @@ Converse = Callable[[socket.socket, int], None]
 
 
 @pytest.mark.stress
+@pytest.mark.timeout(60, func_only=True)
 @HOSTILE
 @pytest.mark.parametrize("engine", ["threads", "epoll"])
 def test_the_load_client_comes_back(converse: Converse, engine: str) -> None:
@@ -66,7 +67,7 @@ def test_the_load_client_comes_back(converse: Converse, engine: str) -> None:
 
 @pytest.mark.stress
 @pytest.mark.slow
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(200, func_only=True)
 @HOSTILE
 def test_the_grader_comes_back(converse: Converse) -> None:
     _OVER.clear()

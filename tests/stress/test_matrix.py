@@ -3,12 +3,11 @@
 By default, what is quick, in a small form. ``make stress`` runs all of it.
 """
 
-import fcntl
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -38,24 +37,6 @@ def _exemplar(cell: Cell) -> str:
     return possible[cell.fault.number % len(possible)]
 
 
-@pytest.fixture
-def machine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """A share of the machine, or all of it."""
-    cell: Cell | None = request.node.callspec.params.get("cell")  # of a control, there is none
-    full = report.asked_for(request.config)
-    alone = full and cell is not None and cell.central and cell.backend in cell.fault.alone
-    shared = tmp_path_factory.getbasetemp().parent  # by all that run side by side
-    with (shared / "turnstile").open("w") as turnstile, (shared / "machine").open("w") as lock:
-        # One at a time: who waits for all the others to leave is not overtaken by more of them.
-        fcntl.flock(turnstile, fcntl.LOCK_EX)
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        fcntl.flock(turnstile, fcntl.LOCK_UN)
-        yield
-
-
-@pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize(
     "cell", [pytest.param(one, id=one.id, marks=_marks(one)) for one in cells()]
 )
@@ -97,7 +78,6 @@ def in_its_place(cell: Cell, carry_out: Callable[[], str]) -> str:
 
 @pytest.mark.stress
 @pytest.mark.slow
-@pytest.mark.usefixtures("machine")
 @pytest.mark.timeout(200, func_only=True)
 @pytest.mark.parametrize("one", every(), ids=lambda one: one.id)
 def test_a_server_with_the_defect_fails(one: Any) -> None:
