@@ -9,26 +9,25 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import BUILTIN
-from tests.stress.model import Cell, every
+from tests.stress.model import Cell, Fault, cells, every
 
 SCHEMA = 1
 
 _INTRODUCTION = """\
 # Reliability
 
-Every fault that this server is put through, over every backend. Each figure is of the case at
-full size: one process (or two workers, where the fault is about workers), and TLS only where the
-fault is about it. "+3": it held in so many other cells as well, in a smaller form (one process
-and two workers, plain and TLS, as far as they apply). A backend that is not listed cannot have
-that fault.
+Every fault that this server is put through, over every backend, in one process and in two workers,
+plain and over TLS, as far as they apply: at full size once (one process, or two workers where the
+fault is about workers, and TLS only where it is about that), in a smaller form otherwise.
 
 In all of them: what came back was an exact prefix of what was sent; descriptors, threads,
 children and memory returned to where they were; a client that had connected first was served
@@ -38,6 +37,10 @@ it applies: `tests/stress`).
 A case that nothing can fail proves nothing: so each is also put to a server with the defect, and
 must fail (`test_a_server_with_the_defect_fails`). For 26 to 28, where a server must not start,
 that is one that has no reason to."""
+
+_LEGEND = """\
+In how many cells each backend survived each fault; "-": it cannot have that one. Below, the figures
+of the case at full size; "+3": so many cells besides."""
 
 
 def asked_for(config: pytest.Config) -> bool:
@@ -79,16 +82,15 @@ def table(found: list[dict[str, Any]], command: str) -> str:
     page = _INTRODUCTION.splitlines()
     where = f"Python {first['python']}, Linux {first['kernel']}, {first['cpus']} CPUs"
     page += ["", f"{where}. Made by", "", "```", command, "```"]
-    missing = [f"{one.number} ({one.title})" for one in every() if one.number not in by_fault]
-    if missing:
-        page += ["", f"Not in this run: {', '.join(missing)}."]
+    page += ["", f"{len(found):,} of {len(list(cells())):,} cells held.", "", *_matrix(found)]
+    page += ["", *_LEGEND.splitlines()]
     for fault in every():
         if fault.number not in by_fault:
             continue
         about = " ".join((fault.run.__doc__ or "").split())
         page += [
             "",
-            f"## {fault.number}. {fault.title}",
+            f"## {_heading(fault)}",
             "",
             about,
             "",
@@ -104,6 +106,26 @@ def table(found: list[dict[str, Any]], command: str) -> str:
             figure = main[0]["figure"] if main else ""
             page.append(f"| {backend} | {figure}{f' (+{others})' if others else ''} |")
     return "\n".join(page) + "\n"
+
+
+def _matrix(found: list[dict[str, Any]]) -> list[str]:
+    """Return the overview: in how many cells a backend survived a fault."""
+    tried = Counter((one.fault.number, one.backend) for one in cells())
+    held = Counter((one["fault"], one["backend"]) for one in found)
+    rows = [f"| fault | {' | '.join(BUILTIN)} |", f"|---|{'---:|' * len(BUILTIN)}"]
+    for fault in every():
+        heading = _heading(fault)
+        anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        row = [f"[{heading}](#{anchor})"]
+        for backend in BUILTIN:
+            of, number = tried[fault.number, backend], held[fault.number, backend]
+            row.append("-" if not of else str(of) if number == of else f"**{number} of {of}**")
+        rows.append(f"| {' | '.join(row)} |")
+    return rows
+
+
+def _heading(fault: Fault) -> str:
+    return f"{fault.number}. {fault.title}"
 
 
 if __name__ == "__main__":
