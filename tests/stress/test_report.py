@@ -33,6 +33,7 @@ def test_each_row_of_the_overview_leads_to_its_figures() -> None:
     every = list(cells())
     page = report.table([_line(one) for one in every], "make stress")
     assert "**" not in page
+    assert "[6. connect + FIN](#6-connect--fin)" in page  # as GitHub calls that heading
     led = re.findall(r"\| \[([^]]+)\]\(#[^)]+\) \|", page)
     assert led == re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert len(led) == len({one.fault.number for one in every})
