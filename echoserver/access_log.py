@@ -10,7 +10,6 @@ import fcntl
 import os
 import select
 import signal
-import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,14 +34,16 @@ class AccessLog:
 
     Args:
         path: The file, which is appended to; ``-``: standard output.
+        identity: Whom the server is to become. Where that user may write the file, it is opened,
+            and made, as by that user.
 
     Raises:
         BootError: It cannot be opened.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, identity: Identity | None) -> None:
         self._path = path
-        self._file = _open(path)
+        self._file = _open_for(identity, path) if identity is not None else _open(path)
         self._source, self._sink = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._sink, False)
         with suppress(OSError):  # beyond what all pipes of this user may hold
@@ -57,15 +58,10 @@ class AccessLog:
 
         Args:
             scoreboard: Where it counts the lines that it cannot write.
-            identity: Whom it is to become, and who is to own the file.
+            identity: Whom it is to become.
             log: Where it says that it cannot open the file anew.
         """
         writer = _Writer(self._path, self._file, self._source, scoreboard, log)
-        # Standard output is whose it was.
-        ours = self._file != _STDOUT and stat.S_ISREG(os.fstat(self._file).st_mode)
-        if identity is not None and ours:
-            with suppress(OSError):  # it writes by the descriptor, whoever owns the file
-                os.fchown(self._file, identity.user, identity.group)
 
         def main(up: Callable[[], None]) -> None:
             if identity is not None:
@@ -117,16 +113,30 @@ class AccessLog:
         os.close(self._sink)
 
 
-def _open(path: str) -> int:
+def _open_for(identity: Identity, path: str) -> int:
+    """Open it as a user who may have made it what it is: a link to a file of somebody else's."""
+    try:
+        with identity.acting():
+            return _open(path)
+    except BootError as refused:
+        if not isinstance(refused.__cause__, PermissionError):
+            raise
+        try:
+            return _open(path, os.O_NOFOLLOW)
+        except BootError:
+            raise refused from None
+
+
+def _open(path: str, flags: int = 0) -> int:
     if path == "-":
         return _STDOUT
     try:
         # Without O_NONBLOCK, to open a pipe that nobody reads would wait, whatever signal came.
-        file = os.open(path, _FLAGS, 0o640)
+        file = os.open(path, _FLAGS | flags, 0o640)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise BootError(f"--access-log: nobody reads the pipe {path}") from None
-        raise BootError(f"--access-log: cannot write {path}: {error.strerror}") from None
+        raise BootError(f"--access-log: cannot write {path}: {error.strerror}") from error
     os.set_blocking(file, True)
     return file
 

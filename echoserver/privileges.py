@@ -4,6 +4,8 @@ import ctypes
 import grp
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -75,6 +77,27 @@ class Identity:
                 ) from None
         renounce()
         self._verify()
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Do something as it, and come back: what it may not do, is not done for it.
+
+        Of a process that may not become it, nothing changes; only the main thread of a process that
+        has no others may ask for this.
+        """
+        user, group, groups = os.geteuid(), os.getegid(), os.getgroups()
+        if user != 0:
+            yield
+            return
+        os.setgroups(self.groups)
+        os.setegid(self.group)
+        os.seteuid(self.user)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+            os.setegid(group)
+            os.setgroups(groups)
 
     def _verify(self) -> None:
         for become in (os.setuid, os.seteuid, os.setgid, os.setegid):

@@ -43,10 +43,15 @@ class Notifier:
     """Tells a service manager how the server fares; nobody, where there is none."""
 
     def __init__(self) -> None:
-        self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        if address.startswith("@"):  # abstract (unix(7))
+            address = "\0" + address[1:]
+        self._address = address
+        # Made while there are descriptors: clients may take all the others.
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
         period, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         mine = pid in {"", str(os.getpid())}
-        usable = bool(self._address) and mine and period.isdecimal()
+        usable = bool(address) and mine and period.isdecimal()
         self.watchdog = int(period) / 1e6 if usable else 0.0
         """Seconds within which it wants to hear that the server lives; 0: never."""
 
@@ -66,12 +71,12 @@ class Notifier:
         """Its main flow goes on."""
         self._tell("WATCHDOG=1")
 
+    def close(self) -> None:
+        """There is no more to say."""
+        if self._socket is not None:
+            self._socket.close()
+
     def _tell(self, *states: str) -> None:
-        if not self._address:
-            return
-        address = self._address
-        if address.startswith("@"):  # abstract (unix(7))
-            address = "\0" + address[1:]
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
-            sock.sendto("\n".join(states).encode(), address)
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.sendto("\n".join(states).encode(), socket.MSG_DONTWAIT, self._address)

@@ -70,7 +70,7 @@ class Sidecars:
                     advice="the server serves without; the address is tried again every second",
                 )
         if config.access_log is not None:
-            self._access = AccessLog(config.access_log)
+            self._access = AccessLog(config.access_log, identity)
 
     @property
     def access_log(self) -> AccessLog | None:
@@ -119,6 +119,7 @@ class Sidecars:
             self._helpers["access_log"].stop(_LAST_LINES)
         if self._exporter is not None and "metrics" in self._helpers:
             self._exporter.stop(self._helpers["metrics"])
+        self._notifier.close()
 
     def _look(self) -> None:
         if self._scoreboard is not None and self._lifecycle is not None and self._lifecycle.running:

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from echoserver.access import AddressTable, SharedQuota
 from echoserver.affinity import pin
+from echoserver.binding import set_inherited_timeouts
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
 from echoserver.failures import what_failed
@@ -322,6 +323,7 @@ class Master:
         self._pauses.pop(_SUCCESSOR, None)
         self._slot_table.set_limit(design.limit_of_all(self._count))
         self._lifecycle.drain_timeout = design.config.drain_timeout
+        set_inherited_timeouts(self._sock, design.config)  # it is the workers' socket, too
         self._log.set_level(design.config.log_level)
         log_reload(self._log, waiting)
         self._sidecars.ready()

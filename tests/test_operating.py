@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -457,6 +458,44 @@ def test_privileges_are_given_up(exemplar: str, processes: int | None, tmp_path:
         assert server.stop() == 0
 
 
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A folder in which nobody may write, and everybody look."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        folder = Path(name, "log")
+        folder.mkdir()
+        shutil.chown(folder, "nobody")
+        yield folder
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_in_the_log_folder_gives_nothing_away(nobodys: Path, *, there: bool) -> None:
+    secret = nobodys.parent / "secret"
+    if there:
+        secret.write_text("root's\n")
+        secret.chmod(0o600)
+    (nobodys / "access.log").symlink_to(secret)
+    said = ("--user", "nobody", "--access-log", str(nobodys / "access.log"))
+    result = run("echoserver", "--port", "0", *said, timeout=20)
+    assert result.returncode == 3
+    assert "--access-log: cannot write" in sentence(result)
+    assert secret.exists() == there
+    if there:
+        assert (secret.stat().st_uid, secret.read_text()) == (0, "root's\n")
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can become somebody else")
+def test_the_access_log_is_made_by_whom_the_server_becomes(nobodys: Path) -> None:
+    file = nobodys / "access.log"
+    with serving(user="nobody", access_log=file) as server:
+        assert wire.served(server.address)
+        assert server.stop() == 0
+    assert file.stat().st_uid == pwd.getpwnam("nobody").pw_uid
+    assert lines(file)
+
+
 def free_low() -> int:
     """Return a port that takes privileges."""
     for port in random.sample(range(300, 1000), 100):
@@ -539,6 +578,11 @@ class Manager:
         self.sock.bind(str(self.path))
         self.sock.settimeout(wire.patience)
 
+    def forget(self) -> None:
+        """Take no notice of what was said so far."""
+        while select.select([self.sock], [], [], 0)[0]:
+            self.sock.recv(4096)
+
     def hears(self, said: str) -> bool:
         """Tell whether something is said, after what else may be."""
         while True:
@@ -581,6 +625,21 @@ def test_a_service_manager_hears_how_it_goes(words: tuple[str, ...], tmp_path: P
         process.terminate()
         assert manager.hears("STOPPING=1")
         assert process.wait(20) == 0
+
+
+def test_the_watchdog_is_fed_when_clients_have_all_descriptors(tmp_path: Path) -> None:
+    manager = Manager(tmp_path)
+    environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "300000"}
+    few = ("--backend", "selector", "--max-connections", "1000")
+    with managed(*few, **environment) as (process, address):
+        assert manager.hears("READY=1")
+        limit = psutil.Process(process.pid).num_fds() + 20
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        for _ in range(40):
+            wire.connect(address)
+        assert wire.eventually(lambda: psutil.Process(process.pid).num_fds() >= limit)
+        manager.forget()
+        assert all(manager.hears("WATCHDOG=1") for _ in range(3))
 
 
 @pytest.mark.parametrize("usec", ["", "x", "-1"])

@@ -485,6 +485,20 @@ def test_sighup_while_it_drains_changes_nothing(model: str, toml: Path) -> None:
         assert not events(server, "reload_failed")
 
 
+@pytest.mark.parametrize("model", ["thread", "process", "selector"])
+def test_a_reload_brings_workers_shorter_timeouts(model: str, toml: Path) -> None:
+    settings = toml.read_text()
+    toml.write_text(settings + "idle-timeout = 60.0\n")
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(backend=model, workers=1, port=None, arguments=arguments) as server:
+        toml.write_text(settings + "idle-timeout = 0.3\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: events(server, "reloaded"))
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"hello") == b"hello"
+            assert wire.read_to_end(sock) == b"", "0.3 seconds of silence end it"
+
+
 def test_a_pinned_server_can_be_reloaded(toml: Path) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     cpus = ",".join(map(str, allowed))
