@@ -309,6 +309,7 @@ def reload_in_place(service: Service, sock: socket.socket) -> None:
     except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
         log.error("reload_failed", **what_failed(error))
         return
+    warn_if_opened(service.config, config, sock, log)
     service.reconfigure(config, design.make_handler, design.secure)
     service.lifecycle.drain_timeout = config.drain_timeout
     set_inherited_timeouts(sock, config)
@@ -408,15 +409,25 @@ def _refuse_own_port(config: Config, sock: socket.socket) -> None:
         raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
 
 
-def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:
-    guarded = config.tls_cert or config.allow or config.proxy_protocol
-    if not (guarded or address_of(sock.getsockname()[0]).is_loopback):
+def warn_if_opened(before: Config | None, config: Config, sock: socket.socket, log: Log) -> None:
+    """Say that everybody is let in now, where that is so, and was not before."""
+    if not (_guarded(config) or address_of(sock.getsockname()[0]).is_loopback) and (
+        before is None or _guarded(before)
+    ):
         log.warning(
             "open_to_all",
             host=sock.getsockname()[0],
             advice="whoever reaches this address can use the server; --allow says who may, and "
             "--tls-cert with --tls-client-ca asks for proof",
         )
+
+
+def _guarded(config: Config) -> bool:
+    return bool(config.tls_cert or config.allow or config.proxy_protocol)
+
+
+def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:
+    warn_if_opened(None, config, sock, log)
     ignored = list(config.warnings)
     cap = somaxconn()
     if handed_over(sock):

@@ -24,7 +24,7 @@ from echoserver.forking import ParentalBond
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.scoreboard import Scoreboard
-from echoserver.server import Design, announce, exit_code, log_reload
+from echoserver.server import Design, announce, exit_code, log_reload, warn_if_opened
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import SharedSlots, SlotTable
@@ -319,6 +319,7 @@ class Master:
 
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""
+        warn_if_opened(self._design.config, design.config, self._sock, self._log)
         self._design, self._trial = design, None
         self._pauses.pop(_SUCCESSOR, None)
         self._slot_table.set_limit(design.limit_of_all(self._count))

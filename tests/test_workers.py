@@ -499,6 +499,23 @@ def test_a_reload_brings_workers_shorter_timeouts(model: str, toml: Path) -> Non
             assert wire.read_to_end(sock) == b"", "0.3 seconds of silence end it"
 
 
+def _reloaded(server: echoserver.SpawnedServer, times: int) -> bool:
+    return len(events(server, "reloaded")) == times
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_a_reload_that_lets_everybody_in_warns_once(count: int | None, toml: Path) -> None:
+    rules = toml.read_text()
+    toml.write_text(rules + "host = '0.0.0.0'\nallow = ['127.0.0.0/8']\n")
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=count, port=None, arguments=arguments) as server:
+        toml.write_text(rules + "host = '0.0.0.0'\n")
+        for again in (False, True):
+            os.kill(server.pid, signal.SIGHUP)
+            assert wire.eventually(partial(_reloaded, server, 1 + again))
+        assert len(events(server, "open_to_all")) == 1
+
+
 def test_a_pinned_server_can_be_reloaded(toml: Path) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     cpus = ",".join(map(str, allowed))
