@@ -221,7 +221,7 @@ class Master:
         for number, at in list(self._due.items()):
             if now >= at:
                 del self._due[number]
-                self._start(number, self._design)
+                self._start(number, self._next_design)
         self._replace_next()
 
     def _on_ready(self, worker: Worker) -> None:
@@ -256,9 +256,12 @@ class Master:
                 continue
             self._log.error("worker_died", worker=worker.number, exit_code=code)
             successor = next((one for one in self._workers if one.replaces is worker), None)
-            if worker.replaces is not None:
+            tried = self._trial is not None and worker.design is self._trial[0]
+            if worker.replaces is not None or tried:
                 self._give_up_replacing("a new worker died before it served")
-            elif successor is not None:
+            if worker.replaces is not None:
+                continue
+            if successor is not None:
                 successor.replaces = None  # there is nobody left to retire
             else:
                 self._start_again(worker)
@@ -314,8 +317,21 @@ class Master:
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
             self._log.error("reload_failed", **what_failed(error))
         else:
+            if not self._anybody_serves:  # what is asked for may be what helps
+                self._due = dict.fromkeys(self._due, 0.0)
             return
         self._sidecars.ready()
+
+    @property
+    def _anybody_serves(self) -> bool:
+        return any(worker.ready for worker in self._workers)
+
+    @property
+    def _next_design(self) -> Design:
+        """What a worker that has none to replace is to serve by: what did, if anything does."""
+        if self._trial is not None and not self._anybody_serves:
+            return self._trial[0]
+        return self._design
 
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""

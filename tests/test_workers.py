@@ -617,6 +617,39 @@ def test_what_does_not_serve_does_not_replace_what_does(toml: Path, tmp_path: Pa
         assert not events(server, "reloaded")
 
 
+@pytest.mark.parametrize("cures", [True, False])
+def test_a_reload_is_tried_where_nobody_serves_any_more(
+    toml: Path, tmp_path: Path, *, cures: bool
+) -> None:
+    flag = tmp_path / "short"
+    plugin = tmp_path / "fails.py"
+    plugin.write_text(
+        "import os\n"
+        "from echoserver.backends.selector import SelectorBackend\n"
+        "class Fails(SelectorBackend):\n"
+        "    def serve(self, listener, service):\n"
+        f"        if os.path.exists({str(flag)!r}): raise RuntimeError('not today')\n"
+        "        super().serve(listener, service)\n"
+    )
+    port = toml.read_text()
+    toml.write_text(port + f"backend = '{plugin}:Fails'\n")
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=2, backend=None, port=None, arguments=arguments) as server:
+        flag.touch()
+        for pid in worker_pids(server):
+            os.kill(pid, signal.SIGKILL)
+        assert wire.eventually(lambda: len(events(server, "worker_died")) > 4)
+        backend = "thread" if cures else f"{plugin}:Fails"
+        toml.write_text(port + f"backend = '{backend}'\nhandler = 'upper'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        told = "reloaded" if cures else "reload_failed"
+        assert wire.eventually(lambda: events(server, told))
+        flag.unlink()
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"shout") == (b"SHOUT" if cures else b"shout")
+        assert len(events(server, "reloaded")) == cures
+
+
 def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
     arguments = ["--config", str(toml)]
     with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:
