@@ -42,8 +42,8 @@ class AccessLog:
     """
 
     def __init__(self, path: str, identity: Identity | None) -> None:
-        self._path = path
-        self._file = _open_for(identity, path) if identity is not None else _open(path)
+        self._path, self._identity = path, identity
+        self._file = _open(path, identity)
         self._source, self._sink = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._sink, False)
         with suppress(OSError):  # beyond what all pipes of this user may hold
@@ -53,15 +53,15 @@ class AccessLog:
         self.dropped = 0
         """Lines that were not written down, of this process's."""
 
-    def start(self, scoreboard: Scoreboard, identity: Identity | None, log: Log) -> Helper:
+    def start(self, scoreboard: Scoreboard, log: Log) -> Helper:
         """Start who writes the lines down.
 
         Args:
             scoreboard: Where it counts the lines that it cannot write.
-            identity: Whom it is to become.
             log: Where it says that it cannot open the file anew.
         """
         writer = _Writer(self._path, self._file, self._source, scoreboard, log)
+        identity = self._identity
 
         def main(up: Callable[[], None]) -> None:
             if identity is not None:
@@ -113,32 +113,31 @@ class AccessLog:
         os.close(self._sink)
 
 
-def _open_for(identity: Identity, path: str) -> int:
-    """Open it as a user who may have made it what it is: a link to a file of somebody else's."""
-    try:
-        with identity.acting():
-            return _open(path)
-    except BootError as refused:
-        if not isinstance(refused.__cause__, PermissionError):
-            raise
-        try:
-            return _open(path, os.O_NOFOLLOW)
-        except BootError:
-            raise refused from None
-
-
-def _open(path: str, flags: int = 0) -> int:
+def _open(path: str, identity: Identity | None = None) -> int:
     if path == "-":
         return _STDOUT
     try:
-        # Without O_NONBLOCK, to open a pipe that nobody reads would wait, whatever signal came.
-        file = os.open(path, _FLAGS | flags, 0o640)
+        file = _open_as(identity, path)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise BootError(f"--access-log: nobody reads the pipe {path}") from None
-        raise BootError(f"--access-log: cannot write {path}: {error.strerror}") from error
+        raise BootError(f"--access-log: cannot write {path}: {error.strerror}") from None
     os.set_blocking(file, True)
     return file
+
+
+def _open_as(identity: Identity | None, path: str) -> int:
+    """Open it as a user who may have made it what it is: a link to a file of somebody else's."""
+    # Without O_NONBLOCK, to open a pipe that nobody reads would wait, whatever signal came.
+    if identity is None:
+        return os.open(path, _FLAGS, 0o640)
+    try:
+        with identity.acting():
+            return os.open(path, _FLAGS, 0o640)
+    except PermissionError:
+        with suppress(OSError):
+            return os.open(path, _FLAGS | os.O_NOFOLLOW, 0o640)
+        raise
 
 
 class _Writer:

@@ -309,16 +309,33 @@ def reload_in_place(service: Service, sock: socket.socket) -> None:
     except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
         log.error("reload_failed", **what_failed(error))
         return
-    warn_if_opened(service.config, config, sock, log)
+    before = service.config
     service.reconfigure(config, design.make_handler, design.secure)
-    service.lifecycle.drain_timeout = config.drain_timeout
+    take_effect(before, config, waiting, sock, service.lifecycle, log)
+
+
+def take_effect(
+    before: Config,
+    config: Config,
+    waiting: list[str],
+    sock: socket.socket,
+    lifecycle: Lifecycle,
+    log: Log,
+) -> None:
+    """Let what was read again hold in the process that listens, and say so.
+
+    Args:
+        before: What held until now.
+        config: What holds from now on.
+        waiting: The options of it that cannot take effect.
+        sock: The listening socket, which workers share.
+        lifecycle: Of this process.
+        log: Of this process.
+    """
+    _warn_if_opened(before, config, sock, log)
+    lifecycle.drain_timeout = config.drain_timeout
     set_inherited_timeouts(sock, config)
     log.set_level(config.log_level)
-    log_reload(log, waiting)
-
-
-def log_reload(log: Log, waiting: list[str]) -> None:
-    """Say that the configuration was read again, and what of it cannot take effect."""
     if waiting:
         log.warning("reload_incomplete", restart_for=", ".join(waiting))
     log.info("reloaded")
@@ -409,11 +426,10 @@ def _refuse_own_port(config: Config, sock: socket.socket) -> None:
         raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
 
 
-def warn_if_opened(before: Config | None, config: Config, sock: socket.socket, log: Log) -> None:
+def _warn_if_opened(before: Config | None, config: Config, sock: socket.socket, log: Log) -> None:
     """Say that everybody is let in now, where that is so, and was not before."""
-    if not (_guarded(config) or address_of(sock.getsockname()[0]).is_loopback) and (
-        before is None or _guarded(before)
-    ):
+    known = before is not None and not _guarded(before)
+    if not (known or _guarded(config) or address_of(sock.getsockname()[0]).is_loopback):
         log.warning(
             "open_to_all",
             host=sock.getsockname()[0],
@@ -427,7 +443,7 @@ def _guarded(config: Config) -> bool:
 
 
 def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:
-    warn_if_opened(None, config, sock, log)
+    _warn_if_opened(None, config, sock, log)
     ignored = list(config.warnings)
     cap = somaxconn()
     if handed_over(sock):

@@ -86,7 +86,7 @@ class Sidecars:
         """
         self._scoreboard, self._lifecycle = scoreboard, lifecycle
         if self._access is not None:
-            self._helpers["access_log"] = self._access.start(scoreboard, self._identity, self._log)
+            self._helpers["access_log"] = self._access.start(scoreboard, self._log)
         if self._exporter is not None:
             self._helpers["metrics"] = self._exporter.start(scoreboard, self._identity)
         if self._helpers:

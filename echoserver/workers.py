@@ -16,7 +16,6 @@ from typing import NoReturn
 
 from echoserver.access import AddressTable, SharedQuota
 from echoserver.affinity import pin
-from echoserver.binding import set_inherited_timeouts
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
 from echoserver.failures import what_failed
@@ -24,7 +23,7 @@ from echoserver.forking import ParentalBond
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.scoreboard import Scoreboard
-from echoserver.server import Design, announce, exit_code, log_reload, warn_if_opened
+from echoserver.server import Design, announce, exit_code, take_effect
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import SharedSlots, SlotTable
@@ -221,13 +220,15 @@ class Master:
         for number, at in list(self._due.items()):
             if now >= at:
                 del self._due[number]
-                self._start(number, self._next_design)
+                # By what is known to serve, if anything does now.
+                design = self._design if self._anybody_serves else self._newest_design
+                self._start(number, design)
         self._replace_next()
 
     def _on_ready(self, worker: Worker) -> None:
         worker.ready = self._ever_served = True
         self._futile = 0
-        if self._trial is not None and worker.design is self._trial[0]:
+        if self._trial is not None and self._tries(worker):
             self._adopt(*self._trial)
         self._log.info("worker_serves", worker=worker.number, worker_pid=worker.pid)
         if worker.replaces is not None:
@@ -256,14 +257,11 @@ class Master:
                 continue
             self._log.error("worker_died", worker=worker.number, exit_code=code)
             successor = next((one for one in self._workers if one.replaces is worker), None)
-            tried = self._trial is not None and worker.design is self._trial[0]
-            if worker.replaces is not None or tried:
+            if worker.replaces is not None or self._tries(worker):
                 self._give_up_replacing("a new worker died before it served")
-            if worker.replaces is not None:
-                continue
             if successor is not None:
                 successor.replaces = None  # there is nobody left to retire
-            else:
+            elif worker.replaces is None:
                 self._start_again(worker)
 
     def _start_again(self, worker: Worker) -> None:
@@ -327,22 +325,21 @@ class Master:
         return any(worker.ready for worker in self._workers)
 
     @property
-    def _next_design(self) -> Design:
-        """What a worker that has none to replace is to serve by: what did, if anything does."""
-        if self._trial is not None and not self._anybody_serves:
-            return self._trial[0]
-        return self._design
+    def _newest_design(self) -> Design:
+        """What all are to serve by, if it proves to serve."""
+        return self._design if self._trial is None else self._trial[0]
+
+    def _tries(self, worker: Worker) -> bool:
+        """Tell whether it is to prove that a reload's design serves."""
+        return self._trial is not None and worker.design is self._trial[0]
 
     def _adopt(self, design: Design, waiting: list[str]) -> None:
         """Let what was tried hold from now on: a worker serves by it."""
-        warn_if_opened(self._design.config, design.config, self._sock, self._log)
+        before = self._design.config
         self._design, self._trial = design, None
         self._pauses.pop(_SUCCESSOR, None)
         self._slot_table.set_limit(design.limit_of_all(self._count))
-        self._lifecycle.drain_timeout = design.config.drain_timeout
-        set_inherited_timeouts(self._sock, design.config)  # it is the workers' socket, too
-        self._log.set_level(design.config.log_level)
-        log_reload(self._log, waiting)
+        take_effect(before, design.config, waiting, self._sock, self._lifecycle, self._log)
         self._sidecars.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
@@ -357,7 +354,7 @@ class Master:
         under_way = any(worker.replaces for worker in self._workers)
         if under_way or not self._scoreboard.has_room or time.monotonic() < self._replace_from:
             return
-        design = self._trial[0] if self._trial is not None else self._design
+        design = self._newest_design
         for worker in self._workers:
             if worker.ready and not worker.leaving and worker.design is not design:
                 self._start(worker.number, design, replaces=worker)

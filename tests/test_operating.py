@@ -460,7 +460,7 @@ def test_privileges_are_given_up(exemplar: str, processes: int | None, tmp_path:
 
 @pytest.fixture
 def nobodys() -> Iterator[Path]:
-    """A folder in which nobody may write, and everybody look."""
+    """A folder of the user nobody's, in one that everybody may look into."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         folder = Path(name, "log")
