@@ -181,6 +181,11 @@ class Service:
         """Connections that this process may have open at a time."""
         return self.slots.limit
 
+    @property
+    def open(self) -> int:
+        """Connections that are open in this process."""
+        return len(self._open)
+
     def admit(self, sock: socket.socket, peer: Any, *, counted: bool) -> Connection:
         """Give a client that was accepted the slot that was taken for it.
 
@@ -258,7 +263,7 @@ class Service:
         """Publish how things are; `leaving` of the connections are about to be forgotten."""
         if self._publish is not None:
             vitals = self.vitals
-            vitals.open = len(self._open) - leaving
+            vitals.open = self.open - leaving
             vitals.log_lines_dropped = self.log.dropped
             if self._access_log is not None:
                 vitals.access_lines_dropped = self._access_log.dropped

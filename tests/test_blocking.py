@@ -1,13 +1,27 @@
 """Flows that are run by a thread that blocks."""
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import echoserver
 from echoserver import blocking
 from echoserver.flow import Wait
 from echoserver.state import State
+from tests import wire
+
+INTERVAL = """
+import sys
+import echoserver
+
+class Interval(echoserver.Handler):
+    def receive(self, data):
+        return b"%.6f" % sys.getswitchinterval()
+"""
 
 
 def test_a_thread_that_begins_what_is_being_abandoned_just_leaves() -> None:
@@ -42,3 +56,22 @@ def test_a_thread_that_begins_what_is_being_abandoned_just_leaves() -> None:
         go_on.set()
         abandoning.join(10)
         assert not serving.is_alive()
+
+
+def test_threads_that_wait_for_the_gil_wake_less_often_where_there_are_many(tmp_path: Path) -> None:
+    (tmp_path / "interval.py").write_text(INTERVAL)
+    with (
+        echoserver.spawn(backend="thread", handler=f"{tmp_path}/interval.py:Interval") as server,
+        ExitStack() as crowd,
+    ):
+
+        def interval() -> float:
+            sock = crowd.enter_context(wire.connect(server.address))
+            return float(wire.ask(sock, b"interval"))
+
+        assert interval() == sys.getswitchinterval()
+        for _ in range(600):
+            crowd.enter_context(wire.connect(server.address))
+        assert interval() > 2 * sys.getswitchinterval()
+        crowd.close()
+        assert wire.eventually(lambda: interval() == sys.getswitchinterval())
