@@ -61,6 +61,8 @@ class Worker:
     ready: bool = False
     leaving: bool = False
     """It was told to end."""
+    killed_from: float = inf
+    """When it is killed if it is still there."""
 
 
 class Master:
@@ -203,8 +205,10 @@ class Master:
         now = time.monotonic()
         for worker in list(self._workers):
             beat = self._scoreboard.last_beat(worker.place)
-            if not worker.ready and self._scoreboard.serves(worker.place):
+            if not (worker.ready or worker.leaving) and self._scoreboard.serves(worker.place):
                 self._on_ready(worker)
+            if now >= worker.killed_from:
+                self._tell(worker, signal.SIGKILL)
             waiting = now - worker.asked
             if beat < worker.asked and waiting > _LONGEST_SILENCE:
                 self._log.error(
@@ -256,13 +260,20 @@ class Master:
                 self._log.info("worker_stopped", worker=worker.number, exit_code=code)
                 continue
             self._log.error("worker_died", worker=worker.number, exit_code=code)
-            successor = next((one for one in self._workers if one.replaces is worker), None)
+            successor = self._successor(worker)
             if worker.replaces is not None or self._tries(worker):
                 self._give_up_replacing("a new worker died before it served")
             if successor is not None:
                 successor.replaces = None  # there is nobody left to retire
             elif worker.replaces is None:
                 self._start_again(worker)
+
+    def _successor(self, worker: Worker) -> Worker | None:
+        """Return who is to replace a worker, if somebody is under way."""
+        for one in self._workers:
+            if one.replaces is worker and not one.leaving:
+                return one
+        return None
 
     def _start_again(self, worker: Worker) -> None:
         """Have another one take its place: at once, unless such deaths follow each other."""
@@ -315,10 +326,22 @@ class Master:
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
             self._log.error("reload_failed", **what_failed(error))
         else:
+            self._supersede()
             if not self._anybody_serves:  # what is asked for may be what helps
                 self._due = dict.fromkeys(self._due, 0.0)
             return
         self._sidecars.ready()
+
+    def _supersede(self) -> None:
+        """Have a successor leave that has not come so far as to serve: another design is wanted.
+
+        Not by a kill: it may have accepted a client by now.
+        """
+        for worker in self._workers:
+            if worker.replaces is not None and not worker.leaving:
+                worker.leaving = True
+                worker.killed_from = time.monotonic() + _LONGEST_SILENCE
+                self._tell(worker, RETIRE)
 
     @property
     def _anybody_serves(self) -> bool:
@@ -351,7 +374,7 @@ class Master:
 
     def _replace_next(self) -> None:
         """Start the next successor, once the one before it serves."""
-        under_way = any(worker.replaces for worker in self._workers)
+        under_way = any(one.replaces and not one.leaving for one in self._workers)
         if under_way or not self._scoreboard.has_room or time.monotonic() < self._replace_from:
             return
         design = self._newest_design

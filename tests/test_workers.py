@@ -547,6 +547,71 @@ def test_a_plugin_that_fails_in_a_reload_ends_nothing(
         assert server.stop() == 0
 
 
+WAITS = """
+import signal
+from echoserver.backends.selector import SelectorBackend
+
+class Waits(SelectorBackend):
+    def serve(self, listener, service):
+        while True:
+            signal.pause()
+"""
+
+
+def shouts(server: echoserver.SpawnedServer) -> bool:
+    with wire.connect(server.address) as sock:
+        return wire.ask(sock, b"shout") == b"SHOUT"
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_reload_that_comes_to_nothing_does_not_stand_in_the_way_of_the_next(
+    killed: bool, toml: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    settings = toml.read_text()
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:
+        before = worker_pids(server)
+        toml.write_text(settings + f"backend = '{tmp_path}/waits.py:Waits'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: len(events(server, "worker_started")) == 3)
+        waits = events(server, "worker_started")[-1]["worker_pid"]
+        with wire.connect(server.address) as sock:
+            assert wire.ask(sock, b"still") == b"still"
+        toml.write_text(settings + "handler = 'upper'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: set(before).isdisjoint(worker_pids(server)))
+        assert shouts(server)
+        if killed:  # later, for it could have been about to serve somebody
+            assert wire.eventually(lambda: not psutil.pid_exists(waits), seconds=40)
+        else:
+            os.kill(waits, signal.SIGKILL)
+        assert server.stop() == 0
+
+
+def test_a_worker_that_dies_while_a_reload_comes_to_nothing_is_replaced(
+    toml: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "waits.py").write_text(WAITS)
+    settings = toml.read_text()
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=1, port=None, arguments=arguments) as server:
+        (before,) = worker_pids(server)
+        toml.write_text(settings + f"backend = '{tmp_path}/waits.py:Waits'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        assert wire.eventually(lambda: len(events(server, "worker_started")) == 2)
+        waits = events(server, "worker_started")[-1]["worker_pid"]
+        os.kill(server.pid, signal.SIGSTOP)  # so that both are news at the same time
+        os.kill(before, signal.SIGKILL)
+        toml.write_text(settings + "handler = 'upper'\n")
+        os.kill(server.pid, signal.SIGHUP)
+        os.kill(server.pid, signal.SIGCONT)
+        assert wire.eventually(lambda: events(server, "reloaded"))
+        assert wire.eventually(lambda: shouts(server))
+        os.kill(waits, signal.SIGKILL)
+        assert server.stop() == 0
+
+
 def reload(server: echoserver.SpawnedServer, toml: Path, text: str) -> None:
     """Let a server of one worker read its file again, and the worker be replaced."""
     before = len(events(server, "worker_stopped"))
