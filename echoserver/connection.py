@@ -156,6 +156,7 @@ class Connection:
         "_swept",
         "_terminate",
         "_tls",
+        "_told_to_end",
         "bytes_discarded",
         "bytes_in",
         "bytes_out",
@@ -192,6 +193,7 @@ class Connection:
         self._terminate: Callable[[], None] | None = None
         self._remote: tuple[str, int] | None = None
         self._asked_to_leave = False
+        self._told_to_end = False
         self.owed = False
         """Its handler is at work on an answer that takes its time."""
         self._accounted = (0, 0, 0)
@@ -248,8 +250,14 @@ class Connection:
 
     # -- what the service calls ----------------------------------------------------------------
 
+    def tell_to_end(self) -> None:
+        """Let it notice the drain; only the first time, for a second one would cut it short."""
+        if not self._told_to_end:
+            self._told_to_end = True
+            self.wake()
+
     def wake(self) -> None:
-        """End its wait for input, so that it notices the drain."""
+        """End its wait for input."""
         if self._terminate is not None:
             self._terminate()
         elif self._driver is not None:

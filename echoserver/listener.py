@@ -13,7 +13,7 @@ from echoserver.flow import Flow, Readable
 from echoserver.lingering import Lingering
 from echoserver.proxy_headers import AwaitedHeaders, Identified
 from echoserver.service import Service
-from echoserver.sockets import abort
+from echoserver.sockets import abort, accept_queue
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -309,10 +309,10 @@ class Listener:
 
     def _last_arrivals(self) -> Iterator[Connection | Readable]:
         """Take in who was in the kernel's queue, or without a header yet, when the drain began."""
-        yield from self._last_in_queue()
         lifecycle = self._lifecycle
         for fd in list(self._watched):
             self._watch(fd, wanted=False)
+        yield from self._last_in_queue()
         late = bool(self._awaited)
         while self._awaited and not lifecycle.killed:
             left = min(lifecycle.stream_deadline, self._awaited.next_deadline) - time.monotonic()
@@ -324,52 +324,72 @@ class Listener:
             yield from self._welcome(ready)
         if late and not self._succeeded:
             yield from self._last_in_queue()
+        service = self._service
         for sock in self._awaited.empty():
-            self._service.slots.give()
-            self._service.totals.unserved += 1
+            service.slots.give()
+            service.totals.unserved += 1
             abort(sock)
             sock.close()
+        if service.slots.fd is None and not self._succeeded:  # nobody else accepts them
+            service.totals.unserved += accept_queue(self._sock)[0]
 
     @property
     def _succeeded(self) -> bool:
         """Another process accepts from this queue, or will."""
         return self._lifecycle.retiring or self._outlives_us
 
-    def _last_in_queue(self) -> Iterator[Connection]:
+    def _last_in_queue(self) -> Iterator[Connection | Readable]:
         """Take in who was in the kernel's queue.
 
         Whoever no slot is free for, or time, is reset and counted; where another process takes
         over, now or when a service manager starts one, they are its clients.
         """
         service, lifecycle = self._service, self._lifecycle
-        slots = service.slots
         while not lifecycle.killed:
             in_time = time.monotonic() < lifecycle.stream_deadline
-            if self._succeeded:
-                if not (in_time and slots.take()):
+            give_back = service.open > 0  # before accepting: they may end meanwhile
+            accepted, room = self._accept_late(in_time=in_time)
+            if accepted is None:
+                exhausted = self._pause_ends and not self._succeeded
+                if not (exhausted and in_time and give_back):
                     return
-                room, accepted = True, self._accept()
-            elif self._rejecting:  # in this order, as in `_accept_one`
-                accepted = self._accept()
-                room = accepted is not None and in_time and slots.take()
-            else:
-                room = in_time and slots.take()
-                accepted = self._accept()
-            if accepted is not None and room:
+                yield from self._await_descriptors()
+            elif room:
                 connection = self._receive(*accepted)
                 if connection is not None:
                     yield connection
                 lifecycle.run_hooks()
-                continue
-            if room:
-                slots.give()
-            if accepted is None:
-                return
-            service.totals.unserved += 1
-            abort(accepted[0])
-            accepted[0].close()
-            if time.monotonic() > lifecycle.stream_deadline + _LATEST_RESET:
-                return  # they come faster than they can be turned away: the close does it
+            else:
+                service.totals.unserved += 1
+                abort(accepted[0])
+                accepted[0].close()
+                if time.monotonic() > lifecycle.stream_deadline + _LATEST_RESET:
+                    return  # they come faster than they can be turned away: the close does it
+
+    def _accept_late(
+        self, *, in_time: bool
+    ) -> tuple[tuple[socket.socket, tuple[str, int]] | None, bool]:
+        """Accept somebody during the drain, and tell whether there is a slot, which is taken."""
+        slots = self._service.slots
+        if self._rejecting and not self._succeeded:  # in this order, as in `_accept_one`
+            accepted = self._accept()
+            return accepted, accepted is not None and in_time and slots.take()
+        room = in_time and slots.take()
+        accepted = None
+        if room or not self._succeeded:
+            accepted = self._accept()
+        if room and accepted is None:
+            slots.give()
+        return accepted, room
+
+    def _await_descriptors(self) -> Iterator[Readable]:
+        """Let those who are served end, which gives descriptors back for those in the queue."""
+        service, lifecycle = self._service, self._lifecycle
+        service.wake_on_release = True
+        service.tell_to_end()
+        until = min(self._pause_ends, lifecycle.stream_deadline)
+        yield lifecycle.something(max(0.0, until - time.monotonic()))
+        self._lingering.look_at(lifecycle.look())
 
     # -- turning away --------------------------------------------------------------------------
 

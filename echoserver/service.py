@@ -352,7 +352,7 @@ class Service:
         self.wake_on_release = True
         self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
         lifecycle.run_hooks()
-        self._each(Connection.wake)
+        self.tell_to_end()
         while self._open and not lifecycle.killed and not lifecycle.overdue:
             left = lifecycle.deadline - time.monotonic()
             yield lifecycle.something(None if left == inf else max(0.0, left))
@@ -377,6 +377,10 @@ class Service:
             self.totals.cut += len(left_over)
         for connection in left_over:
             connection.abandon()
+
+    def tell_to_end(self) -> None:
+        """Let every connection notice the drain that has not been told yet."""
+        self._each(Connection.tell_to_end)
 
     def _each(self, what: Callable[[Connection], None]) -> None:
         with self._lock:

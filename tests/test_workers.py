@@ -565,7 +565,7 @@ def shouts(server: echoserver.SpawnedServer) -> bool:
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_reload_that_comes_to_nothing_does_not_stand_in_the_way_of_the_next(
-    killed: bool, toml: Path, tmp_path: Path
+    *, killed: bool, toml: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "waits.py").write_text(WAITS)
     settings = toml.read_text()

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -260,6 +261,43 @@ def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer)
     assert wire.read_exactly(client, 1) == b"X"
     assert paused
     assert time.monotonic() - begun < 1.5
+
+
+@pytest.mark.plain
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to raise the limit again")
+def test_a_drain_without_descriptors_serves_the_queue_with_those_that_come_back(
+    start: StartServer, concurrency: Callable[..., int | None]
+) -> None:
+    """Where none comes back, whoever is in the queue is counted."""
+    if concurrency() is not None:
+        pytest.skip("accepts nobody beyond them")
+    server = start(max_connections=1000, drain_timeout=20)
+    assert wire.served(server.address)
+    inspection.settled(server.pid)
+    serving = inspection.servers(server.pid)
+    before = sum(len(inspection.descriptors(pid)) for pid in serving)
+    client = wire.connect(server.address)
+    assert answered(client)
+    comes_back = sum(len(inspection.descriptors(pid)) for pid in serving) > before
+    for pid in serving:
+        used = inspection.descriptors(pid)
+        lowest_free = next(fd for fd in range(1000) if fd not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, 20000))
+    queued = [wire.connect(server.address) for _ in range(3)]
+    for sock in queued:
+        sock.sendall(b"X")
+    assert wire.eventually(lambda: events(server, "accept_paused"))
+    os.kill(server.pid, signal.SIGTERM)
+    assert wire.read_to_end(client) == b""
+    client.close()
+    if comes_back:
+        for sock in queued:
+            assert wire.read_to_end(sock) == b"X"
+            sock.close()
+    assert server.wait() == 0
+    assert server.stopped is not None
+    if len(serving) == 1:  # of several, none knows that it is the last
+        assert server.stopped["unserved"] == (0 if comes_back else len(queued))
 
 
 @pytest.mark.plain
