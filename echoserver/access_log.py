@@ -48,8 +48,7 @@ class AccessLog:
         os.set_blocking(self._sink, False)
         with suppress(OSError):  # beyond what all pipes of this user may hold
             fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, _ROOM)
-        self._second = 0
-        self._written = ""
+        self._clock = (0, "")  # a second, and how it is written
         self.dropped = 0
         """Lines that were not written down, of this process's."""
 
@@ -87,14 +86,15 @@ class AccessLog:
         # By hand, for there is nothing in it that JSON would have to escape, and a library takes
         # as long for it as the server for all the rest of a connection.
         now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            self._written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        second, written = self._clock  # as one, for other threads come this way
+        if int(now) != second:
+            written = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+            self._clock = int(now), written
         line = (
             b'{"time": "%b.%03dZ", "peer": "%b", "outcome": "%b", "bytes_in": %d, "bytes_out": %d, '
             b'"bytes_discarded": %d, "seconds": %.3f, "pid": %d}\n'
         ) % (
-            self._written.encode(),
+            written.encode(),
             now % 1 * 1000,
             peer.encode(),
             outcome.encode(),

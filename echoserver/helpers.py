@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import NoReturn
 
+from echoserver.errors import BootError
+
 _SIGNALS = {
     signal.SIGTERM,
     signal.SIGINT,
@@ -37,6 +39,9 @@ class Helper:
         main: What it does; when that returns, the process ends. It calls its one argument once it
             is ready, and has given up what privileges it need not have.
         keep: Descriptors that it needs, besides the standard ones; all others it closes.
+
+    Raises:
+        BootError: The system has no process for it.
     """
 
     def __init__(self, main: Main, keep: Collection[int]) -> None:
@@ -46,6 +51,12 @@ class Helper:
             self.pid = os.fork()
             if not self.pid:
                 self._live(main, keep, told)
+        except OSError as error:
+            os.close(up)
+            os.close(told)
+            raise BootError(
+                f"cannot start a process for --metrics or --access-log: {error.strerror}"
+            ) from None
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self.ended = False

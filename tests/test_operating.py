@@ -32,7 +32,7 @@ from echoserver.scoreboard import Scoreboard
 from echoserver.service import Totals, Vitals
 from tests import inspection, wire
 from tests.certificates import SERVERS
-from tests.launching import await_listening, command, free_port, run, serving
+from tests.launching import await_listening, command, free_port, run, serving, task_limit
 from tests.test_cli import sentence
 
 ROOT = os.geteuid() == 0
@@ -354,6 +354,24 @@ def test_nothing_is_lost_when_the_server_ends(tmp_path: Path) -> None:
         assert server.stop() == 0
     assert len(lines(file)) == 100
     assert {line["outcome"] for line in lines(file)} == {"drained"}
+
+
+@pytest.mark.parametrize("option", ["--access-log=-", "--metrics=127.0.0.1:0"])
+def test_a_system_that_has_no_process_left_for_it(option: str) -> None:
+    server = [command("echoserver"), "--port", "0", option]
+    with (
+        subprocess.Popen(
+            ["sh", "-c", 'read go && exec "$@"', "sh", *server],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        task_limit([process.pid], spare=0),
+    ):
+        said = process.communicate("go\n", timeout=60)[1]
+    assert process.returncode == 3
+    assert said.startswith("echoserver: cannot start a process for --metrics or --access-log: ")
+    assert said.count("\n") == 1
 
 
 def test_an_access_log_that_cannot_be_written() -> None:
