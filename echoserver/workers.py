@@ -62,7 +62,7 @@ class Worker:
     leaving: bool = False
     """It was told to end."""
     killed_from: float = inf
-    """When it is killed if it is still there."""
+    """When it is killed if it has still not come so far as to serve."""
 
 
 class Master:
@@ -207,7 +207,7 @@ class Master:
             beat = self._scoreboard.last_beat(worker.place)
             if not (worker.ready or worker.leaving) and self._scoreboard.serves(worker.place):
                 self._on_ready(worker)
-            if now >= worker.killed_from:
+            if now >= worker.killed_from and not self._scoreboard.serves(worker.place):
                 self._tell(worker, signal.SIGKILL)
             waiting = now - worker.asked
             if beat < worker.asked and waiting > _LONGEST_SILENCE:
