@@ -1,6 +1,7 @@
 """Which backends the conformance suite runs over, and how a test starts a server."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,6 +20,10 @@ EXEMPLARS = ("process", "selector")
 HANDLERS: dict[str, Callable[[bytes], bytes]] = {"echo": bytes, "upper": bytes.upper}
 
 StartServer = Callable[..., echoserver.SpawnedServer]
+
+# What a script starts in the background has SIGINT ignored, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -102,7 +102,8 @@ def test_ipv6(exemplar: str) -> None:
 def test_help_is_quick(name: str) -> None:
     """At most twice the time of importing click.
 
-    CPU time, and the best of several: the clock on the wall counts what else the machine does.
+    CPU time, and the best of several pairs: the clock on the wall counts what else the machine
+    does, and even a CPU is slower at one moment than at the next.
     """
 
     def time_of(*words: str) -> float:
@@ -116,7 +117,7 @@ def test_help_is_quick(name: str) -> None:
         (time_of(command(name), "--help"), time_of(sys.executable, "-c", "import click"))
         for _ in range(9)
     ]
-    assert min(help_ for help_, _ in pairs) <= 2 * min(click for _, click in pairs)
+    assert min(help_ / click for help_, click in pairs) <= 2
 
 
 @pytest.mark.parametrize("name", ["echoserver", "echoclient", "echoload"])
