@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import echoserver
-from tests import wire
+from tests import inspection, wire
 
 BIN = Path(sys.executable).parent
 
@@ -180,3 +180,10 @@ def _make_group() -> Path | None:
         if (group / "pids.max").exists():
             return group
     return None
+
+
+def limit_descriptors(pid: int, spare: int = 0) -> None:
+    """Let a process open `spare` descriptors more than it has open now; it takes root to undo."""
+    used = inspection.descriptors(pid)
+    free = [number for number in range(1000) if number not in used]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[spare], 20000))

@@ -18,7 +18,7 @@ import echoserver
 from loadtest.sampler import accept_queue
 from tests import inspection, wire
 from tests.inspection import events
-from tests.launching import await_listening, command, free_port, task_limit
+from tests.launching import await_listening, command, free_port, limit_descriptors, task_limit
 
 TELLING = """
 import sys
@@ -290,9 +290,7 @@ def test_a_reload_with_hardly_a_descriptor_left(spare: int, tmp_path: Path) -> N
         assert wire.ask(stays, b"stays") == b"STAYS"
         inspection.settled(server.pid)
         parent = fork_server(server)
-        used = inspection.descriptors(parent.pid)
-        free = [number for number in range(1000) if number not in used]
-        resource.prlimit(parent.pid, resource.RLIMIT_NOFILE, (free[spare], 20000))
+        limit_descriptors(parent.pid, spare)
         os.kill(server.pid, signal.SIGHUP)
         assert wire.eventually(lambda: events(server, "reloaded"))
         with suppress(ConnectionError):  # nothing can be started for it

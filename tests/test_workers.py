@@ -377,6 +377,12 @@ def served(server: echoserver.SpawnedServer, workers: int) -> bool:
     return len(events(server, "worker_serves")) == workers
 
 
+def shouts(server: echoserver.SpawnedServer) -> bool:
+    """Tell whether a new client is served by the handler `upper`."""
+    with wire.connect(server.address) as sock:
+        return wire.ask(sock, b"shout") == b"SHOUT"
+
+
 class Reconnecting:
     """A client that asks once a connection, again and again; each request must be answered."""
 
@@ -424,8 +430,7 @@ def test_sighup_replaces_the_workers_under_load(model: str, toml: Path) -> None:
             assert wire.eventually(partial(served, server, 2 + 2 * turn))
         assert wire.eventually(lambda: len(events(server, "worker_stopped")) == 6)
         assert before.isdisjoint(worker_pids(server))
-        with wire.connect(server.address) as sock:
-            assert wire.ask(sock, b"shout") == b"SHOUT"
+        assert shouts(server)
         for client in clients:
             client.stop.set()
             client.thread.join()
@@ -438,8 +443,7 @@ def test_sighup_replaces_the_workers_under_load(model: str, toml: Path) -> None:
         os.kill(server.pid, signal.SIGHUP)
         assert wire.eventually(lambda: events(server, "reload_failed"))
         assert "did you mean 'echo'" in events(server, "reload_failed")[0]["reason"]
-        with wire.connect(server.address) as sock:
-            assert wire.ask(sock, b"shout") == b"SHOUT"
+        assert shouts(server)
     assert server.stopped is not None
     assert server.stopped["cut"] == 0
 
@@ -558,24 +562,25 @@ class Waits(SelectorBackend):
 """
 
 
-def shouts(server: echoserver.SpawnedServer) -> bool:
-    with wire.connect(server.address) as sock:
-        return wire.ask(sock, b"shout") == b"SHOUT"
+def reload_to_one_that_waits(server: echoserver.SpawnedServer, toml: Path, plugin: Path) -> int:
+    """Let a server read a file by which no worker comes to serve; return the worker that tries."""
+    plugin.write_text(WAITS)
+    before = len(events(server, "worker_started"))
+    toml.write_text(toml.read_text() + f"backend = '{plugin}:Waits'\n")
+    os.kill(server.pid, signal.SIGHUP)
+    assert wire.eventually(lambda: len(events(server, "worker_started")) == before + 1)
+    return int(events(server, "worker_started")[-1]["worker_pid"])
 
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_reload_that_comes_to_nothing_does_not_stand_in_the_way_of_the_next(
     *, killed: bool, toml: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "waits.py").write_text(WAITS)
     settings = toml.read_text()
     arguments = ["--config", str(toml)]
     with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:
         before = worker_pids(server)
-        toml.write_text(settings + f"backend = '{tmp_path}/waits.py:Waits'\n")
-        os.kill(server.pid, signal.SIGHUP)
-        assert wire.eventually(lambda: len(events(server, "worker_started")) == 3)
-        waits = events(server, "worker_started")[-1]["worker_pid"]
+        waits = reload_to_one_that_waits(server, toml, tmp_path / "waits.py")
         with wire.connect(server.address) as sock:
             assert wire.ask(sock, b"still") == b"still"
         toml.write_text(settings + "handler = 'upper'\n")
@@ -592,15 +597,11 @@ def test_a_reload_that_comes_to_nothing_does_not_stand_in_the_way_of_the_next(
 def test_a_worker_that_dies_while_a_reload_comes_to_nothing_is_replaced(
     toml: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "waits.py").write_text(WAITS)
     settings = toml.read_text()
     arguments = ["--config", str(toml)]
     with echoserver.spawn(workers=1, port=None, arguments=arguments) as server:
         (before,) = worker_pids(server)
-        toml.write_text(settings + f"backend = '{tmp_path}/waits.py:Waits'\n")
-        os.kill(server.pid, signal.SIGHUP)
-        assert wire.eventually(lambda: len(events(server, "worker_started")) == 2)
-        waits = events(server, "worker_started")[-1]["worker_pid"]
+        waits = reload_to_one_that_waits(server, toml, tmp_path / "waits.py")
         os.kill(server.pid, signal.SIGSTOP)  # so that both are news at the same time
         os.kill(before, signal.SIGKILL)
         toml.write_text(settings + "handler = 'upper'\n")

@@ -16,7 +16,7 @@ from tests.conformance.test_concurrency import queues
 from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer
 from tests.inspection import events
-from tests.launching import task_limit
+from tests.launching import limit_descriptors, task_limit
 
 
 def answered(sock: socket.socket, message: bytes = b"X") -> bool:
@@ -249,9 +249,7 @@ def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer)
     inspection.settled(server.pid)
     serving = inspection.servers(server.pid)
     for pid in serving:
-        used = inspection.descriptors(pid)
-        lowest_free = next(fd for fd in range(1000) if fd not in used)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, 20000))
+        limit_descriptors(pid)
     client = wire.connect(server.address)
     client.sendall(b"X")
     paused = wire.eventually(lambda: events(server, "accept_paused"))
@@ -280,9 +278,7 @@ def test_a_drain_without_descriptors_serves_the_queue_with_those_that_come_back(
     assert answered(client)
     comes_back = sum(len(inspection.descriptors(pid)) for pid in serving) > before
     for pid in serving:
-        used = inspection.descriptors(pid)
-        lowest_free = next(fd for fd in range(1000) if fd not in used)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest_free, 20000))
+        limit_descriptors(pid)
     queued = [wire.connect(server.address) for _ in range(3)]
     for sock in queued:
         sock.sendall(b"X")
