@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests mostly wait, for a timeout or for each other's CPU; so there are more of them than CPUs.
-JOBS ?= 5
+JOBS ?= 6
 # The cases of the matrix assert times; most of them wait, and those that take all of two cores
 # are not put beside others.
 STRESS_JOBS ?= 3

@@ -30,8 +30,19 @@ def percentiles(counts: HdrHistogram) -> dict[str, int | None]:
     found: dict[str, int | None] = {
         name: int(counts.get_value_at_percentile(share)) for name, share in PERCENTILES.items()
     }
-    found["mean"] = round(counts.get_mean_value())
+    found["mean"] = round(_mean(counts))
     return found
+
+
+def _mean(counts: HdrHistogram) -> float:
+    """Return what `get_mean_value` does; that takes 0.1 s, for it visits all empty buckets, too."""
+    total = 0
+    for index, count in enumerate(counts.counts):
+        if count:
+            low = counts.get_value_from_index(index)
+            middle = (low + counts.get_highest_equivalent_value(low) + 1) // 2
+            total += count * middle
+    return total / int(counts.get_total_count())
 
 
 # -- how sure a figure is ------------------------------------------------------------------------

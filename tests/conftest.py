@@ -1,5 +1,6 @@
 """Which backends the conformance suite runs over, and how a test starts a server."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = "/nowhere"  # what was calibrated here decides nothing in a test
+    # Thousands of interpreters are started, and none should compile the same modules anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     wire.patience = config.getoption("--patience")
     for backend in config.getoption("--backend") or ():
         try:
@@ -82,26 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     fixtures = metafunc.fixturenames
     given = metafunc.config.getoption("--backend")
     if "workers" in fixtures:
-        # All of it over all of them takes ten minutes. So by default: all of it over the exemplars,
-        # and of every other backend, and of every backend in two workers, and of the exemplars over
-        # TLS, the checks marked `core`.
-        has = metafunc.definition.get_closest_marker
-        core, plain = has("core") is not None, has("plain") is not None
-        params = []
-        for backend in given or BUILTIN:
-            central = bool(given) or backend in EXEMPLARS
-            for workers, tls in ((None, False), (2, False), (None, True), (2, True)):
-                if tls and (plain or "tls" not in fixtures):
-                    continue
-                alone = workers is None
-                secured = alone and core and (bool(given) or backend in EXEMPLARS)
-                usual = secured if tls else core or (alone and central)
-                name = _id(backend) + ("" if alone else "-2workers") + ("-tls" if tls else "")
-                marks = () if usual else pytest.mark.slow
-                values = (backend, workers, tls) if "tls" in fixtures else (backend, workers)
-                params.append(pytest.param(*values, id=name, marks=marks))
-        names = ("backend", "workers", "tls") if "tls" in fixtures else ("backend", "workers")
-        metafunc.parametrize(names, params)
+        _over_the_suite(metafunc, given)
     elif "backend" in fixtures:
         chosen = given or BUILTIN
         metafunc.parametrize("backend", chosen, ids=map(_id, chosen))
@@ -114,12 +98,50 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             ],
             ids=map(_id, given or BUILTIN),
         )
-    if "handler" in fixtures:
-        # What is done with the bytes hardly matters to how connections live and end.
-        every = getattr(metafunc.module, "EVERY_HANDLER", False)
-        marks = () if every else pytest.mark.slow
-        handlers = ["echo", pytest.param("upper", marks=marks)]
-        metafunc.parametrize("handler", handlers)
+
+
+def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
+    """Run a check of the conformance suite over backends, worker layouts, TLS and handlers.
+
+    All of it over all of them takes half an hour. So by default: all of it over the exemplars; and
+    the checks marked `core` over every backend, over the representative ones in two workers, and
+    over the exemplars with TLS. What is done with the bytes hardly matters to how connections live
+    and end, nor do workers to the bytes: only a module that says EVERY_HANDLER runs by default
+    over both handlers, and that in one worker.
+    """
+    has = metafunc.definition.get_closest_marker
+    core, plain = has("core") is not None, has("plain") is not None
+    every_handler = getattr(metafunc.module, "EVERY_HANDLER", False)
+    names = [
+        one for one in ("backend", "workers", "tls", "handler") if one in metafunc.fixturenames
+    ]
+    params = []
+    for backend, tls, workers, handler in itertools.product(
+        given or BUILTIN, (False, True), (None, 2), HANDLERS
+    ):
+        if (tls and (plain or "tls" not in names)) or (
+            handler != "echo" and "handler" not in names
+        ):
+            continue
+        alone = workers is None
+        central = bool(given) or backend in EXEMPLARS
+        if tls:
+            usual = alone and core and central
+        elif alone:
+            usual = core or central
+        else:
+            usual = core and (bool(given) or backend in REPRESENTATIVE)
+        usual = usual and (handler == "echo" or (every_handler and alone))
+        values = {"backend": backend, "workers": workers, "tls": tls, "handler": handler}
+        layout = _id(backend) + ("" if alone else "-2workers") + ("-tls" if tls else "")
+        params.append(
+            pytest.param(
+                *(values[one] for one in names),
+                id=f"{layout}-{handler}" if "handler" in names else layout,
+                marks=() if usual else pytest.mark.slow,
+            )
+        )
+    metafunc.parametrize(names, params)
 
 
 def _id(backend: str) -> str:

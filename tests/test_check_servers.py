@@ -9,7 +9,7 @@ import pytest
 
 import echoserver
 from tests.checking import Specimen, backend_words, check, failed, specimens, status
-from tests.conftest import BUILTIN, REPRESENTATIVE
+from tests.conftest import BUILTIN, EXEMPLARS
 from tests.launching import command, half_a_core
 
 SPECIMENS = [pytest.param(one, id=one.path.name) for one in specimens()]
@@ -22,7 +22,7 @@ def _declared(bound: int | None) -> list[str]:
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(one, marks=[] if one in REPRESENTATIVE else [pytest.mark.slow, pytest.mark.ci])
+        pytest.param(one, marks=[] if one in EXEMPLARS else [pytest.mark.slow, pytest.mark.ci])
         for one in BUILTIN
     ],
 )

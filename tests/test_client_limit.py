@@ -169,6 +169,8 @@ def test_auto_says_what_it_took(tmp_path: Path) -> None:
     assert "Engine: epoll, chosen because threads would not send 9,000 messages" in shown
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_calibration_is_kept_and_used(tmp_path: Path) -> None:
     cache = {"XDG_CACHE_HOME": str(tmp_path)}
     result = run("echoload", "calibrate", "--rounds", "1", env=cache)

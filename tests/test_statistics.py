@@ -36,6 +36,13 @@ def test_percentiles() -> None:
     assert percentiles(folded([5] * 999 + [7]))["p999"] == 5
 
 
+@pytest.mark.parametrize("scale", [10, 1000, 1_000_000, 30_000_000])
+def test_the_mean_is_the_librarys(scale: int) -> None:
+    draw = random.Random(scale)
+    counts = folded([int(draw.expovariate(1 / scale)) + 1 for _ in range(2000)])
+    assert percentiles(counts)["mean"] == round(counts.get_mean_value())
+
+
 def test_mann_whitney_is_the_share_of_all_deals() -> None:
     """Against the definition: every way to deal the values, counted."""
     draw = random.Random(1)

@@ -29,15 +29,10 @@ def worker_pids(server: echoserver.SpawnedServer) -> list[int]:
     return inspection.servers(server.pid)
 
 
-def server_of(sock: Any, server: echoserver.SpawnedServer) -> int:
-    """Return the worker that serves a connection: it, or its child, has the other end of it."""
-    mine, theirs = sock.getsockname()[1], sock.getpeername()[1]
-    for pid in worker_pids(server):
-        for process in inspection.tree(pid):
-            for connection in process.net_connections("tcp"):
-                if connection.laddr.port == theirs and connection.raddr[1:] == (mine,):
-                    return pid
-    raise AssertionError("nobody serves it")
+def servers_of(socks: list[Any], server: echoserver.SpawnedServer) -> dict[Any, int]:
+    """Return the worker that serves each connection: it, or its child, has the other end of it."""
+    serves = {port: pid for pid in worker_pids(server) for port in inspection.peers_of(pid)}
+    return {sock: serves[sock.getsockname()[1]] for sock in socks}
 
 
 @pytest.mark.parametrize("model", ["thread", "selector", "process"])
@@ -62,7 +57,7 @@ def test_a_killed_worker_takes_only_its_own_connections_with_it(model: str) -> N
     with echoserver.spawn(backend=model, workers=2, max_connections=8) as server:
         socks = [wire.connect(server.address) for _ in range(8)]
         assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
-        served_by = {sock: server_of(sock, server) for sock in socks}
+        served_by = servers_of(socks, server)
         victim = served_by[socks[0]]
         os.kill(victim, signal.SIGKILL)
         assert wire.eventually(lambda: len(events(server, "worker_serves")) == 3)
@@ -123,7 +118,7 @@ def test_who_is_queued_is_not_lost_when_a_worker_stops(model: str) -> None:
         assert all(wire.ask(sock, b"X") == b"X" for sock in inside)
         queued = wire.connect(server.address)
         queued.sendall(b"QUEUED")
-        stopped = server_of(inside[0], server)
+        stopped = servers_of(inside[:1], server)[inside[0]]
         os.kill(stopped, signal.SIGTERM)
         assert wire.read_exactly(queued, 6) == b"QUEUED"
         assert wire.read_to_end(inside[0]) == b""
@@ -336,7 +331,7 @@ def test_a_hanging_worker_is_replaced() -> None:
         assert all(wire.ask(sock, b"X") == b"X" for sock in idle)
         time.sleep(25)  # the test is that nothing happens: waiting for an idle client is no hanging
         assert len(events(server, "worker_started")) == 2
-        stopped = server_of(idle[0], server)
+        stopped = servers_of(idle[:1], server)[idle[0]]
         os.kill(stopped, signal.SIGSTOP)
         assert wire.eventually(lambda: len(events(server, "worker_serves")) == 3, seconds=40)
         assert events(server, "worker_hangs")[0]["worker_pid"] == stopped
