@@ -487,6 +487,9 @@ def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
     assert result.returncode == 2
     assert str(file) in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_result_that_is_not_there(tmp_path: Path) -> None:
     missing = run("echoload", "report", str(tmp_path / "none.json"))
     assert missing.returncode == 1
     assert "none.json" in missing.stderr

@@ -31,6 +31,12 @@ def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["threads", pytest.param("epoll", marks=pytest.mark.slow)])
+def usual_engine(request: pytest.FixtureRequest) -> str:
+    """One is enough by default where `test_engines` holds both of them to the same."""
+    return str(request.param)
+
+
 def load(address: wire.Address, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return run("echoload", "run", format_address(*address), *words, **options)
 
@@ -77,7 +83,7 @@ def test_run_for_a_time(engine: str, echo_server: echoserver.SpawnedServer, tmp_
 
 @pytest.mark.parametrize(("connections", "messages"), [(10, 1003), (10, 7), (1, 1)])
 def test_run_for_a_number_of_messages(
-    engine: str,
+    usual_engine: str,
     echo_server: echoserver.SpawnedServer,
     tmp_path: Path,
     connections: int,
@@ -85,7 +91,7 @@ def test_run_for_a_number_of_messages(
 ) -> None:
     file = tmp_path / "out.json"
     words = ["-c", str(connections), "-n", str(messages), "--json", str(file)]
-    assert load(echo_server.address, "--engine", engine, *words).returncode == 0
+    assert load(echo_server.address, "--engine", usual_engine, *words).returncode == 0
     found = one_result(file)
     assert found["verified"] == messages
     assert found["connections_served"] == min(connections, messages)
@@ -96,11 +102,11 @@ def test_run_for_a_number_of_messages(
 
 @pytest.mark.parametrize("size", ["1", "19", "70000", "3000000"])
 def test_run_with_messages_of_any_size(
-    engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path, size: str
+    usual_engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path, size: str
 ) -> None:
     file = tmp_path / "out.json"
     words = ["-c", "3", "-n", "9", "--size", size, "--json", str(file)]
-    assert load(echo_server.address, "--engine", engine, *words).returncode == 0
+    assert load(echo_server.address, "--engine", usual_engine, *words).returncode == 0
     assert one_result(file)["verified"] == 9
 
 
@@ -168,14 +174,14 @@ def other_connections(data: bytes, _number: int) -> bytes:
     ],
 )
 def test_each_kind_of_error_is_counted_once(
-    engine: str, kind: str, wrong: Answer, *, hard: bool, code: int, tmp_path: Path
+    usual_engine: str, kind: str, wrong: Answer, *, hard: bool, code: int, tmp_path: Path
 ) -> None:
     file = tmp_path / "out.json"
     with misbehaving(once(wrong), hard=hard) as address:
         result = load(
             address,
             "--engine",
-            engine,
+            usual_engine,
             "-c",
             "5",
             "-n",
