@@ -498,7 +498,7 @@ def test_a_result_that_is_not_there(tmp_path: Path) -> None:
 def test_progress_lives_on_a_terminal() -> None:
     terminal = Terminal(
         *("echoload", "compare", "--backends", "thread", "--rounds", "2", "-d", "1300ms"),
-        *("-c", "4", "--engine", "epoll", "--warmup", "0"),
+        *("-c", "4", "--engine", "epoll", "-R", "500", "--warmup", "0"),
     )
     for shown in ("round 1/2", "thread", " messages/s", " left", "round 2/2"):
         terminal.read_until(shown)  # the present rate, in the middle of a round

@@ -511,7 +511,7 @@ def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path:
     process = subprocess.Popen(
         [
             *(command("echoload"), "compare", "-c", "20", "-d", "400ms", "--rounds", "50"),
-            *("--engine", "threads"),
+            *("--engine", "threads", "-R", "500"),
             *("--backends", "thread,process", "--json", str(file)),
         ],
         stdout=subprocess.PIPE,

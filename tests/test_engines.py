@@ -169,7 +169,7 @@ def test_processes_share_the_connections(
 def test_time_series(engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path) -> None:
     found = measured(
         echo_server.address,
-        *("--engine", engine, "-c", "4", "-d", "2200ms", "--warmup", "200ms"),
+        *("--engine", engine, "-c", "4", "-R", "500", "-d", "2200ms", "--warmup", "200ms"),
         file=tmp_path / "out.json",
     )
     assert [second["second"] for second in found["series"]] == [0, 1, 2]

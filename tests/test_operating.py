@@ -304,6 +304,8 @@ def test_a_line_for_each_connection(exemplar: str, processes: int | None, tmp_pa
     assert third["outcome"] == "reset"
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 def test_a_log_that_nobody_takes_drops_lines_and_counts_them(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -106,6 +106,8 @@ def seen(page: Path, *switches: str) -> dict[str, Any]:
     return said
 
 
+@pytest.mark.slow
+@pytest.mark.ci
 @in_a_browser
 def test_the_page_works(page: Path) -> None:
     for width in (1280, 500):  # a desktop, and as narrow as headless goes
