@@ -115,14 +115,12 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
     names = [
         one for one in ("backend", "workers", "tls", "handler") if one in metafunc.fixturenames
     ]
+    securities = (False, True) if "tls" in names and not plain else (False,)
+    handlers = tuple(HANDLERS) if "handler" in names else ("echo",)
     params = []
     for backend, tls, workers, handler in itertools.product(
-        given or BUILTIN, (False, True), (None, 2), HANDLERS
+        given or BUILTIN, securities, (None, 2), handlers
     ):
-        if (tls and (plain or "tls" not in names)) or (
-            handler != "echo" and "handler" not in names
-        ):
-            continue
         alone = workers is None
         central = bool(given) or backend in EXEMPLARS
         if tls:

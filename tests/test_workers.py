@@ -118,7 +118,7 @@ def test_who_is_queued_is_not_lost_when_a_worker_stops(model: str) -> None:
         assert all(wire.ask(sock, b"X") == b"X" for sock in inside)
         queued = wire.connect(server.address)
         queued.sendall(b"QUEUED")
-        stopped = servers_of(inside[:1], server)[inside[0]]
+        stopped = servers_of(inside, server)[inside[0]]
         os.kill(stopped, signal.SIGTERM)
         assert wire.read_exactly(queued, 6) == b"QUEUED"
         assert wire.read_to_end(inside[0]) == b""
@@ -331,7 +331,7 @@ def test_a_hanging_worker_is_replaced() -> None:
         assert all(wire.ask(sock, b"X") == b"X" for sock in idle)
         time.sleep(25)  # the test is that nothing happens: waiting for an idle client is no hanging
         assert len(events(server, "worker_started")) == 2
-        stopped = servers_of(idle[:1], server)[idle[0]]
+        stopped = servers_of(idle, server)[idle[0]]
         os.kill(stopped, signal.SIGSTOP)
         assert wire.eventually(lambda: len(events(server, "worker_serves")) == 3, seconds=40)
         assert events(server, "worker_hangs")[0]["worker_pid"] == stopped
