@@ -114,6 +114,11 @@ def _secured(sock: socket.socket, trust: "Trust", host: str) -> "Socket":
     return secured
 
 
+def has_pending(sock: "Socket") -> bool:
+    """Tell whether TLS has read something from `sock` already, for which it is not readable."""
+    return getattr(sock, "pending", False)
+
+
 def exchange(
     sock: "Socket", data: bytes, timeout: float | None, reply: bytearray | None = None
 ) -> bytes:
@@ -132,10 +137,11 @@ def exchange(
     while len(reply) < len(data):
         poll.register(sock, select.POLLIN | (select.POLLOUT if unsent else 0))
         left = None if deadline is None else deadline - time.monotonic()
-        ready = poll.poll(None if left is None else max(0.0, left) * 1000)
-        if not ready:
+        pending = has_pending(sock)
+        ready = poll.poll(0 if pending else None if left is None else max(0.0, left) * 1000)
+        if not ready and not pending:
             raise TimeoutError(f"{len(reply)} of {len(data)} bytes came back in {timeout} seconds")
-        events = ready[0][1]
+        events = (ready[0][1] if ready else 0) | (select.POLLIN if pending else 0)
         if unsent and events & select.POLLOUT:
             with suppress(BlockingIOError):
                 unsent = unsent[sock.send(unsent[:CHUNK], socket.MSG_DONTWAIT) :]

@@ -41,6 +41,8 @@ class EpollLoad(Load):
         # What the loop needs of a line stands in a tuple: it is looked at for every message.
         self._talking: dict[int, tuple[_Line, _Recv, _Talk, _Send]] = {}
         self._timers: list[tuple[int, int, _Line]] = []
+        # Descriptors of those for which TLS has something that readiness does not tell of.
+        self._pending: list[int] = []
 
     def connect(self) -> int:
         """Make every connection, many at a time; return how many were made."""
@@ -182,10 +184,17 @@ class EpollLoad(Load):
             if timers:
                 wait = min(wait, timers[0][0] - time.perf_counter_ns())
         seconds = max(0, wait) / 1e9
-        if timers and seconds < _FINE:
+        if self._pending:
+            seconds = 0.0
+        elif timers and seconds < _FINE:
             select.select([self._epoll], [], [], seconds)
             seconds = 0.0
-        return self._epoll.poll(seconds, _MOST_EVENTS)
+        events = self._epoll.poll(seconds, _MOST_EVENTS)
+        if self._pending:
+            told = {fd for fd, _ in events}
+            events += [(fd, select.EPOLLIN) for fd in self._pending if fd not in told]
+            self._pending.clear()
+        return events
 
     def _go_on(self, line: "_Line") -> None:
         """Let a conversation begin, or go on because its time has come."""
@@ -242,8 +251,23 @@ class EpollLoad(Load):
     # -- beginnings and ends -----------------------------------------------------------------------
 
     def _watch(self, line: "_Line") -> None:
+        if isinstance(line.connection, TlsSocket):
+            line.recv = self._noting_more(line.connection, line.fd)
+            if line.connection.pending:  # it came together with the end of the handshake
+                self._pending.append(line.fd)
         self._talking[line.fd] = line.tools
         self._epoll.register(line.fd, select.EPOLLIN)
+
+    def _noting_more(self, connection: TlsSocket, fd: int) -> "_Recv":
+        """Return a ``recv`` that has the loop call it again where TLS has read more already."""
+
+        def recv(size: int) -> bytes:
+            data = connection.recv(size)
+            if data and connection.pending:
+                self._pending.append(fd)
+            return data
+
+        return recv
 
     def _forget(self, line: "_Line") -> None:
         line.until = NEVER

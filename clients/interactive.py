@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from clients.address import format_address
-from clients.client import CHUNK, EchoClient
+from clients.client import CHUNK, EchoClient, has_pending
 
 if TYPE_CHECKING:
     from clients.tls import Socket, Trust
@@ -114,7 +114,11 @@ def _pumped(sock: "Socket") -> Iterator[bytes]:
         poll.register(sock, select.POLLIN | (select.POLLOUT if sending else 0))
         if more and not unsent:
             poll.register(_STDIN, select.POLLIN)
-        for fd, events in poll.poll():
+        pending = has_pending(sock)
+        ready = dict(poll.poll(0 if pending else None))
+        if pending:
+            ready[sock.fileno()] = ready.get(sock.fileno(), 0) | select.POLLIN
+        for fd, events in ready.items():
             if fd == _STDIN:
                 unsent = memoryview(os.read(_STDIN, CHUNK))
                 more = bool(unsent)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from clients.client import SENT_AT_ONCE
+from clients.client import SENT_AT_ONCE, has_pending
 from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step, Talk
 from clients.load import LOOK, Load, LoadResult, flush, prefer_throughput
 from clients.recording import Second
@@ -205,6 +205,8 @@ class _Wire:
 
     def _wait(self, milliseconds: int) -> bool:
         """Wait until something can be read or sent; tell whether it is so."""
+        if has_pending(self._sock):
+            return True
         self._poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         return bool(self._poll.poll(min(milliseconds, _LONGEST)))
 

@@ -38,6 +38,10 @@ _WRITE_TIMEOUT_PARTS = 4
 _LONGEST_WRITE_PATIENCE = 5.0
 _WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
 
+# Records of TLS that were read together, and are answered before others have their turn:
+# a thousand of one byte can come at once, and a loop has one thread.
+_MOST_RECORDS = 64
+
 _UNUSED = Readable(-1)  # of a connection that never yields where it reads
 
 _FIRST_WORDS = 1.0  # seconds
@@ -100,6 +104,10 @@ class Tls(Stream, Protocol):
     @property
     def blocked(self) -> bool:
         """There is something to be sent for which the socket had no room."""
+
+    @property
+    def pending(self) -> bool:
+        """Its ``recv`` has something to tell for which the socket is not readable."""
 
     def handshake(self, flags: int = 0) -> None:
         """Greet, and be greeted."""
@@ -416,7 +424,7 @@ class Connection:
         lifecycle = self._host.lifecycle
         recv, send, receive = self._stream.recv, self._stream.send, handler.receive
         readable = _UNUSED if blocking else Readable(self.sock.fileno())
-        chunk = _SMALL_CHUNK
+        chunk, tls, records = _SMALL_CHUNK, self._tls, 0
         while lifecycle.running:
             try:
                 # Before waiting: a new connection has often brought its first message along.
@@ -445,7 +453,13 @@ class Connection:
                         yield from self._send_rest(memoryview(answer)[taken:])
                 else:
                     yield from self._carry_out(answer)
-            if not blocking and (yield readable):
+            if blocking:
+                continue
+            if tls is not None and tls.pending:
+                records += 1
+                if records % _MOST_RECORDS == 0:
+                    yield Readable(readable.fd, 0.0)
+            elif (yield readable):
                 break
         if lifecycle.running:
             return "shed" if self._asked_to_leave else "idle_timeout"
@@ -474,14 +488,16 @@ class Connection:
         one that asks as soon as it is answered.
         """
         first_words = self._host.lifecycle.retiring or (new and self._tls is not None)
-        if first_words and not self.bytes_in:
-            # Accepted, and not yet heard: whoever takes over cannot know it.
-            yield Readable(self.sock.fileno(), _FIRST_WORDS)
         while time.monotonic() < self._host.lifecycle.stream_deadline:
             try:
                 data = self._stream.recv(CHUNK, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                break
+                if not first_words or self.bytes_in:
+                    break
+                # Accepted, and nothing was read of it: the process that takes over cannot know it.
+                first_words = False
+                yield Readable(self.sock.fileno(), _FIRST_WORDS)
+                continue
             if not data:
                 return "eof"
             self.bytes_in += len(data)
@@ -603,7 +619,8 @@ class Connection:
 
     def _discard(self, seconds: float) -> Generator[Wait, InVain, bool]:
         """Read and count what comes after our FIN; tell whether it was the peer's."""
-        if (yield Readable(self.sock.fileno(), seconds)):
+        pending = self._tls is not None and self._stream is self._tls and self._tls.pending
+        if not pending and (yield Readable(self.sock.fileno(), seconds)):
             return False
         try:
             data = self._stream.recv(CHUNK, socket.MSG_DONTWAIT)

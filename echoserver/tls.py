@@ -198,6 +198,15 @@ class TlsSocket:
         """There is something to be sent for which the socket had no room."""
         return bool(self._unsent)
 
+    @property
+    def pending(self) -> bool:
+        """`recv` has something to return or to raise of what was read from the socket already.
+
+        The socket is not readable for it. So who waits for readability asks this first: a record
+        can have come together with the next one, with the handshake, or with the end.
+        """
+        return self._ended or bool(self._incoming.pending)
+
     def handshake(self, flags: int = 0) -> None:
         """Greet, and be greeted; the first `send` or `recv` does it where nobody has.
 
@@ -256,11 +265,14 @@ class TlsSocket:
             unsent = unsent[self.send(unsent) :]
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return all that has come, waiting for some where the socket blocks; b"" at the end.
+        """Return the content of one record, waiting for it where the socket blocks; b"" at the end.
+
+        One record, although more may have come: if the next one cannot be decrypted, TLS is over in
+        both directions, and what came before it could not be answered any more. `pending` tells
+        whether there is more.
 
         Args:
-            size: About how much to expect; what is decrypted already is never left behind, because
-                no readiness loop would tell of it.
+            size: About how much to read from the socket at once.
             flags: Of recv(2), such as MSG_DONTWAIT.
         """
         self.handshake(flags)
@@ -282,22 +294,19 @@ class TlsSocket:
                 self._ended = self.truncated = True
 
     def _decrypt(self) -> bytes:
-        """Return all that can be read of what has come."""
-        tls, incoming = self._tls, self._incoming
-        pieces = []
+        """Return what the next record holds, b"" where there is none, or not all of one."""
+        if self._ended or not self._incoming.pending:
+            return b""
         try:
-            while incoming.pending or tls.pending():
-                if not (piece := tls.read(_RECORD)):
-                    self._ended = True
-                    break
-                pieces.append(piece)
+            data = self._tls.read(_RECORD)
         except ssl.SSLWantReadError:
-            pass  # a part of a record, or what was no data
+            return b""
         except ssl.SSLZeroReturnError:
-            self._ended = True
+            data = b""
         except ssl.SSLError as error:
             raise _failed(error) from None
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._ended = not data
+        return data
 
     def shutdown(self, how: int) -> None:
         """Say close_notify, and half-close."""

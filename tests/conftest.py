@@ -110,12 +110,12 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
     over both handlers, and that in one worker.
     """
     has = metafunc.definition.get_closest_marker
-    core, plain = has("core") is not None, has("plain") is not None
+    core, plain, secure = (has(one) is not None for one in ("core", "plain", "secure"))
     every_handler = getattr(metafunc.module, "EVERY_HANDLER", False)
     names = [
         one for one in ("backend", "workers", "tls", "handler") if one in metafunc.fixturenames
     ]
-    securities = (False, True) if "tls" in names and not plain else (False,)
+    securities = (True,) if secure else (False, True) if "tls" in names and not plain else (False,)
     handlers = tuple(HANDLERS) if "handler" in names else ("echo",)
     params = []
     for backend, tls, workers, handler in itertools.product(
@@ -124,7 +124,7 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
         alone = workers is None
         central = bool(given) or backend in EXEMPLARS
         if tls:
-            usual = alone and core and central
+            usual = alone and core and (central or secure)
         elif alone:
             usual = core or central
         else:

@@ -1,11 +1,13 @@
 """A server that does one thing wrong, on command, so that a client can be seen to notice."""
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from tests.certificates import SERVERS
 from tests.wire import Address
 
 # Given what a connection sent, and the connection's number, returns what to answer;
@@ -59,3 +61,25 @@ def accepting(converse: Callable[[socket.socket, int], None]) -> Iterator[Addres
         thread.join()
         for sock in socks:
             sock.close()
+
+
+@contextmanager
+def ending_with_its_reply(answer: Callable[[bytes], bytes]) -> Iterator[Address]:
+    """Serve TLS: answer once, with the close_notify in the same segment, and no FIN after it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(SERVERS.issue())
+    context.num_tickets = 0
+
+    def converse(sock: socket.socket, _number: int) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        while data := sock.recv(65536):
+            incoming.write(data)
+            with suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+                tls.write(answer(tls.read(65536)))
+                tls.unwrap()
+            sock.sendall(outgoing.read())
+
+    with accepting(converse) as address:
+        yield address

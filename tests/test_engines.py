@@ -25,7 +25,7 @@ from loadtest.misbehaving import FAULTS, misbehaving
 from tests import wire
 from tests.certificates import SERVERS
 from tests.launching import run
-from tests.misbehaving import accepting
+from tests.misbehaving import accepting, ending_with_its_reply
 from tests.misbehaving import server as custom_server
 
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
@@ -412,6 +412,28 @@ def test_a_certificate_that_is_not_trusted(engine: str, tmp_path: Path) -> None:
         assert "CERTIFICATE_VERIFY_FAILED" in found["first_errors"]["tls"]
         trusting = measured(address, *words, "--insecure", file=tmp_path / "out.json")
     assert trusting["verified"] == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"pipeline": 2}, {"rate": 50.0}], ids=str)
+def test_an_end_in_the_segment_of_a_reply_is_noticed_at_once(
+    engine: str, options: dict[str, Any]
+) -> None:
+    """TLS has read it together with the reply; the socket does not become readable again."""
+    begun = time.monotonic()
+    with ending_with_its_reply(lambda data: data[:-1]) as address:
+        result = carry_out(
+            engine,
+            address,
+            connections=2,
+            duration=None,
+            messages=4,
+            tls=True,
+            ca=SERVERS.cert,
+            timeout=5.0,
+            **options,
+        )
+    assert result.errors == {"truncated": 2}, result.first_errors
+    assert time.monotonic() - begun < 5.0, "it waited for its timeout"
 
 
 # -- what it costs -------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from tests import launching, wire
 from tests.certificates import CLIENTS, SERVERS, STRANGERS
 from tests.inspection import settled
 from tests.launching import run, totals
+from tests.misbehaving import ending_with_its_reply
 from tests.test_cli import sentence
 
 TRUST = Trust(SERVERS.cert)
@@ -414,6 +415,18 @@ def test_echoclient(tmp_path: Path) -> None:
         assert "has no certificate to be trusted" in distrusting.stderr
         plain = run("echoclient", "--ping", where, "--timeout", "1s")
         assert plain.returncode == 1
+
+
+def test_echoclient_notices_an_end_in_the_segment_of_the_reply() -> None:
+    with ending_with_its_reply(lambda data: data[:-1]) as address:
+        where = format_address(*address)
+        words = ["echoclient", where, "--tls", "--ca", SERVERS.cert, "--timeout", "10s"]
+        begun = time.monotonic()
+        piped = run(*words, input="hello")
+        assert (piped.returncode, piped.stdout) == (0, "hell")
+        pinged = run(*words, "--ping")
+        assert (pinged.returncode, "after 31 of 32 bytes" in pinged.stderr) == (1, True)
+        assert time.monotonic() - begun < 10.0, "it waited until --timeout"
 
 
 def test_a_ping_where_a_client_needs_a_certificate_and_a_header() -> None:

@@ -99,6 +99,11 @@ class Secured:
         data, self._read = self._read[:size], self._read[size:]
         return data
 
+    def close_notify(self) -> None:
+        """End our direction for TLS, and not for TCP."""
+        self._insist(self._tls.handshake, 0, select.POLLOUT)
+        self._insist(self._tls.close_notify, 0, select.POLLOUT)
+
     def shutdown(self, how: int) -> None:
         if how == socket.SHUT_WR:
             self._insist(self._tls.handshake, 0, select.POLLOUT)

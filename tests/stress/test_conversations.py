@@ -3,7 +3,7 @@
 import socket
 import time
 from contextlib import suppress
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,10 +19,38 @@ from hypothesis.stateful import (
 )
 
 import echoserver
+from clients.tls import Trust
 from tests import wire
+from tests.certificates import SERVERS
 from tests.stress.arena import frames
 
 _CLIENTS = 6
+
+
+class Corked(socket.socket):
+    """A socket that can keep what is sent, so that several TLS records leave in one segment."""
+
+    def __init__(self, plain: socket.socket) -> None:
+        timeout = plain.gettimeout()
+        super().__init__(plain.family, plain.type, plain.proto, plain.detach())
+        self.settimeout(timeout)
+        wire.opened.append(self)
+        self.corked = False
+        self._kept = bytearray()
+
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override] # as TLS calls it
+        if self.corked:
+            self._kept += data
+            return len(data)
+        return super().send(data, flags)
+
+    def uncork(self) -> None:
+        """Send all that was kept."""
+        if self.corked:
+            self.corked = False
+            kept, self._kept = bytes(self._kept), bytearray()
+            self.setblocking(True)
+            super().sendall(kept)
 
 
 class Client:
@@ -30,12 +58,30 @@ class Client:
 
     def __init__(self, number: int, sock: socket.socket) -> None:
         self.number, self.sock = number, sock
+        self.corked: Corked | None = None
         self.sent = self.received = 0
         self.half_closed = self.over = False
 
     @property
     def owed(self) -> int:
         return self.sent - self.received
+
+    def secure(self) -> None:
+        """Speak TLS from now on."""
+        self.corked = Corked(self.sock)
+        self.sock = cast("socket.socket", wire.Secured(self.corked, Trust(SERVERS.cert)))
+
+    def uncork(self) -> None:
+        """Let nothing stay behind."""
+        if self.corked is not None:
+            self.corked.uncork()
+
+    def end(self) -> None:
+        """End our direction: over TLS without a FIN, which would have the server read again."""
+        if isinstance(self.sock, wire.Secured):
+            self.sock.close_notify()
+        else:
+            self.sock.shutdown(socket.SHUT_WR)
 
     def take(self, data: bytes) -> None:
         """What has come is what stood first in the queue."""
@@ -48,6 +94,7 @@ class Conversations(RuleBasedStateMachine):
     """Clients of one server, which outlives them unless it is told to end."""
 
     backend: ClassVar[str] = ""
+    tls: ClassVar[bool] = False
     server: ClassVar[echoserver.SpawnedServer | None] = None
     clients = Bundle("clients")
 
@@ -55,7 +102,8 @@ class Conversations(RuleBasedStateMachine):
         super().__init__()
         cls = type(self)
         if cls.server is None:
-            cls.server = echoserver.spawn(backend=self.backend)
+            secured = {"tls_cert": SERVERS.issue()} if self.tls else {}
+            cls.server = echoserver.spawn(backend=self.backend, **secured)
         self.mine: list[Client] = []
         self.count = 0
         self.terminated = False
@@ -70,6 +118,8 @@ class Conversations(RuleBasedStateMachine):
     def connect(self) -> Client:
         self.count += 1
         client = Client(self.count, wire.connect(self._server.address))
+        if self.tls:
+            client.secure()
         self.mine.append(client)
         return client
 
@@ -84,10 +134,23 @@ class Conversations(RuleBasedStateMachine):
             client.half_closed = True
         client.sent += size
 
+    @precondition(lambda self: self.tls)
+    @rule(client=clients)
+    def cork(self, client: Client) -> None:
+        if client.corked is not None and client.sent and not (client.half_closed or client.over):
+            client.corked.corked = True  # from here to the next read, or to `uncork`, one segment
+
+    @precondition(lambda self: self.tls)
+    @rule(client=clients)
+    def uncork(self, client: Client) -> None:
+        with suppress(OSError):  # it has ended
+            client.uncork()
+
     @rule(client=clients, size=st.sampled_from([1, 100, 5000, 100_000]))
     def read(self, client: Client, size: int) -> None:
         if client.over or not client.owed or self.terminated:
             return
+        client.uncork()
         client.take(wire.read_exactly(client.sock, min(size, client.owed)))
 
     @rule(client=clients)
@@ -96,7 +159,7 @@ class Conversations(RuleBasedStateMachine):
             return
         client.half_closed = True
         with suppress(OSError):  # it has ended
-            client.sock.shutdown(socket.SHUT_WR)
+            client.end()
 
     @rule(client=consumes(clients))
     def reset(self, client: Client) -> None:
@@ -129,6 +192,8 @@ class Conversations(RuleBasedStateMachine):
         if client.over:
             return
         try:
+            with suppress(BrokenPipeError):
+                client.uncork()
             client.take(wire.read_to_end(client.sock))
         except ConnectionResetError:
             assert self.terminated, "a reset, and nobody had told it to end"
@@ -152,12 +217,14 @@ class Conversations(RuleBasedStateMachine):
 
 @pytest.mark.stress
 @pytest.mark.timeout(240, func_only=True)
-def test_any_conversation(exemplar: str) -> None:
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_any_conversation(exemplar: str, *, secure: bool) -> None:
     if exemplar == "iterative":
         pytest.skip("clients of one server, of which it serves one at a time")
 
     class Machine(Conversations):
         backend: ClassVar[str] = exemplar
+        tls: ClassVar[bool] = secure
         server: ClassVar[echoserver.SpawnedServer | None] = None
 
     try:
