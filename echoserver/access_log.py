@@ -49,11 +49,12 @@ class AccessLog:
         with suppress(OSError):  # beyond what all pipes of this user may hold
             fcntl.fcntl(self._sink, fcntl.F_SETPIPE_SZ, _ROOM)
         self._clock = (0, "")  # a second, and how it is written
+        self._started = False
         self.dropped = 0
         """Lines that were not written down, of this process's."""
 
     def start(self, scoreboard: Scoreboard, log: Log) -> Helper:
-        """Start who writes the lines down.
+        """Start the process that writes the lines down; again, where it has died.
 
         Args:
             scoreboard: Where it counts the lines that it cannot write.
@@ -61,18 +62,17 @@ class AccessLog:
         """
         writer = _Writer(self._path, self._file, self._source, scoreboard, log)
         identity = self._identity
+        first, self._started = not self._started, True
 
         def main(up: Callable[[], None]) -> None:
             if identity is not None:
                 identity.assume()
             up()
-            writer.run()
+            writer.run(reopen=not first)
 
-        helper = Helper(main, {self._source, self._file, log.fd})
-        os.close(self._source)
-        if self._file != _STDOUT:
-            os.close(self._file)
-        return helper
+        # The pipe and the file stay open here: a writer that is started again finds the lines that
+        # waited, and needs no privileges that were given up meanwhile.
+        return Helper(main, {self._source, self._file, log.fd})
 
     def write(self, peer: str, outcome: str, figures: tuple[int, int, int], seconds: float) -> None:
         """Note how a connection went; never wait.
@@ -148,8 +148,13 @@ class _Writer:
         self._log = log
         self._reopen = self._torn = False
 
-    def run(self) -> None:
-        """Write down what comes, until nobody is left from whom it could."""
+    def run(self, *, reopen: bool) -> None:
+        """Write down what comes, until nobody is left from whom it could.
+
+        Args:
+            reopen: The file may have been moved since it was opened: another writer has died.
+        """
+        self._reopen = reopen
         signal.signal(signal.SIGHUP, self._on_hangup)
         rest = b""
         while data := os.read(self._source, _CHUNK):

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from echoserver.errors import BootError
+from echoserver.log import Log
 
 _SIGNALS = {
     signal.SIGTERM,
@@ -22,6 +23,11 @@ _SIGNALS = {
 }
 _STANDARD = {0, 1, 2}
 _GLANCE = 0.01  # seconds
+
+# Seconds until a helper that has died is started again: twice as many each time, where it did not
+# live for long.
+_FIRST_RESTART_DELAY, _MAX_RESTART_DELAY = 0.5, 30.0
+_MIN_UPTIME = 10.0  # seconds
 
 
 Main = Callable[[Callable[[], None]], None]
@@ -103,3 +109,67 @@ class Helper:
             code = 0
         finally:
             os._exit(code)
+
+
+class SupervisedHelper:
+    """A helper that is started again when it has died.
+
+    It is forked by the main thread of a process that may have others by then. So what it runs must
+    take no lock that another thread of the server could have held at the fork.
+
+    Args:
+        name: What the log calls it.
+        start: Starts it; called again for each restart.
+        log: Where its deaths are told.
+
+    Raises:
+        BootError: The system has no process for it.
+    """
+
+    def __init__(self, name: str, start: Callable[[], Helper], log: Log) -> None:
+        self._name, self._start, self._log = name, start, log
+        self._helper = start()
+        self._started = time.monotonic()
+        self._delay = _FIRST_RESTART_DELAY
+        self._restart_at: float | None = None
+
+    def supervise(self) -> None:
+        """Start it again if it has died, and its delay is over; called every second or so."""
+        now = time.monotonic()
+        if self._restart_at is None:
+            if self._helper.look():
+                self._log.error("helper_died", what=self._name, helper_pid=self._helper.pid)
+                lived = now - self._started
+                self._delay = (
+                    _FIRST_RESTART_DELAY
+                    if lived >= _MIN_UPTIME
+                    else min(self._delay * 2, _MAX_RESTART_DELAY)
+                )
+                self._restart_at = now + self._delay
+        elif now >= self._restart_at:
+            self.ensure_running()
+
+    def ensure_running(self) -> None:
+        """Start it now if it has died."""
+        if not self._helper.look():
+            return
+        self._started = time.monotonic()
+        try:
+            self._helper = self._start()
+        except BootError as error:
+            self._delay = min(self._delay * 2, _MAX_RESTART_DELAY)
+            self._restart_at = self._started + self._delay
+            self._log.warning_each_second(
+                "helper_not_started", what=self._name, reason=str(error), retry_in=self._delay
+            )
+        else:
+            self._restart_at = None
+            self._log.info("helper_started", what=self._name, helper_pid=self._helper.pid)
+
+    def tell(self, number: int) -> None:
+        """Send it a signal, if it lives."""
+        self._helper.tell(number)
+
+    def stop(self, patience: float) -> None:
+        """Wait for its end; kill it after so many seconds."""
+        self._helper.stop(patience)

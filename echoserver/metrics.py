@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from echoserver.forking import ParentalBond
-from echoserver.helpers import Helper
+from echoserver.helpers import Helper, SupervisedHelper
 from echoserver.privileges import Identity
 from echoserver.scoreboard import Account, Scoreboard
 from echoserver.service import COUNTED_OUTCOMES
@@ -120,13 +120,12 @@ class Exporter:
             up()
             self._run(scoreboard)
 
-        helper = Helper(main, set() if self._sock is None else {self._sock.fileno()})
-        if self._sock is not None:
-            self._sock.close()
-        return helper
+        # The socket stays open here, for the next one if this one dies: to listen on a low port
+        # takes privileges that may have been given up by then.
+        return Helper(main, set() if self._sock is None else {self._sock.fileno()})
 
     @staticmethod
-    def stop(helper: Helper) -> None:
+    def stop(helper: SupervisedHelper) -> None:
         """End it: nobody is left of whom it could tell."""
         helper.tell(_END)
         helper.stop(_GIVEN_UP)

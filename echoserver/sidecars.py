@@ -6,12 +6,13 @@ All of it may fail, hang or be missing, and the server serves.
 import signal
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from echoserver.access_log import AccessLog
 from echoserver.config import Config
 from echoserver.errors import BootError
-from echoserver.helpers import Helper
+from echoserver.helpers import SupervisedHelper
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.privileges import Identity
@@ -48,7 +49,7 @@ class Sidecars:
         self._identity = identity
         self._notifier = Notifier()
         self._scoreboard: Scoreboard | None = None
-        self._helpers: dict[str, Helper] = {}
+        self._helpers: dict[str, SupervisedHelper] = {}
         self._exporter: Exporter | None = None
         self._access: AccessLog | None = None
         self._lifecycle: Lifecycle | None = None
@@ -86,9 +87,13 @@ class Sidecars:
         """
         self._scoreboard, self._lifecycle = scoreboard, lifecycle
         if self._access is not None:
-            self._helpers["access_log"] = self._access.start(scoreboard, self._log)
+            self._helpers["access_log"] = SupervisedHelper(
+                "access_log", partial(self._access.start, scoreboard, self._log), self._log
+            )
         if self._exporter is not None:
-            self._helpers["metrics"] = self._exporter.start(scoreboard, self._identity)
+            self._helpers["metrics"] = SupervisedHelper(
+                "metrics", partial(self._exporter.start, scoreboard, self._identity), self._log
+            )
         if self._helpers:
             lifecycle.every(_LOOK, self._look)
         if self._notifier.watchdog:
@@ -115,6 +120,7 @@ class Sidecars:
     def close(self) -> None:
         """Stop, the metrics last."""
         if self._access is not None and "access_log" in self._helpers:
+            self._helpers["access_log"].ensure_running()  # lines may be waiting for it
             self._access.close()
             self._helpers["access_log"].stop(_LAST_LINES)
         if self._exporter is not None and "metrics" in self._helpers:
@@ -124,9 +130,8 @@ class Sidecars:
     def _look(self) -> None:
         if self._scoreboard is not None and self._lifecycle is not None and self._lifecycle.running:
             self._scoreboard.set_queue(*accept_queue(self._sock))
-        for name, helper in self._helpers.items():
-            if not helper.ended and helper.look():
-                self._log.error("helper_died", what=name, helper_pid=helper.pid)
+        for helper in self._helpers.values():
+            helper.supervise()
 
     def _notice_drain(self) -> None:
         if self._scoreboard is None or self._lifecycle is None or self._lifecycle.running:

@@ -196,13 +196,34 @@ def test_scrapers_that_hang_hold_nobody_up() -> None:
         assert time.monotonic() - begun < 5
 
 
-def test_a_dead_exporter_is_no_reason_to_end() -> None:
-    with monitored() as (server, _):
-        for child in psutil.Process(server.pid).children():
-            child.kill()
-        assert wire.eventually(lambda: inspection.events(server, "helper_died"))
+@pytest.mark.parametrize(("model", "processes"), [("thread", None), ("process", 2)])
+def test_helpers_that_die_are_started_again(
+    model: str, processes: int | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "access.log"
+    with monitored(model, workers=processes, access_log=file) as (server, base):
         assert wire.served(server.address)
-        assert not psutil.Process(server.pid).children(), "and none is a zombie"
+        workers = {event["worker_pid"] for event in inspection.events(server, "worker_started")}
+        children = psutil.Process(server.pid).children()
+        helpers = [one for one in children if one.pid not in workers]
+        assert len(helpers) == 2
+        for helper in helpers:
+            helper.kill()
+        assert wire.served(server.address), "and its line waits in the pipe"
+        assert wire.eventually(lambda: len(inspection.events(server, "helper_started")) == 2)
+        told = inspection.events(server, "helper_died")
+        assert {event["what"] for event in told} == {"access_log", "metrics"}
+        assert {event["helper_pid"] for event in told} == {one.pid for one in helpers}
+        assert wire.eventually(lambda: _answers(f"{base}/healthz"))
+        assert wire.eventually(lambda: metrics(base)["connections_total"] == 2)
+        assert wire.eventually(lambda: len(file.read_text().splitlines()) == 2)
+        assert wire.served(server.address)
+        for helper in psutil.Process(server.pid).children():
+            if helper.pid not in workers:
+                helper.kill()  # and at once comes the end
+        assert server.stop() == 0
+    assert len(file.read_text().splitlines()) == 3
+    assert not any(one.is_running() for one in helpers), "and none is a zombie"
 
 
 @pytest.mark.parametrize("address", ["9100", "127.0.0.1:", ":9100", "127.0.0.1:65536", "x:-1"])
