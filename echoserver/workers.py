@@ -32,6 +32,7 @@ from echoserver.state import LEAVE, NUDGE, RETIRE
 _LOOK = 1.0  # seconds between two looks of the master at its workers
 _PING = 6.0  # seconds between two questions to a worker whether it lives; see write_patience
 _LONGEST_SILENCE = 20.0  # seconds after which a worker that has not answered is replaced
+_SUSPENDED = 5.0  # seconds without a look: then nobody had time to answer, either
 _FAREWELL = 2.0  # seconds beyond the drain's deadline until a worker is killed
 
 # A worker that ends so soon after its start is not started again at once.
@@ -98,6 +99,7 @@ class Master:
         self._futile = 0
         self._pauses: dict[int, float] = {}  # number of a worker that keeps failing → seconds
         self._replace_from = 0.0
+        self._looked = time.monotonic()
 
     def run(self) -> Totals:
         """Serve until the lifecycle says otherwise; return what all workers did.
@@ -203,8 +205,13 @@ class Master:
     def _look(self) -> None:
         """Greet who has begun to serve, ask the others whether they live, start who is due."""
         now = time.monotonic()
+        suspended = now - self._looked > _SUSPENDED
+        self._looked = now
         for worker in list(self._workers):
             beat = self._scoreboard.last_beat(worker.place)
+            if suspended and beat < worker.asked:  # with us: it is asked again
+                worker.asked = now
+                self._tell(worker, NUDGE)
             if not (worker.ready or worker.leaving) and self._scoreboard.serves(worker.place):
                 self._on_ready(worker)
             if now >= worker.killed_from and not self._scoreboard.serves(worker.place):

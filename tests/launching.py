@@ -1,5 +1,6 @@
 """Servers started the hard way: with stderr broken, or with fewer rights."""
 
+import json
 import os
 import resource
 import signal
@@ -68,6 +69,27 @@ def shell(script: str, *arguments: str, **options: Any) -> Iterator[subprocess.P
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@contextmanager
+def changed_server(
+    change: str, *words: str
+) -> Iterator[tuple[subprocess.Popen[str], wire.Address]]:
+    """Run the command after a `change` to its modules, such as a shorter interval; then end it."""
+    program = f"{change}; from echoserver.launch import echoserver; echoserver()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--port", "0", *words], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                event = json.loads(line)
+                if event["event"] == "listening":
+                    yield process, (event["host"], event["port"])
+                    return
+            raise AssertionError("the server ended before it served")
+        finally:
+            process.kill()
 
 
 def await_listening(port: int, process: subprocess.Popen[bytes]) -> wire.Address:

@@ -1,5 +1,6 @@
 """The fork server of the backend `process`: lean, replaceable, and nobody outlives it."""
 
+import json
 import os
 import resource
 import signal
@@ -18,7 +19,14 @@ import echoserver
 from loadtest.sampler import accept_queue
 from tests import inspection, wire
 from tests.inspection import events
-from tests.launching import await_listening, command, free_port, limit_descriptors, task_limit
+from tests.launching import (
+    await_listening,
+    changed_server,
+    command,
+    free_port,
+    limit_descriptors,
+    task_limit,
+)
 
 TELLING = """
 import sys
@@ -70,6 +78,48 @@ def test_another_one_takes_over_when_it_is_killed() -> None:
         assert server.stop() == 0
         assert server.stopped is not None
         assert server.stopped["connections"] >= 2
+
+
+_INTERVAL = "import echoserver.forkserver.client as client; client._PING_INTERVAL = "
+
+
+def test_one_that_hangs_is_replaced() -> None:
+    """It is stopped, and so takes orders (into its socket) and carries none of them out."""
+    with changed_server(_INTERVAL + "0.1", "-b", "process") as (process, address):
+        assert wire.served(address)
+        (first,) = psutil.Process(process.pid).children()
+        first.suspend()
+        waiting = wire.connect(address)
+        waiting.sendall(b"HELLO")
+        with suppress(ConnectionResetError):
+            assert waiting.recv(5) == b"", "it goes with the fork server that was to serve it"
+        assert wire.eventually(lambda: wire.served(address))
+        assert not first.is_running()
+        process.terminate()
+        told = [json.loads(line) for line in process.communicate()[1].splitlines()]
+        assert process.returncode == 0
+    (hung,) = [event for event in told if event["event"] == "fork_server_hangs"]
+    assert hung["connections"] >= 1
+    assert [event for event in told if event["event"] == "fork_server_died"]
+
+
+@pytest.mark.slow
+def test_one_that_was_suspended_with_its_server_is_not_replaced() -> None:
+    """As by ``docker pause``: it had no time to answer, and the server none to ask."""
+    with changed_server(_INTERVAL + "0.5", "-b", "process") as (process, address):
+        with wire.connect(address) as sock:
+            assert wire.ask(sock, b"HELLO") == b"HELLO"
+            both = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
+            for one in both:
+                one.suspend()
+            time.sleep(4.0)  # more than it may be silent: that is what is tried
+            for one in both:
+                one.resume()
+            assert wire.ask(sock, b"HELLO") == b"HELLO"
+            assert wire.served(address)
+        process.terminate()
+        assert "fork_server" not in process.communicate()[1]
+        assert process.returncode == 0
 
 
 def test_while_there_can_be_no_other_one_clients_are_refused() -> None:

@@ -21,7 +21,7 @@ from echoserver.slots import SharedSlots, SlotTable
 from loadtest.sampler import accept_queue
 from tests import inspection, wire
 from tests.inspection import events
-from tests.launching import command, free_port, run
+from tests.launching import changed_server, command, free_port, run
 from tests.test_cli import sentence
 
 
@@ -337,6 +337,33 @@ def test_a_hanging_worker_is_replaced() -> None:
         assert events(server, "worker_hangs")[0]["worker_pid"] == stopped
         assert wire.ask(idle[1], b"STILL HERE") == b"STILL HERE"
         assert wire.served(server.address)
+
+
+@pytest.mark.slow
+def test_workers_that_were_suspended_with_their_master_are_not_replaced() -> None:
+    """As by ``docker pause``: they had no time to answer. The master may be the first to go on."""
+    change = (
+        "from echoserver import workers as w; "
+        "w._PING, w._LONGEST_SILENCE, w._SUSPENDED = 0.2, 2, 1.5"
+    )
+    with changed_server(change, "--workers", "2") as (process, address):
+        master = psutil.Process(process.pid)
+        assert wire.eventually(lambda: len(master.children()) == 2 and wire.served(address))
+        workers = master.children()
+        for one in workers:
+            one.suspend()
+        time.sleep(1.0)  # they are asked, and do not answer
+        master.suspend()
+        time.sleep(3.0)  # more than they may be silent
+        master.resume()
+        time.sleep(0.3)  # it is the first to look
+        for one in workers:
+            one.resume()
+        assert all(wire.served(address) for _ in range(4))
+        assert wire.eventually(lambda: master.children() == workers)
+        process.terminate()
+        assert "worker_hangs" not in process.communicate()[1]
+        assert process.returncode == 0
 
 
 def test_affinity() -> None:

@@ -23,6 +23,7 @@ from echoserver.forkserver.messages import (
     FAILED,
     LONGEST,
     MESSAGE,
+    PING,
     PREPARE,
     READY,
     REFUSED,
@@ -46,6 +47,12 @@ _PATIENCE = 5.0  # seconds in which it takes no order
 _STEP = 0.1  # seconds between two looks at whether we are to leave at once
 _END_PATIENCE = 1.0  # seconds between two of its last words
 
+# It is asked whether it lives, and replaced when it has not answered so many times in a row.
+# Questions are counted, not seconds: a suspended container has no time for either of both.
+_PING_INTERVAL = 2.0  # seconds
+_MAX_UNANSWERED = 5
+_MAX_UNANSWERED_PREPARING = 30  # while it loads a handler, which may take its time
+
 
 class ForkServer:
     """Serves each connection in a process of its own, forked by one that is good at it.
@@ -66,7 +73,10 @@ class ForkServer:
         self._served: dict[int, Connection] = {}
         self._alive = False
         self._hangs = False
+        self._unanswered = 0
+        self._preparing = False
         self._start()
+        service.lifecycle.every(_PING_INTERVAL, self._ask_whether_it_lives)
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +147,7 @@ class ForkServer:
         self._death = os.pidfd_open(self._process.pid)
         self._hangs = False
         self._await_ready()
+        self._unanswered, self._preparing = 0, False
         self._alive = True
         self._service.lifecycle.watch(self._control.fileno(), self._hear)
         self._service.lifecycle.watch(self._death, self._on_death)
@@ -187,6 +198,7 @@ class ForkServer:
             memory.flush()
             memory.seek(0)
             self._order(PREPARE, 0, descriptor=memory.fileno())
+        self._preparing = True
         self._prepared_for: Config = config
 
     def _let_go(self) -> None:
@@ -206,6 +218,23 @@ class ForkServer:
         self._let_go()
         for number in list(self._served):
             self._ended(number)
+
+    def _ask_whether_it_lives(self) -> None:
+        """Send a heartbeat; end it where it has not answered the last ones: another one follows."""
+        if not self._alive or self._hangs:
+            return
+        if self._unanswered >= (_MAX_UNANSWERED_PREPARING if self._preparing else _MAX_UNANSWERED):
+            self._hangs = True
+            self._service.log.error(
+                "fork_server_hangs",
+                seconds=self._unanswered * _PING_INTERVAL,
+                connections=len(self._served),
+            )
+            self._process.kill()  # `_on_death` follows
+            return
+        self._unanswered += 1
+        with suppress(OSError):  # it takes no order, which is no answer, or it has just died
+            self._control.send(MESSAGE.pack(PING, 0, 0), socket.MSG_DONTWAIT)
 
     def _forget(self) -> None:
         self._service.lifecycle.forget(self._control.fileno())
@@ -267,6 +296,9 @@ class ForkServer:
 
     def _note(self, message: bytes) -> None:
         kind, number, figure = MESSAGE.unpack_from(message)
+        self._unanswered = 0
+        if kind in {READY, UNUSABLE}:
+            self._preparing = False
         if kind == ENDED:
             self._ended(number)
         elif kind == REFUSED:

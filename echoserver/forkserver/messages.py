@@ -15,6 +15,8 @@ SERVE = 2
 """Fork a child of this number for the socket that comes along (SCM_RIGHTS, unix(7))."""
 SIGNAL = 3
 """Send that child a signal: the figure."""
+PING = 9
+"""Say that you live."""
 
 # From the fork server:
 READY = 4
@@ -27,3 +29,5 @@ REFUSED = 7
 """It could not be forked: the figure is errno."""
 FAILED = 8
 """Its last word. What follows says what went wrong."""
+PONG = 10
+"""It lives."""

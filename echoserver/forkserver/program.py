@@ -31,6 +31,8 @@ from echoserver.forkserver.messages import (
     FAILED,
     LONGEST,
     MESSAGE,
+    PING,
+    PONG,
     PREPARE,
     READY,
     REFUSED,
@@ -201,6 +203,8 @@ class _ForkServer:
             self._serve(number, int.from_bytes(ancillary[0][2], sys.byteorder))
         elif kind == SERVE:  # the socket was lost on the way: no descriptor was free for it
             self._tell(REFUSED, number, errno.EMFILE)
+        elif kind == PING:
+            self._tell(PONG, 0)
         elif kind == SIGNAL:
             if number in self._pids:  # or it has just ended
                 os.kill(self._pids[number], figure)
