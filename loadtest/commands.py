@@ -1,16 +1,8 @@
 """A stranger's server: where it is to listen, and how it is told."""
 
-import socket
 from collections.abc import Sequence
 
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def addressed(words: Sequence[str], port: int) -> list[str]:

@@ -14,6 +14,7 @@ from clients.workload import Workload
 from loadtest.environment import number_in
 from loadtest.measure import Engine, measure
 from loadtest.pinning import Pinning
+from loadtest.ports import local_ports
 from loadtest.results import Result
 from loadtest.targets import Running, Target, started_on
 from loadtest.workers import LoadError
@@ -191,11 +192,3 @@ def time_wait() -> int:
                 words = line.split()
                 return int(words[words.index("tw") + 1])
     return 0
-
-
-def local_ports() -> tuple[int, int]:
-    """Return the first and last port that the kernel gives to outgoing connections."""
-    with suppress(OSError, ValueError):
-        words = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
-        return int(words[0]), int(words[1])
-    return 32768, 60999

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest import calibration
-from loadtest.compare import local_ports, time_wait
+from loadtest.compare import time_wait
 from loadtest.environment import number_in
+from loadtest.ports import local_ports
 
 _DESCRIPTORS = 1024
 _BACKLOG = 4096

@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import echoserver
 from clients.address import parse_address
 from echoserver.forking import ParentalBond
-from loadtest.commands import HOST, addressed, free_port
+from loadtest.commands import HOST, addressed
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import pinned
+from loadtest.ports import free_port
 from loadtest.sampler import local_server
 from loadtest.workers import LoadError
 

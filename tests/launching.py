@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 import echoserver
+from loadtest import ports
 from tests import inspection, wire
 
 BIN = Path(sys.executable).parent
@@ -28,11 +30,28 @@ def command(name: str) -> str:
     return str(BIN / name)
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+_reserved: list[socket.socket] = []
+
+
+def free_port(*, low: bool = False) -> int:
+    """Return a port that nothing listens on, and that no other test is given while this run lasts.
+
+    Args:
+        low: One that takes privileges.
+    """
+    for _ in range(100):
+        port = random.randrange(300, 1000) if low else ports.free_port()
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind(f"\0echoserver-test-port-{port}")  # abstract: it goes with this process
+            with socket.create_server(("127.0.0.1", port)):
+                pass
+        except OSError:
+            lock.close()
+        else:
+            _reserved.append(lock)
+            return port
+    raise AssertionError("no port is free")
 
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ import echoserver
 from echoserver.locks import SharedLock
 from echoserver.slots import SharedSlots, SlotTable
 from loadtest.sampler import accept_queue
-from tests import inspection, wire
+from tests import inspection, pace, wire
 from tests.inspection import events
 from tests.launching import changed_server, command, free_port, run
 from tests.test_cli import sentence
@@ -264,7 +264,7 @@ def test_workers_that_cannot_start_are_exit_3(count: str, tmp_path: Path) -> Non
     )
     assert "worker_serves" not in result.stderr
     assert result.returncode == 3
-    assert time.monotonic() - begun < 10
+    assert pace.within(time.monotonic() - begun, 10)
     assert "the workers end before they serve" in result.stderr.splitlines()[-1]
     assert "worker_failed" in result.stderr
     assert "Traceback" not in result.stderr

@@ -19,7 +19,8 @@ import psutil
 from loadtest.check import keeper, tree
 from loadtest.check.keeper import Order
 from loadtest.check.model import Failure
-from loadtest.commands import HOST, addressed, free_port
+from loadtest.commands import HOST, addressed
+from loadtest.ports import free_port
 from loadtest.sampler import accept_queue
 
 _GLANCE = 0.01  # seconds

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from echoserver.sockets import undelivered
-from tests import inspection, wire
+from tests import inspection, pace, wire
 from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer
 from tests.inspection import events
+from tests.launching import free_port
 
 CLIENTS = 40
 
@@ -65,7 +66,7 @@ def test_sigterm_under_load(start: StartServer, room: Callable[[int], int]) -> N
         assert client.started.wait(wire.patience)
     begun = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - begun < 4, "the default deadline is 8 seconds"
+    assert pace.within(time.monotonic() - begun, 4), "the default deadline is 8 seconds"
     for thread in threads:
         thread.join(wire.patience)
     for client in clients:
@@ -127,7 +128,7 @@ def test_stream_that_never_pauses_is_ended(start: StartServer) -> None:
         pass  # it kept sending for longer than a server listens after its FIN
     stop.set()
     assert server.wait() == 0
-    assert time.monotonic() - begun < 6
+    assert pace.within(time.monotonic() - begun, 6)
     sock.close()
     thread.join()
 
@@ -138,7 +139,7 @@ def test_idle_peer_is_no_cut(start: StartServer, room: Callable[[int], int]) -> 
     assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     begun = time.monotonic()
     assert server.stop() == 0  # although they keep their sockets open
-    assert time.monotonic() - begun < 3
+    assert pace.within(time.monotonic() - begun, 3)
     assert all(wire.read_to_end(sock) == b"" for sock in socks)
 
 
@@ -148,7 +149,9 @@ def test_output_owed_at_the_deadline_is_exit_4(start: StartServer) -> None:
     wire.push_until_blocked(deaf, wire.capitals(16 << 20))
     begun = time.monotonic()
     assert server.stop() == 4
-    assert 0.8 < time.monotonic() - begun < 5
+    elapsed = time.monotonic() - begun
+    assert elapsed > 0.8
+    assert pace.within(elapsed, 5)
     assert server.stopped is not None
     assert server.stopped["cut"] == 1
 
@@ -181,7 +184,7 @@ def test_second_signal_leaves_at_once(
     begun = time.monotonic()
     server.process.send_signal(second)
     assert server.wait() == 128 + second
-    assert time.monotonic() - begun < 2
+    assert pace.within(time.monotonic() - begun, 2)
     assert server.stopped is not None
     assert wire.eventually(lambda: not inspection.session(server.pid))
 
@@ -198,7 +201,7 @@ def test_second_signal_among_late_arrivals(start: StartServer) -> None:
     begun = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     assert server.wait() in {0, 128 + signal.SIGTERM}  # 0: it was through already
-    assert time.monotonic() - begun < 10  # and not the 30 of the drain
+    assert pace.within(time.monotonic() - begun, 10)  # and not the 30 of the drain
 
 
 def _has_drawn_the_line(pid: int) -> bool:
@@ -261,7 +264,7 @@ def test_parent_killed_leaves_no_orphan(start: StartServer, room: Callable[[int]
 
 
 def test_restart_on_the_same_port_at_once(start: StartServer, room: Callable[[int], int]) -> None:
-    first = start()
+    first = start(port=free_port())
     socks = [wire.connect(first.address) for _ in range(room(5))]
     assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     assert first.stop() == 0  # it closed first: its side is in TIME_WAIT
