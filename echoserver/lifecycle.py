@@ -9,6 +9,7 @@ that it watches is, and so can itself be watched by any event loop (epoll(7)).
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,10 @@ from typing import Any
 
 from echoserver.config import Config
 from echoserver.flow import Readable, Wait
-from echoserver.state import LEAVE, NUDGE, RETIRE, State
+from echoserver.state import LEAVE, NUDGE, RETIRE, State, in_main_thread
+
+_NO_SIGNALS = {0, NUDGE}
+"""What `Lifecycle.wake` and an interruption leave in the pipe, beside the numbers of signals."""
 
 
 def _nothing() -> None:
@@ -246,9 +250,14 @@ class Lifecycle(State):
         return ready
 
     def _on_wakeup(self) -> None:
+        came = b""
         with suppress(BlockingIOError):
-            os.read(self._wakeup, 65536)
+            came = os.read(self._wakeup, 65536)
         self._woken = True
+        if set(came) - _NO_SIGNALS and not in_main_thread():
+            # Python calls handlers in the main thread alone; the kernel may have given the signal
+            # to this one, and left that one asleep.
+            signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
 
     def _on_lifeline(self) -> None:
         if self._lifeline is not None:

@@ -68,7 +68,15 @@ class Listener:
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
 
     def __iter__(self) -> Iterator[Connection]:
-        """Accept in the calling thread, which blocks; `flow` is for all other models."""
+        """Accept in the thread that asks for the next one, which blocks.
+
+        It must be the main thread that calls this, for the server is announced now. Any thread may
+        ask then, one at a time. `flow` is for models that must not block.
+        """
+        self._ready()
+        return self._blocking()
+
+    def _blocking(self) -> Iterator[Connection]:
         for step in self._steps():
             if isinstance(step, Connection):
                 yield step
@@ -81,6 +89,7 @@ class Listener:
         Args:
             start: Called with every new connection.
         """
+        self._ready()
         for step in self._steps():
             if isinstance(step, Connection):
                 start(step)
@@ -90,7 +99,6 @@ class Listener:
 
     def _steps(self) -> Iterator[Connection | Readable]:
         """Yield each new connection, and what to wait for where there is none."""
-        self._ready()
         lifecycle = self._lifecycle
         in_a_row = 0
         while lifecycle.running:

@@ -60,7 +60,12 @@ def in_environment(python: Path, *words: str) -> subprocess.CompletedProcess[str
 
 
 def test_the_page_has_all_its_files() -> None:
-    assert set(files_of_the_page()) == {"threads.py", "src/echoserver_trio.py", "pyproject.toml"}
+    assert set(files_of_the_page()) == {
+        "threads.py",
+        "accepting.py",
+        "src/echoserver_trio.py",
+        "pyproject.toml",
+    }
 
 
 @pytest.mark.slow
@@ -150,10 +155,31 @@ def test_a_plugin_may_be_named_like_the_package_it_needs(tmp_path: Path) -> None
         assert "needs the package 'absent'" in result.stderr
 
 
-def test_the_blocking_one_serves(tmp_path: Path) -> None:
-    (tmp_path / "threads.py").write_text(files_of_the_page()["threads.py"])
+@pytest.mark.parametrize("name", ["threads.py:Threads", "accepting.py:AcceptingThreads"])
+def test_the_blocking_ones_serve(name: str, tmp_path: Path) -> None:
+    file = name.partition(":")[0]
+    (tmp_path / file).write_text(files_of_the_page()[file])
     port = free_port()
-    arguments = ["--backend", f"{tmp_path}/threads.py:Threads", "--port", str(port)]
+    arguments = ["--backend", f"{tmp_path}/{name}", "--port", str(port)]
     with shell('exec "$@" 2>/dev/null', "echoserver", *arguments) as process:
         assert wire.served(await_listening(port, process))
         assert terminate(process) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@pytest.mark.timeout(400)
+def test_the_one_whose_threads_accept_conforms(tmp_path: Path) -> None:
+    (tmp_path / "accepting.py").write_text(files_of_the_page()["accepting.py"])
+    backend = f"{tmp_path}/accepting.py:AcceptingThreads"
+    words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "tests/conformance"]
+    result = subprocess.run(
+        [sys.executable, *words, "-m", "core", "--backend", backend],
+        capture_output=True,
+        text=True,
+        timeout=390,
+        check=False,
+        cwd=ROOT,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout

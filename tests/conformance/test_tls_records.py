@@ -92,10 +92,11 @@ def nothing_but_the_end(client: Segments) -> bytes:
 
 
 def records_and_the_end(client: Segments) -> bytes:
-    for value in wire.ALL_BYTES:
+    data = wire.capitals(256)
+    for value in data:
         client.record(bytes([value]))
     client.close_notify()
-    return wire.ALL_BYTES
+    return data
 
 
 def large_records_and_the_end(client: Segments) -> bytes:
