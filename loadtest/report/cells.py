@@ -28,6 +28,9 @@ RANKED = (
     ("rounds", ""),
 )
 
+NONE = "\N{EN DASH}"
+"""What stands where there is no value."""
+
 SERVED = 6  # the columns that can be bad news
 ERRORS = 7
 
@@ -50,7 +53,7 @@ def cells(row: Row) -> list[str]:
     return [
         label(row),
         or_dash(speed["median"], lambda value: limited + rate(value)),
-        "-" if len(speed["rounds"]) < 2 else f"{rate(speed['low'])} - {rate(speed['high'])}",  # noqa: PLR2004 - one has no spread
+        NONE if len(speed["rounds"]) < 2 else f"{rate(speed['low'])} - {rate(speed['high'])}",  # noqa: PLR2004 - one has no spread
         *(or_dash(latency[key], milliseconds) for key in ("p50", "p99", "max")),
         f"{row['connections_served']} of {row['connections']}",
         ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
@@ -75,7 +78,7 @@ def ranked(found: Document, comparison: dict[str, Any]) -> list[list[str]]:
             name,
             place(cpu["ranks"].get(name)),
             ratio(cpu["ratios"].get(name)),
-            "(≥)" if name in limited else place(speed["ranks"].get(name)),
+            _place_by_rate(rows[name], speed["ranks"].get(name)),
             ratio(speed["ratios"].get(name), bound(name, comparison["reference"], limited)),
             "unstable" if rows[name]["unstable"] else "",
         ]
@@ -84,8 +87,15 @@ def ranked(found: Document, comparison: dict[str, Any]) -> list[list[str]]:
 
 
 def place(number: int | None) -> str:
-    """Return a rank."""
-    return "-" if number is None else f"{number}."
+    """Return a rank; a dash where there is none."""
+    return NONE if number is None else f"{number}."
+
+
+def _place_by_rate(row: Row, number: int | None) -> str:
+    """Return a rank by rate, which only a server that serves every client can have."""
+    if row["starved"]:
+        return NONE
+    return "(≥)" if row["client_limited"] else place(number)
 
 
 def bound(one: str, two: str, limited: set[str]) -> str:
@@ -97,7 +107,7 @@ def bound(one: str, two: str, limited: set[str]) -> str:
 def ratio(value: dict[str, Any] | None, sign: str = "") -> str:
     """Return a ratio with its interval, and how to read it; a dash where it is not known."""
     if value is None:
-        return "-"
+        return NONE
     return f"{sign}{value['median']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
@@ -115,7 +125,8 @@ def remarks(found: Document) -> list[str]:
         if row["verified"] and row["starved"]:
             said.append(
                 f"{label(row)}: {row['starved']} of {row['connections']} connections never got "
-                "a reply; its rate and latency are those of the connections that did."
+                "a reply; its rate and latency are those of the connections that did"
+                f"{', and it has no rank by rate' if found['comparison'] else ''}."
             )
         if row["dropped"]:
             said.append(
@@ -167,7 +178,7 @@ def _on_ranks(comparison: dict[str, Any]) -> list[str]:
 
 def or_dash(value: Any, form: Callable[[Any], object]) -> str:
     """Return a value in its form; a dash where it is not known."""
-    return "-" if value is None else str(form(value))
+    return NONE if value is None else str(form(value))
 
 
 def rate(value: float) -> str:
@@ -179,7 +190,7 @@ def rate(value: float) -> str:
 def milliseconds(microseconds: float | None) -> str:
     """Return milliseconds, with three digits."""
     if microseconds is None:
-        return "-"
+        return NONE
     value = microseconds / 1000
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"  # noqa: PLR2004 - three digits
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from loadtest.report import captions, charts
 from loadtest.report.cells import (
     HEADINGS,
+    NONE,
     RANKED,
     cells,
     label,
@@ -84,6 +85,21 @@ def _short(row: Row) -> str:
     return " ".join([row["target"], *(str(value) for value in row["sweep"].values())])
 
 
+def _partial(row: Row) -> str:
+    """Return how many of the clients were served; nothing where all were."""
+    return f"{row['connections_served']} of {row['connections']}" if row["starved"] else ""
+
+
+def _served(partial: str) -> str:
+    return f"; {partial} clients served" if partial else ""
+
+
+def _interval(spread: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Return the ends of a 95 % interval; one round has none."""
+    several = len(spread["rounds"]) > 1
+    return (spread["low"], spread["high"]) if several else (None, None)
+
+
 # -- charts --------------------------------------------------------------------------------------
 
 
@@ -95,9 +111,11 @@ def _throughput(rows: list[Row]) -> Chart | None:
             speed["low"],
             speed["high"],
             f"{label(row)}: {'at least ' if row['client_limited'] else ''}{speed['median']:,.0f} "
-            f"messages/s, 95 % interval {speed['low']:,.0f} to {speed['high']:,.0f}",
+            f"messages/s, 95 % interval {speed['low']:,.0f} to {speed['high']:,.0f}"
+            f"{_served(_partial(row))}",
             number,
-            bound=row["client_limited"],
+            bound=f"≥ {rate(speed['median'])}" if row["client_limited"] else "",
+            partial=_partial(row),
         )
         for number, row in _numbered(rows)
         if (speed := row["throughput"])["median"]
@@ -106,9 +124,9 @@ def _throughput(rows: list[Row]) -> Chart | None:
         return None
     return Chart(
         "Throughput",
-        charts.bars(bars, rate, "Throughput of each target, messages per second"),
+        charts.bars(bars, _rate_tick, "Throughput of each target, messages per second"),
         captions.THROUGHPUT,
-        ("target", "messages/s", "95 % from", "to", "limited by"),
+        ("target", "messages/s", "95 % from", "to", "limited by", "served"),
         [
             (
                 bar.label,
@@ -116,6 +134,7 @@ def _throughput(rows: list[Row]) -> Chart | None:
                 f"{bar.low:,.0f}",
                 f"{bar.high:,.0f}",
                 "the client" if bar.bound else "the server",
+                bar.partial or "all",
             )
             for bar in bars
         ],
@@ -130,8 +149,9 @@ def _cpu(rows: list[Row]) -> Chart | None:
             cpu["low"],
             cpu["high"],
             f"{label(row)}: {cpu['median']:.2f} µs for each message, 95 % interval "
-            f"{cpu['low']:.2f} to {cpu['high']:.2f}",
+            f"{cpu['low']:.2f} to {cpu['high']:.2f}{_served(_partial(row))}",
             number,
+            partial=_partial(row),
         )
         for number, row in _numbered(rows)
         if (cpu := row["server"]["cpu"])["median"]
@@ -140,10 +160,17 @@ def _cpu(rows: list[Row]) -> Chart | None:
         return None
     return Chart(
         "Server CPU per message",
-        charts.bars(bars, lambda value: f"{value:g} µs", "Server CPU per message, microseconds"),
+        charts.bars(bars, _time_tick, "Server CPU per message, microseconds"),
         captions.CPU,
-        ("target", "µs/message", "95 % from", "to"),
-        [(bar.label, f"{bar.value:.2f}", f"{bar.low:.2f}", f"{bar.high:.2f}") for bar in bars],
+        ("target", "µs/message", "95 % from", "to", "served"),
+        [
+            (
+                bar.label,
+                *(f"{value:.2f}" for value in (bar.value, bar.low, bar.high)),
+                bar.partial or "all",
+            )
+            for bar in bars
+        ],
     )
 
 
@@ -158,33 +185,41 @@ def _latency(rows: list[Row]) -> Chart | None:
         # Beyond so many nines there is no message left to be slower than.
         shares = [share for share in _NINES if total * (1 - share / 100) >= 1]
         points = [
-            (100 / (100 - share), max(1.0, histogram.get_value_at_percentile(share)) / 1000)
+            charts.Point(
+                100 / (100 - share),
+                max(1.0, histogram.get_value_at_percentile(share)),
+                partial=_partial(row),
+            )
             for share in shares
         ]
-        lines.append(charts.Line(label(row), points, number))
+        lines.append(charts.Line(label(row), points, number, _short(row)))
         figures = row["latency_us"]
         table.append(
             (
                 label(row),
                 *(milliseconds(figures[key]) for key in ("p50", "p90", "p99", "p999", "max")),
+                _partial(row) or "all",
             )
         )
     if not lines:
         return None
-    everything = [value for line in lines for _, value in line.points]
-    nines = charts.logarithmic([x for line in lines for x, _ in line.points], _percent)
+    everything = [point.y for line in lines for point in line.points]
+    nines = charts.logarithmic([point.x for line in lines for point in line.points], _percent)
     return Chart(
         "Latency",
         charts.lines(
             lines,
             nines,
-            charts.logarithmic(everything, lambda value: f"{value:g} ms"),
+            charts.logarithmic(everything, _time_tick),
             "Latency by percentile",
             "per cent of the messages that were answered within …",
-            lambda line, x, y: f"{line.label}: {_percent(x)} % within {y:.3g} ms",
+            lambda line, point: (
+                f"{line.label}: {_percent(point.x)} % within {point.y / 1000:.3g} ms"
+                f"{_served(point.partial)}"
+            ),
         ),
         captions.LATENCY,
-        ("target", "p50 ms", "p90", "p99", "p99.9", "max"),
+        ("target", "p50 ms", "p90", "p99", "p99.9", "max", "served"),
         table,
     )
 
@@ -193,33 +228,57 @@ def _percent(x: float) -> str:
     return f"{100 - 100 / x:.6g}" if x > 1 else "0"
 
 
+def _rate_tick(value: float) -> str:
+    """Return messages a second as short as an axis needs them."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _time_tick(microseconds: float) -> str:
+    """Return a time as short as an axis needs it."""
+    if not microseconds:
+        return "0"
+    for unit, size in (("s", 1e6), ("ms", 1e3), ("µs", 1)):
+        if microseconds >= size:
+            return f"{microseconds / size:g} {unit}"
+    return f"{microseconds:g} µs"
+
+
 def _over_time(rows: list[Row]) -> Chart | None:
     lines = [
         charts.Line(
             label(row),
             [
-                (one["second"] + 1, one["messages"] / one["seconds"])
+                charts.Point(
+                    one["second"] + 1, one["messages"] / one["seconds"], partial=_partial(row)
+                )
                 for one in row["series"]
                 if one["seconds"] > 0.5  # noqa: PLR2004 - of less, a rate says nothing
             ],
             number,
+            _short(row),
         )
         for number, row in _numbered(rows)
     ]
     lines = [line for line in lines if len(line.points) > 1]
     if not lines:
         return None
-    last = max(x for line in lines for x, _ in line.points)
-    highest = max(y for line in lines for _, y in line.points)
+    last = max(point.x for line in lines for point in line.points)
+    highest = max(point.y for line in lines for point in line.points)
     return Chart(
         "Over time",
         charts.lines(
             lines,
             charts.linear(last, lambda value: f"{value:g}"),
-            charts.linear(highest, rate),
+            charts.linear(highest, _rate_tick),
             "Messages per second over time",
             "seconds",
-            lambda line, x, y: f"{line.label}, second {x:g}: {y:,.0f} messages/s",
+            lambda line, point: (
+                f"{line.label}, second {point.x:g}: {point.y:,.0f} messages/s"
+                f"{_served(point.partial)}"
+            ),
         ),
         captions.OVER_TIME,
         ("target", "second", "messages", "p50 ms", "p99 ms", "max ms", "errors so far"),
@@ -244,41 +303,65 @@ def _scaling(rows: list[Row], figure: str) -> Chart | None:
     ):
         return None
     name = names.pop()
-    lines: dict[str, list[tuple[float, float]]] = {}
+    throughput = figure == "throughput"
+    lines: dict[str, list[charts.Point]] = {}
     for row in rows:
-        value = (
-            row["throughput"]["median"]
-            if figure == "throughput"
-            else row["server"]["cpu_us_per_message"]
-        )
-        if value:
-            lines.setdefault(row["target"], []).append((float(row["sweep"][name]), value))
+        spread = row["throughput"] if throughput else row["server"]["cpu"]
+        if spread["median"]:
+            lines.setdefault(row["target"], []).append(
+                charts.Point(
+                    float(row["sweep"][name]),
+                    spread["median"],
+                    *_interval(spread),
+                    # The client's limit is no bound of the server's CPU per message.
+                    bound=throughput and row["client_limited"],
+                    partial=_partial(row),
+                )
+            )
+    numbers = {row["target"]: number for number, row in _numbered(rows)}
     drawn = [
-        charts.Line(target, sorted(points), n) for n, (target, points) in enumerate(lines.items())
+        charts.Line(target, sorted(points, key=lambda one: one.x), numbers[target])
+        for target, points in lines.items()
     ]
     if not drawn:
         return None
-    unit = "messages/s" if figure == "throughput" else "µs/message"
-    xs = [x for line in drawn for x, _ in line.points]
-    highest = max(y for line in drawn for _, y in line.points)
-    what = "Throughput" if figure == "throughput" else "Server CPU per message"
+    unit = "messages/s" if throughput else "µs/message"
+    points = [point for line in drawn for point in line.points]
+    what = "Throughput" if throughput else "Server CPU per message"
     return Chart(
         f"{what} over {name}",
         charts.lines(
             drawn,
-            charts.logarithmic(xs, lambda value: f"{value:g}"),
+            charts.steps([point.x for point in points], lambda value: f"{value:g}"),
             charts.linear(
-                highest, rate if figure == "throughput" else lambda value: f"{value:g} µs"
+                max(point.high or point.y for point in points),
+                _rate_tick if throughput else _time_tick,
             ),
             f"{what} over {name}",
             name,
-            lambda line, x, y: f"{line.label}, {name} {x:g}: {y:,.5g} {unit}",
+            lambda line, point: (
+                f"{line.label}, {name} {point.x:g}: {_value(point)} {unit}"
+                + ("" if point.low is None else f", 95 % interval {' to '.join(_ends(point))}")
+                + _served(point.partial)
+            ),
             dots=True,
         ),
         captions.SCALING,
-        ("target", name, unit),
-        [(line.label, f"{x:g}", f"{y:,.5g}") for line in drawn for x, y in line.points],
+        ("target", name, unit, "95 % from", "to", "served"),
+        [
+            (line.label, f"{point.x:g}", _value(point), *_ends(point), point.partial or "all")
+            for line in drawn
+            for point in line.points
+        ],
     )
+
+
+def _value(point: charts.Point) -> str:
+    return f"{'≥ ' if point.bound else ''}{point.y:,.5g}"
+
+
+def _ends(point: charts.Point) -> list[str]:
+    return [NONE if end is None else f"{end:,.5g}" for end in (point.low, point.high)]
 
 
 _CHARTS = (
