@@ -1,8 +1,9 @@
-"""Several processes, each with any backend, on one listener (UNP 30.6, preforked servers).
+"""Several processes, each with any backend, on one listener (UNP 30.6: preforked).
 
 The master binds, forks the workers and watches over them; it never touches a connection. All
-workers accept from the one listening socket that they inherited: with a socket each
-(SO_REUSEPORT), closing one would reset the clients in its queue.
+workers accept from the one listening socket that they inherited, with no locking around accept,
+which the kernel does: with a socket each (SO_REUSEPORT), closing one would reset the clients in its
+queue.
 """
 
 import contextlib

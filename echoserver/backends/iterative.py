@@ -1,4 +1,4 @@
-"""One client at a time (UNP 30.4, the iterative server): the baseline.
+"""One client at a time (UNP 30.4: TCP iterative server): the baseline.
 
 The only thread accepts a client, serves it to its end, and accepts the next. Nothing is shared,
 nothing is switched, nothing is started: no model does less per message. Everyone else waits in

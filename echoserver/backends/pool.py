@@ -1,4 +1,4 @@
-"""A fixed pool of threads (UNP 30.11: prethreaded, the main thread accepts).
+"""A fixed pool of threads (UNP 30.12: prethreaded, main thread calls accept).
 
 All threads are started before the first client comes. The main thread accepts and hands each
 connection to a thread that is free; the connection keeps it until it ends. Nothing is started or

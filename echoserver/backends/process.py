@@ -1,4 +1,4 @@
-"""A process per client (UNP 30.5, the classic concurrent server): fork after accept.
+"""A process per client (UNP 30.5: concurrent, one child per client): fork after accept.
 
 This process accepts; a child serves that one client, and exits. Nothing is shared, so nothing
 needs a lock, one client's crash is nobody else's, and Python computes on every core.

@@ -1,8 +1,8 @@
-"""One thread and a readiness loop (UNP 6.8, the TCP server with select; here epoll(7)).
+"""One thread and a readiness loop (UNP 6.8: TCP echo server, revisited, with select).
 
-The kernel tells which sockets are ready; each is read and answered at once, and nobody waits for
-anybody. What a thread would keep on its stack, a suspended flow keeps: where it was, and what it
-waits for.
+The kernel tells which sockets are ready, here by epoll(7); each is read and answered at once, and
+nobody waits for anybody. What a thread would keep on its stack, a suspended flow keeps: where it
+was, and what it waits for.
 
 A connection costs its flow and an entry in the kernel's table, about 2 KiB; a message costs no
 switch of threads. But there is one thread: whatever computes, stops everyone.

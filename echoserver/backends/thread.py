@@ -1,4 +1,4 @@
-"""A thread per client (UNP 30.9, the thread-per-connection server).
+"""A thread per client (UNP 30.10: concurrent, one thread per client).
 
 The main thread accepts; each client gets a thread of its own, which blocks in recv and send and
 leaves the scheduling to the kernel. Code reads top to bottom and one slow client delays nobody.
