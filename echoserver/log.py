@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from echoserver.config import Config, LogLevel
+from echoserver.terminal import has_colours, is_terminal
 
 
 class _Later(ModuleType):
@@ -164,12 +165,11 @@ class StderrWriter:
 
 def _renderer(log_format: str) -> Any:
     if log_format == "auto":
-        terminal = sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
-        log_format = "console" if terminal else "json"
+        log_format = "console" if is_terminal(sys.stderr) else "json"
     if log_format == "json":
         return structlog.processors.JSONRenderer(default=str)
     return structlog.dev.ConsoleRenderer(
-        colors=sys.stderr is not None and sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+        colors=has_colours(sys.stderr),
         exception_formatter=structlog.dev.plain_traceback,
     )
 

@@ -503,11 +503,11 @@ def calibrate(*, pin: str, rounds: int) -> int:
 @command.command(short_help="Say what on this machine bends the numbers.")
 def doctor() -> int:
     """Say what on this machine will bend the numbers, and what mends it."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from loadtest import doctor as surgery
+    from loadtest.console import console
 
     findings = surgery.examine()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -515,7 +515,7 @@ def doctor() -> int:
         mark = "[yellow]![/]" if one.problem else "[green]ok[/]"
         said = f"{one.problem}\n[bold]{escape(one.remedy)}[/]" if one.problem else ""
         table.add_row(mark, one.subject, escape(one.value), said)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console(sys.stdout, 160).print(table)
     bad = sum(bool(one.problem) for one in findings)
     print("nothing here will bend the numbers" if not bad else f"{bad} of {len(findings)} may")
     return 0

@@ -5,6 +5,10 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from echoserver.terminal import has_motion
+
+_WIDTH = 80  # of what is no terminal, where no bar is drawn
+
 
 class RoundProgress:
     """Counts rounds of about the same length on stderr.
@@ -28,9 +32,10 @@ class RoundProgress:
         self._begun = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
-        if sys.stderr.isatty() and not quiet:
-            from rich.console import Console
+        if has_motion(sys.stderr) and not quiet:
             from rich.progress import BarColumn, Progress, TextColumn
+
+            from loadtest.console import console
 
             self._bar = Progress(
                 TextColumn("round {task.fields[number]}/{task.total:.0f}"),
@@ -39,7 +44,7 @@ class RoundProgress:
                 TextColumn("{task.fields[rate]}"),
                 TextColumn("[red]{task.fields[errors]}"),
                 TextColumn("{task.fields[left]} left"),
-                console=Console(stderr=True),
+                console=console(sys.stderr, _WIDTH),
                 transient=True,
             )
             self._task = self._bar.add_task(

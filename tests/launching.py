@@ -4,12 +4,13 @@ import json
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -56,10 +57,66 @@ def free_port(*, low: bool = False) -> int:
 
 def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run an installed command to its end; the environment's ECHOSERVER_* stay out."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ECHOSERVER_")}
+    environment = {k: v for k, v in _PLAIN.items() if not k.startswith("ECHOSERVER_")}
     environment.update(options.pop("env", {}))
     options = {"capture_output": True, "text": True, "timeout": 60, **options}
     return subprocess.run([command(words[0]), *words[1:]], env=environment, check=False, **options)
+
+
+# What decides on colours comes from a test, and not from where tests run.
+_COLOUR = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE"}
+_PLAIN = {name: value for name, value in os.environ.items() if name not in _COLOUR}
+
+
+class Terminal:
+    """A person at a terminal, typing into a command."""
+
+    def __init__(self, *words: str, env: Mapping[str, str] | None = None) -> None:
+        self._leader, follower = os.openpty()
+        self.process = subprocess.Popen(
+            [command(words[0]), *words[1:]],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            start_new_session=True,
+            # A test run in the background inherits SIGINT ignored; a person's shell does not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            env={**_PLAIN, "TERM": "xterm", **(env or {})},
+        )
+        os.close(follower)
+        self._shown = b""
+
+    def type(self, text: str | bytes) -> None:
+        os.write(self._leader, text.encode() if isinstance(text, str) else text)
+
+    def read_until(self, text: str) -> str:
+        """Return what is shown up to and including `text`."""
+        deadline = time.monotonic() + wire.patience
+        while (wanted := text.encode()) not in self._shown:
+            assert time.monotonic() < deadline, self._shown
+            if select.select([self._leader], [], [], 0.1)[0]:
+                try:
+                    self._shown += os.read(self._leader, 4096)
+                except OSError:
+                    raise AssertionError(f"{text!r} was not shown: {self._shown!r}") from None
+        end = self._shown.index(wanted) + len(wanted)
+        shown, self._shown = self._shown[:end], self._shown[end:]
+        return shown.decode(errors="replace")
+
+    def read_all(self) -> str:
+        """Return what is shown until the command has ended."""
+        deadline = time.monotonic() + wire.patience
+        with suppress(OSError):  # EIO: nobody has the terminal open any longer
+            while data := os.read(self._leader, 4096):
+                self._shown += data
+                assert time.monotonic() < deadline, self._shown
+        shown, self._shown = self._shown, b""
+        return shown.decode(errors="replace")
+
+    def close(self) -> int:
+        code = self.process.wait(10)
+        os.close(self._leader)
+        return code
 
 
 @contextmanager

@@ -1,10 +1,7 @@
 """The programs that talk to a server: echoclient, and the library client."""
 
-import os
-import select
 import signal
 import subprocess
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from clients import EchoClient, ShortReplyError
 from clients.address import format_address, parse_address
 from clients.interactive import printable
 from tests import wire
-from tests.launching import command, free_port, run
+from tests.launching import Terminal, command, free_port, run
 from tests.misbehaving import server as misbehaving
 
 
@@ -160,47 +157,6 @@ def test_ping_of_no_echo_server() -> None:
 
 
 # -- echoclient at a terminal --------------------------------------------------------------------
-
-
-class Terminal:
-    """A person at a terminal, typing into a command."""
-
-    def __init__(self, *words: str) -> None:
-        self._leader, follower = os.openpty()
-        self.process = subprocess.Popen(
-            [command(words[0]), *words[1:]],
-            stdin=follower,
-            stdout=follower,
-            stderr=follower,
-            start_new_session=True,
-            # A test run in the background inherits SIGINT ignored; a person's shell does not.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            env={**os.environ, "TERM": "xterm"},
-        )
-        os.close(follower)
-        self._shown = b""
-
-    def type(self, text: str | bytes) -> None:
-        os.write(self._leader, text.encode() if isinstance(text, str) else text)
-
-    def read_until(self, text: str) -> str:
-        """Return what is shown up to and including `text`."""
-        deadline = time.monotonic() + wire.patience
-        while (wanted := text.encode()) not in self._shown:
-            assert time.monotonic() < deadline, self._shown
-            if select.select([self._leader], [], [], 0.1)[0]:
-                try:
-                    self._shown += os.read(self._leader, 4096)
-                except OSError:
-                    raise AssertionError(f"{text!r} was not shown: {self._shown!r}") from None
-        end = self._shown.index(wanted) + len(wanted)
-        shown, self._shown = self._shown[:end], self._shown[end:]
-        return shown.decode(errors="replace")
-
-    def close(self) -> int:
-        code = self.process.wait(10)
-        os.close(self._leader)
-        return code
 
 
 def test_conversation_at_a_terminal(echo_server: echoserver.SpawnedServer) -> None:

@@ -16,8 +16,7 @@ import echoserver
 from clients.address import format_address
 from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
 from tests import inspection, wire
-from tests.launching import command, free_port, run
-from tests.test_clients import Terminal
+from tests.launching import Terminal, command, free_port, run
 
 STUDENT = """
 import os, socket, sys, threading

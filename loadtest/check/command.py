@@ -1,6 +1,5 @@
 """The command `echoload check`."""
 
-import os
 import signal
 import sys
 from collections import Counter
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from echoserver.command import Duration
+from echoserver.terminal import has_colours
 from loadtest.options import Whole, options_of, positive, usage
 
 if TYPE_CHECKING:
@@ -251,8 +251,10 @@ class Grading:
 
             first, *rest = text.block(result)
             mark, _, title = first.partition(" ")
-            colour = None if "NO_COLOR" in os.environ else _COLOURS[result.status]
-            click.echo("\n".join([f"{click.style(mark, fg=colour)} {title}", *rest]))
+            # Whether it is coloured is decided here, and not once more by click.
+            colours = has_colours(sys.stdout)
+            shown = click.style(mark, fg=_COLOURS[result.status]) if colours else mark
+            click.echo("\n".join([f"{shown} {title}", *rest]), color=colours)
         self._save(report)
 
     def _save(self, report: "Report") -> None:

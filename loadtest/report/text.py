@@ -3,10 +3,10 @@
 import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from loadtest.console import console
 from loadtest.report.cells import (
     ERRORS,
     HEADINGS,
@@ -23,21 +23,23 @@ from loadtest.report.cells import (
 from loadtest.results import Document, Row
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from loadtest.hold import Held
 
 _NO_BOUND = 1000  # a file or a pipe has no width; the table takes what it needs
 _WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _NO_BOUND)
+def _console() -> "Console":
+    return console(sys.stdout, _NO_BOUND)
 
 
 def show(found: Document) -> None:
     """Print the tables, and under them what a reader must know to read them."""
-    console = _console()
+    shown = _console()
     rows = found["results"]
-    if console.width >= _WIDTH_OF_A_ROW:
+    if shown.width >= _WIDTH_OF_A_ROW:
         table = Table(header_style="bold")
         for group, name in HEADINGS:
             table.add_column(f"{group}\n{name}", justify="right" if group != "target" else "left")
@@ -53,14 +55,14 @@ def show(found: Document) -> None:
             table.add_row(*line, end_section=line[0] == "target")
         for column in table.columns[1:]:
             column.justify = "right"
-    console.print(table)
-    _show_comparisons(console, found)
-    _show_peers(console, found)
+    shown.print(table)
+    _show_comparisons(shown, found)
+    _show_peers(shown, found)
     for row in rows:
         for kind, first in row["first_errors"].items():
-            console.print(f"{label(row)}: first {kind}: {first}", markup=False, highlight=False)
+            shown.print(f"{label(row)}: first {kind}: {first}", markup=False, highlight=False)
     for remark in remarks(found):
-        console.print(remark, markup=False, highlight=False)
+        shown.print(remark, markup=False, highlight=False)
 
 
 def _coloured(row: Row) -> list[str]:
@@ -71,7 +73,7 @@ def _coloured(row: Row) -> list[str]:
     return line
 
 
-def _show_comparisons(console: Console, found: Document) -> None:
+def _show_comparisons(shown: "Console", found: Document) -> None:
     for comparison in found["comparison"]:
         sweep = ", ".join(f"{name}={value}" for name, value in comparison["sweep"].items())
         table = Table(header_style="bold", title=sweep or None, title_justify="left")
@@ -80,10 +82,10 @@ def _show_comparisons(console: Console, found: Document) -> None:
             table.add_column(heading, justify="left" if group == "target" else "right")
         for line in ranked(found, comparison):
             table.add_row(*map(escape, line))
-        console.print(table)
+        shown.print(table)
 
 
-def _show_peers(console: Console, found: Document) -> None:
+def _show_peers(shown: "Console", found: Document) -> None:
     """Print what each backend is, measured by its peers."""
     if not found["ratios"]:
         return
@@ -102,7 +104,7 @@ def _show_peers(console: Console, found: Document) -> None:
                 escape(ratio(figures.get("throughput"), sign)),
                 escape(ratio(figures.get("cpu_us_per_message"))),
             )
-    console.print(table)
+    shown.print(table)
 
 
 def show_held(found: "list[Held]") -> None:
