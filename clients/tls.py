@@ -2,11 +2,12 @@
 
 import ssl
 from dataclasses import dataclass
+from pathlib import Path
 
 from echoserver.errors import TlsError
-from echoserver.tls import Socket, TlsSocket
+from echoserver.tls import CredentialsError, Socket, TlsSocket, authorities, load_identity
 
-__all__ = ["Socket", "TlsError", "TlsSocket", "Trust", "explain"]
+__all__ = ["CredentialsError", "Socket", "TlsError", "TlsSocket", "Trust", "explain"]
 
 _ALERT = b"\x15\x03"  # the record with which a server of TLS answers what is none (RFC 8446, 5.1)
 _NO_TLS = {"WRONG_VERSION_NUMBER", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG"}
@@ -48,13 +49,19 @@ class Trust:
         """Return how to speak: TLS 1.2 or later, the server's name verified.
 
         Raises:
-            OSError: A file cannot be read, or is not what it should be (`ssl.SSLError`).
+            OSError: A file cannot be read; it has the name.
+            CredentialsError: A file is not what it should be, or its key is encrypted.
         """
-        context = ssl.create_default_context(cafile=self.ca)
+        if self.ca is None:
+            context = ssl.create_default_context()
+        else:
+            with authorities(Path(self.ca).read_bytes()) as file:
+                context = ssl.create_default_context(cafile=file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.cert:
-            context.load_cert_chain(self.cert, self.key)
+            cert, key = (Path(file).read_bytes() for file in (self.cert, self.key or self.cert))
+            load_identity(context, cert, key)
         return context

@@ -64,17 +64,19 @@ def trust_of(options: Mapping[str, Any], *, implied: bool = False) -> "Trust | N
         raise click.UsageError("--key is of no use without --cert", context)
     if implied and not options["tls"] and "ca" not in given:
         given["insecure"] = True
-    from ssl import SSLError
-
-    from clients.tls import Trust
+    from clients.tls import CredentialsError, Trust
 
     trust = Trust(**given)
     try:
         trust.context()
     except OSError as error:
-        files = ", ".join(text for text in given.values() if isinstance(text, str))
-        reason = error.strerror or error
-        if isinstance(error, SSLError):
-            reason = "there is no certificate, or no private key, in PEM form where one should be"
-        raise click.UsageError(f"cannot use the TLS files {files}: {reason}", context) from None
+        sentence = f"cannot read the TLS file {error.filename}: {error.strerror}"
+        raise click.UsageError(sentence, context) from None
+    except CredentialsError as error:
+        # Where no --key is given, the key is to be in the certificate's file.
+        name = error.part if error.part in given else "cert"
+        on_line = context.get_parameter_source(name) is _TYPED
+        source = f"--{name}" if on_line else f"ECHOCLIENT_{name.upper()}"
+        sentence = f"{source}: cannot use {given[name]}: {error}"
+        raise click.UsageError(sentence, context) from None
     return trust

@@ -381,8 +381,9 @@ def _secure(config: Config) -> "TlsServer | None":
     try:
         return TlsServer(found)
     except CredentialsError as error:
+        setting = {"cert": "tls_cert", "key": "tls_key", "ca": "tls_client_ca"}[error.part]
         # Where no --tls-key is given, the key is to be in the certificate's file.
-        setting = error.setting if getattr(config, error.setting) else "tls_cert"
+        setting = setting if getattr(config, setting) else "tls_cert"
         source, file = config.source(setting), getattr(config, setting)
         raise ConfigError(f"{source}: cannot use {file}: {error}") from None
 

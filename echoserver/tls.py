@@ -9,7 +9,8 @@ import os
 import socket
 import ssl
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -32,10 +33,50 @@ _CERTIFICATE, _KEY, _ENCRYPTED = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"ENC
 class CredentialsError(ValueError):
     """A PEM text is not what it should be; the message says what it is instead."""
 
-    def __init__(self, setting: str, reason: str) -> None:
+    def __init__(self, part: str, reason: str) -> None:
         super().__init__(reason)
-        self.setting = setting
-        """What names its file, of `Config`."""
+        self.part = part
+        """Which one it is: ``cert``, ``key`` or ``ca``."""
+
+
+def load_identity(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Give a context a certificate and its private key, both as PEM texts.
+
+    Raises:
+        CredentialsError: A text is not what it should be, or the key is encrypted: nobody is asked
+            for a pass phrase, least of all at the terminal, where no timeout would hold.
+    """
+    if _CERTIFICATE not in cert:
+        raise CredentialsError("cert", "it holds no certificate in PEM form")
+    if _KEY not in key:
+        raise CredentialsError("key", "it holds no private key in PEM form")
+    if _ENCRYPTED in key:
+        raise CredentialsError(
+            "key", "its private key is encrypted; decrypt it with: openssl pkey -in FILE"
+        )
+    try:
+        with _file(cert) as cert_file, _file(key) as key_file:
+            context.load_cert_chain(cert_file, key_file, password=b"")
+    except (OSError, ValueError) as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            raise CredentialsError("key", "its private key is not the certificate's") from None
+        raise CredentialsError("cert", _reason(error)) from None
+
+
+@contextmanager
+def authorities(pem: bytes) -> Iterator[str]:
+    """Yield the name of a file with authorities, a PEM text, for what loads them in the block.
+
+    Raises:
+        CredentialsError: The text is not what it should be.
+    """
+    if _CERTIFICATE not in pem:
+        raise CredentialsError("ca", "it holds no certificate in PEM form")
+    try:
+        with _file(pem) as file:
+            yield file
+    except (OSError, ValueError) as error:
+        raise CredentialsError("ca", _reason(error)) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,38 +112,16 @@ class Credentials:
         Raises:
             CredentialsError: A text is not what it should be.
         """
-        if _CERTIFICATE not in self.cert:
-            raise CredentialsError("tls_cert", "it holds no certificate in PEM form")
-        if _KEY not in self.key:
-            raise CredentialsError("tls_key", "it holds no private key in PEM form")
-        if _ENCRYPTED in self.key:
-            raise CredentialsError(
-                "tls_key", "its private key is encrypted; decrypt it with: openssl pkey -in FILE"
-            )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         # Tickets come after the handshake, whether the client reads or not: where it leaves
         # without a word, they would be unread, and its close a reset.
         context.num_tickets = 0
-        try:
-            with _file(self.cert) as cert, _file(self.key) as key:
-                # Nobody is asked for the password of a key, least of all at the terminal.
-                context.load_cert_chain(cert, key, password=b"")
-        except (OSError, ValueError) as error:
-            if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-                raise CredentialsError(
-                    "tls_key", "its private key is not the certificate's"
-                ) from None
-            raise CredentialsError("tls_cert", _reason(error)) from None
+        load_identity(context, self.cert, self.key)
         if self.client_ca is not None:
-            if _CERTIFICATE not in self.client_ca:
-                raise CredentialsError("tls_client_ca", "it holds no certificate in PEM form")
-            try:
-                with _file(self.client_ca) as authorities:
-                    context.load_verify_locations(authorities)
-            except (OSError, ValueError) as error:
-                raise CredentialsError("tls_client_ca", _reason(error)) from None
+            with authorities(self.client_ca) as file:
+                context.load_verify_locations(file)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 

@@ -23,7 +23,7 @@ from clients.tls import TlsError, TlsSocket, Trust
 from tests import launching, pace, wire
 from tests.certificates import CLIENTS, SERVERS, STRANGERS
 from tests.inspection import settled
-from tests.launching import run, totals
+from tests.launching import Terminal, run, totals
 from tests.misbehaving import ending_with_its_reply
 from tests.test_cli import sentence
 
@@ -381,7 +381,8 @@ def test_files_that_are_of_no_use(words: list[str], said: str) -> None:
     assert said in sentence(result)
 
 
-def test_an_encrypted_key_asks_nobody_for_its_password(tmp_path: Path) -> None:
+@pytest.fixture
+def encrypted_key(tmp_path: Path) -> str:
     if not shutil.which("openssl"):
         pytest.skip("no openssl to encrypt a key with")
     key = tmp_path / "key.pem"
@@ -392,9 +393,26 @@ def test_an_encrypted_key_asks_nobody_for_its_password(tmp_path: Path) -> None:
         ],
         check=True,
     )
-    result = run("echoserver", "--port", "0", "--tls-cert", SERVERS.issue(), "--tls-key", str(key))
-    assert result.returncode == 2
-    assert "cannot use" in sentence(result)
+    return str(key)
+
+
+COMMANDS = [("echoclient", "--ping", "127.0.0.1:1"), ("echoload", "run", "127.0.0.1:1")]
+"""Each with the address of nobody: what is wrong with the files is said first."""
+
+
+def test_an_encrypted_key_asks_nobody_for_its_password(encrypted_key: str) -> None:
+    said = f"cannot use {encrypted_key}: its private key is encrypted; decrypt it"
+    commands = [
+        ("echoserver", "--port", "0", "--tls-cert", SERVERS.issue(), "--tls-key", encrypted_key),
+        *((*one, "--tls", "--cert", SERVERS.issue(), "--key", encrypted_key) for one in COMMANDS),
+    ]
+    for words in commands:
+        # A pass phrase is asked for at the terminal, not on standard input.
+        terminal = Terminal(*words)
+        shown = " ".join(terminal.read_all().split())
+        assert terminal.close() == 2, shown
+        assert "pass phrase" not in shown
+        assert said in shown, words
 
 
 # -- our own clients -----------------------------------------------------------------------------
@@ -481,13 +499,32 @@ def test_a_ping_by_the_servers_own_settings() -> None:
     [
         (["--ca", "x"], "--ca is for TLS: add --tls"),
         (["--tls", "--key", "x"], "--key is of no use without --cert"),
-        (["--tls", "--ca", "/no/ca"], "cannot use the TLS files /no/ca"),
+        (["--tls", "--ca", "/no/ca"], "cannot read the TLS file /no/ca: No such file"),
+        (["--tls", "--ca", "/"], "cannot read the TLS file /: Is a directory"),
+        (["--tls", "--ca", __file__], f"--ca: cannot use {__file__}: it holds no certificate"),
+        (["--tls", "--cert", "/no/cert"], "cannot read the TLS file /no/cert: No such file"),
+        (["--tls", "--cert", __file__], f"--cert: cannot use {__file__}: it holds no certificate"),
+        (["--tls", "--cert", SERVERS.cert], "it holds no private key"),
+        (
+            ["--tls", "--cert", SERVERS.issue(), "--key", STRANGERS.issue()],
+            f"--key: cannot use {STRANGERS.issue()}: its private key is not the certificate's",
+        ),
     ],
+    ids=["no tls", "key alone", "no ca", "folder", "no CA", "no cert", "no PEM", "no key", "other"],
 )
-def test_what_echoclient_is_told_wrong(words: list[str], said: str) -> None:
-    result = run("echoclient", "127.0.0.1:1", *words)
-    assert result.returncode == 2
-    assert said in sentence(result)
+def test_what_clients_are_told_wrong(words: list[str], said: str) -> None:
+    for command in COMMANDS:
+        result = run(*command, *words)
+        assert result.returncode == 2
+        assert said in sentence(result)
+
+
+def test_what_the_environment_says_is_called_by_its_name() -> None:
+    environment = {"ECHOCLIENT_CERT": SERVERS.issue(), "ECHOCLIENT_KEY": STRANGERS.issue()}
+    for command in COMMANDS:
+        result = run(*command, "--tls", env=environment)
+        assert result.returncode == 2
+        assert "ECHOCLIENT_KEY: cannot use" in sentence(result)
 
 
 def test_our_own_clients_end_their_streams() -> None:
