@@ -24,39 +24,106 @@ _STDIN, _STDOUT = 0, 1
 
 def converse(client: EchoClient) -> int:
     """Ask at a prompt until ``q``, Ctrl-D or the server's end; return the exit code."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - importing it gives input() line editing and history
+    from clients.prompt import Prompt
+
     host, port = client.sock.getpeername()[:2]
     print(f"Connected to {format_address(host, port)}. A line is sent as typed; q or Ctrl-D quits.")
-    owed = 0
-    while True:
-        try:
-            line = input("> ")
-        except EOFError:
-            print()
-            return 0
-        if line == "q":
-            return 0
-        message = (line + "\n").encode("utf-8", "surrogateescape")
-        try:
-            if owed:  # first what is late, lest it be taken for the next reply
-                late, _ = _reply(client.sock, owed)
-                owed -= len(late)
-                if late:
-                    print(f"(late) {_shown(late)}")
-            client.sock.sendall(message)
-            reply, ended = _reply(client.sock, owed + len(message))
-        except OSError as error:
-            print(f"The connection was broken: {error.strerror or error}.")
-            return 1
-        if reply or not ended:
-            print(_shown(reply))
+    conversation = _Conversation(client.sock)
+    try:
+        with Prompt(client.sock) as prompt:
+            while True:
+                conversation.show_unasked()
+                try:
+                    line = prompt.ask("> ")
+                except EOFError:
+                    print()
+                    return 0
+                if line == "q":
+                    return 0
+                if line is not None:
+                    conversation.exchange((line + "\n").encode("utf-8", "surrogateescape"))
+    except _Ended:
+        print("The server closed the connection.")
+    except OSError as error:
+        print(f"The connection was broken: {error.strerror or error}.")
+    return 1
+
+
+class _Ended(Exception):  # noqa: N818 - it is no error
+    """The server closed the connection."""
+
+
+class _Conversation:
+    """What is sent and shown: replies, and apart from them what comes late or is not owed."""
+
+    def __init__(self, sock: "Socket") -> None:
+        self._sock = sock
+        self._owed = 0
+
+    def show_unasked(self) -> None:
+        """Show what has come since the last reply.
+
+        Raises:
+            OSError: The connection was broken.
+            _Ended: The server closed it.
+        """
+        if data := self._arrived():
+            self._show_apart(data)
+
+    def exchange(self, message: bytes) -> None:
+        """Send a message, and show the reply.
+
+        Raises:
+            OSError: The connection was broken.
+            _Ended: The server closed it.
+        """
+        if self._owed:  # first what is late, lest it be taken for the next reply
+            late, ended = _reply(self._sock, self._owed)
+            self._show_apart(late)
+            if ended:
+                raise _Ended
+        self._sock.sendall(message)
+        self._owed += len(message)
+        reply, ended = _reply(self._sock, self._owed)
+        if not ended:
+            # What is more than was sent has mostly come by now.
+            with contextlib.suppress(_Ended, ConnectionError):
+                reply += self._arrived()
+        # Where the message itself has come back, what stands before it is not its echo.
+        before, found, after = reply.partition(message)
+        if found:
+            self._owed -= len(message)
+            self._show_apart(before)
+            print(_shown(found))
+            self._show_apart(after)
+        else:
+            if reply or not ended:
+                print(_shown(reply[: self._owed]))
+            reply, more = reply[: self._owed], reply[self._owed :]
+            self._owed -= len(reply)
+            self._show_apart(more)
         if ended:
-            print("The server closed the connection.")
-            return 1
-        owed += len(message) - len(reply)
-        if owed:
-            print(f"(The server still owes {owed} bytes.)")
+            raise _Ended
+        if self._owed:
+            print(f"(The server still owes {self._owed} bytes.)")
+
+    def _show_apart(self, data: bytes) -> None:
+        late, more = data[: self._owed], data[self._owed :]
+        self._owed -= len(late)
+        for what, said in ((late, "late"), (more, "not owed")):
+            if what:
+                print(f"({said}) {_shown(what)}")
+
+    def _arrived(self) -> bytes:
+        """Return what has come, without waiting for it."""
+        self._sock.settimeout(0.0)
+        try:
+            data = self._sock.recv(CHUNK)
+        except BlockingIOError:
+            return b""
+        if not data:
+            raise _Ended
+        return data
 
 
 def _reply(sock: "Socket", size: int) -> tuple[bytes, bool]:

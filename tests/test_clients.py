@@ -1,9 +1,13 @@
 """The programs that talk to a server: echoclient, and the library client."""
 
 import signal
+import socket
+import struct
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from clients import EchoClient, ShortReplyError
 from clients.address import format_address, parse_address
 from clients.interactive import printable
 from tests import wire
+from tests.certificates import SERVERS
 from tests.launching import Terminal, command, free_port, run
 from tests.misbehaving import server as misbehaving
 
@@ -213,6 +218,122 @@ def test_server_that_ends_is_noticed() -> None:
         terminal.type("hello\r")
         terminal.read_until("The server closed the connection.")
         assert terminal.close() == 1
+
+
+@contextmanager
+def conversing(*words: str, **options: Any) -> Iterator[tuple[Terminal, socket.socket]]:
+    """Run echoclient at a terminal, with the test as its server; yield both ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = format_address(*listener.getsockname())
+        terminal = Terminal("echoclient", *words, address, **options)
+        server, _ = listener.accept()
+        with server:
+            server.settimeout(wire.patience)
+            terminal.read_until("> ")
+            yield terminal, server
+
+
+@pytest.fixture(params=["readline", "no_readline"])
+def options(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """Return what a terminal is given: line editing of Python's, or the terminal's own."""
+    if request.param == "readline":
+        pytest.importorskip("readline")
+        return {}
+    (tmp_path / "readline.py").write_text("raise ImportError\n")
+    return {"env": {"PYTHONPATH": str(tmp_path)}}
+
+
+@pytest.mark.parametrize("typed", ["", "half a li"])
+def test_a_server_that_ends_at_the_prompt_is_noticed(options: dict[str, Any], typed: str) -> None:
+    with conversing(**options) as (terminal, server):
+        terminal.type(typed)
+        terminal.read_until(typed)
+        server.close()
+        terminal.read_until("The server closed the connection.")
+        assert terminal.close() == 1
+
+
+def test_a_connection_that_breaks_at_the_prompt_is_noticed() -> None:
+    with conversing() as (terminal, server):
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.close()
+        terminal.read_until("The connection was broken: Connection reset by peer.")
+        assert terminal.close() == 1
+
+
+def test_a_server_that_ends_at_the_prompt_is_noticed_through_tls() -> None:
+    with echoserver.spawn(tls_cert=SERVERS.issue()) as server:
+        words = ("--tls", "--ca", SERVERS.cert, format_address(*server.address))
+        terminal = Terminal("echoclient", *words)
+        terminal.read_until("> ")
+        terminal.type("hello\r")
+        terminal.read_until("\nhello\r\n")
+        terminal.read_until("> ")
+        assert server.stop() == 0
+        terminal.read_until("The server closed the connection.")
+        assert terminal.close() == 1
+
+
+def test_what_is_not_owed_is_shown_apart(options: dict[str, Any]) -> None:
+    with conversing(**options) as (terminal, server):
+        server.sendall(b"Welcome!\n")
+        terminal.read_until("(not owed) Welcome!\r\n")
+        terminal.read_until("> ")
+        terminal.type("hello\r")
+        assert server.recv(100) == b"hello\n"
+        server.sendall(b"hello\nand more\n")
+        terminal.read_until("\nhello\r\n")
+        assert (
+            terminal.read_until("and more\r\n")
+            .replace("> ", "")
+            .endswith("(not owed) and more\r\n")
+        )
+        terminal.read_until("> ")
+        terminal.type("again\r")
+        assert server.recv(100) == b"again\n"
+        server.sendall(b"You said: again\n")
+        terminal.read_until("(not owed) You said: \r\nagain\r\n")
+        terminal.read_until("> ")
+        terminal.type("q\r")
+        assert terminal.close() == 0
+
+
+def test_what_comes_while_a_line_is_typed_leaves_the_line() -> None:
+    pytest.importorskip("readline")
+    with conversing() as (terminal, server):
+        for number in range(3):
+            terminal.type(f"line {number}: hel")
+            terminal.read_until(": hel")
+            server.sendall(b"news\n")
+            terminal.read_until("(not owed) news\r\n")
+            terminal.read_until(": hel")
+            terminal.type("lo\r")
+            line = f"line {number}: hello"
+            assert server.recv(100) == f"{line}\n".encode()
+            server.sendall(f"{line}\n".encode())
+            terminal.read_until(f"\n{line}\r\n")
+            terminal.read_until("> ")
+        terminal.type("\x1b[A\x1b[A\r")  # two lines back
+        assert server.recv(100) == b"line 1: hello\n"
+        server.sendall(b"line 1: hello\n")
+        terminal.read_until("\nline 1: hello\r\n")
+        terminal.read_until("> ")
+        terminal.type("\x04")
+        assert terminal.close() == 0
+
+
+def test_a_late_reply_is_shown_as_it_comes() -> None:
+    with conversing() as (terminal, server):
+        terminal.type("hello\r")
+        assert server.recv(100) == b"hello\n"
+        server.sendall(b"hel")
+        terminal.read_until("\nhel\r\n(The server still owes 3 bytes.)\r\n")
+        terminal.read_until("> ")
+        server.sendall(b"lo\n!")
+        terminal.read_until("(late) lo\r\n(not owed) !\r\n")
+        terminal.read_until("> ")
+        terminal.type("q\r")
+        assert terminal.close() == 0
 
 
 def test_reply_in_pieces_is_shown_whole(tmp_path: Path) -> None:
