@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from errno import ENOENT
 from pathlib import Path
 
 from clients.workload import Workload
@@ -44,11 +45,18 @@ class Calibration:
 
 
 def cache_file() -> Path:
-    """Return where calibrations are kept: one file for each machine and interpreter."""
+    """Return where calibrations are kept: one file for each machine and interpreter.
+
+    Raises:
+        OSError: There is no such place.
+    """
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
     key = hashlib.sha256(machine.encode()).hexdigest()[:16]
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise FileNotFoundError(ENOENT, "this user has no home directory") from None
     return Path(base) / "echoload" / f"calibration-{key}.json"
 
 

@@ -490,13 +490,20 @@ def calibrate(*, pin: str, rounds: int) -> int:
 
     try:
         found = calibration.calibrate(make_pinning(pin, 1), rounds)
-        path = calibration.keep(found)
     except LoadError as error:
         raise click.ClickException(str(error)) from None
     for engine, one in found.items():
         share = f", {one.of_c:.0%} of a client in C that verifies nothing" if one.of_c else ""
         print(f"{engine}: {one.capacity:,.0f} messages/s for each process{share}")
-    print(f"against {next(iter(found.values())).server}; kept in {path}")
+    print(f"against {next(iter(found.values())).server}", end="", flush=True)
+    try:
+        path = calibration.keep(found)
+    except OSError as error:
+        print()
+        where = f"{error.filename}: " if error.filename else ""
+        sentence = f"cannot keep it: {where}{error.strerror}; set XDG_CACHE_HOME to a folder"
+        raise click.ClickException(f"{sentence} that can be written to") from None
+    print(f"; kept in {path}")
     return 0
 
 

@@ -17,6 +17,7 @@ _BACKLOG = 4096
 _PORTS = 20_000
 _TIME_WAIT = 0.5  # of the ports
 _LOAD = 0.25  # of the CPUs
+_ASK = "ask who administers this machine for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,20 @@ class Finding:
     """What it will do to the numbers; nothing where it is fine."""
     remedy: str = ""
     """The command that mends it, or what else to do."""
+
+
+def _by_root(command: str, otherwise: str) -> str:
+    """Return advice that takes root's rights, as far as this user can follow it.
+
+    Args:
+        command: What root types.
+        otherwise: What to ask for where there is no way to become root.
+    """
+    if os.geteuid() == 0:
+        return command
+    if shutil.which("sudo"):
+        return " && ".join(f"sudo {one}" for one in command.split(" && "))
+    return f"{_ASK} {otherwise}"
 
 
 def examine() -> list[Finding]:
@@ -58,7 +73,10 @@ def _descriptors() -> Finding:
         "open files",
         shown,
         f"no more than {hard} connections at a time",
-        f"ulimit -Hn {_DESCRIPTORS * 20}   # as root",
+        _by_root(
+            f"prlimit --pid $$ --nofile={_DESCRIPTORS * 20}   # as ulimit -Hn",
+            f"a higher limit (ulimit -Hn {_DESCRIPTORS * 20})",
+        ),
     )
 
 
@@ -76,7 +94,9 @@ def _backlog() -> Finding | None:
         "somaxconn",
         str(value),
         f"more than {value} clients that connect at once wait for a second, or three, or seven",
-        f"sysctl -w net.core.somaxconn={_BACKLOG}",
+        _by_root(
+            f"sysctl -w net.core.somaxconn={_BACKLOG}", f"net.core.somaxconn of at least {_BACKLOG}"
+        ),
     )
 
 
@@ -89,7 +109,10 @@ def _ports() -> Finding:
         "local ports",
         shown,
         f"{last - first} connections to one server, those in TIME_WAIT included",
-        'sysctl -w net.ipv4.ip_local_port_range="10240 65535"',
+        _by_root(
+            'sysctl -w net.ipv4.ip_local_port_range="10240 65535"',
+            "net.ipv4.ip_local_port_range from 10240 to 65535",
+        ),
     )
 
 
@@ -102,7 +125,8 @@ def _time_wait() -> Finding:
         "TIME_WAIT",
         str(count),
         "new connections may find no port",
-        "wait a minute, or: sysctl -w net.ipv4.tcp_tw_reuse=1",
+        "wait a minute, or "
+        + _by_root("sysctl -w net.ipv4.tcp_tw_reuse=1", "net.ipv4.tcp_tw_reuse=1"),
     )
 
 
@@ -148,7 +172,7 @@ def _frequency() -> Finding | None:
             "CPU frequency",
             governor,
             "the clock follows the load, and figures with it",
-            "cpupower frequency-set -g performance",
+            _by_root("cpupower frequency-set -g performance", "the CPU governor 'performance'"),
         )
     return None
 
@@ -164,7 +188,7 @@ def _swap() -> Finding | None:
             "swap",
             f"{used // 1024} MiB in use",
             "what was swapped out comes back in the middle of a measurement",
-            "swapoff -a && swapon -a",
+            _by_root("swapoff -a && swapon -a", "empty swap (swapoff -a, swapon -a)"),
         )
     return None
 
@@ -189,8 +213,15 @@ def _compiler() -> Finding:
         "C compiler",
         "none",
         "no comparison with C, and the calibration is against the fastest backend instead",
-        "apt-get install gcc libc6-dev",
+        _how_to_get_a_compiler(),
     )
+
+
+def _how_to_get_a_compiler() -> str:
+    what = "a C compiler and the headers of the C library"
+    if shutil.which("apt-get"):
+        return _by_root("apt-get install gcc libc6-dev", what)
+    return f"install {what}" if os.geteuid() == 0 else f"{_ASK} {what}"
 
 
 def _calibrated() -> Finding:

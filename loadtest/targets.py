@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import echoserver
 from clients.address import parse_address
@@ -142,17 +142,35 @@ class BackendTarget:
             ) from None
 
 
+_NO_FOLDER = Path(os.devnull)
+
+
 class Workshop:
-    """Where peers are compiled; gone at the end of the block."""
+    """Where peers are compiled; gone at the end of the block.
+
+    Where nothing can be written, as in a container that was started with --read-only, it is not a
+    folder: whatever need not be compiled runs all the same.
+    """
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="echoload-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        with suppress(OSError):
+            self._folder = tempfile.TemporaryDirectory(prefix="echoload-")
 
     def __enter__(self) -> Path:
-        return Path(self._folder.name)
+        return Path(self._folder.name) if self._folder else _NO_FOLDER
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        if self._folder:
+            self._folder.cleanup()
+
+
+def _scratch_file() -> IO[bytes]:
+    """Return a file without a name; in memory where no folder can be written to."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return os.fdopen(os.memfd_create("output"), "w+b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +256,7 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
     port = free_port()
     command = addressed(words, port)
     bond = ParentalBond()
-    with tempfile.TemporaryFile() as said:
+    with _scratch_file() as said:
         try:
             process = subprocess.Popen(
                 command,

@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from clients import LoadResult, Workload
 from clients.recording import folded
-from loadtest import compare
+from loadtest import calibration, compare
+from loadtest.cli import calibrate
 from loadtest.limits import ClientLimit, judge
 from loadtest.measure import Engine, Round
 from loadtest.peers import PEERS
@@ -198,6 +200,30 @@ def test_calibration_is_kept_and_used(tmp_path: Path) -> None:
     assert row["client_limited"] is (len(os.sched_getaffinity(0)) > 1)
     file.write_text("what?")
     assert run("echoload", "doctor", env=cache).returncode == 0, "a broken file is none"
+
+
+def test_a_calibration_that_cannot_be_kept_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"epoll": calibration.Calibration(1234.0, "c-epoll")}
+    monkeypatch.setattr("loadtest.calibration.calibrate", lambda *_: found)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    with pytest.raises(click.ClickException) as failed:
+        calibrate.main(["--rounds", "1"], standalone_mode=False)
+    assert "1,234 messages/s" in capsys.readouterr().out
+    assert "cannot keep it: /proc/nowhere: " in failed.value.message
+    assert "XDG_CACHE_HOME" in failed.value.message
+
+
+def test_a_user_without_a_home_has_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    assert calibration.known() == {}
+    with pytest.raises(OSError, match="no home directory"):
+        calibration.keep({})
 
 
 def test_the_gil_stands_in_the_table(tmp_path: Path) -> None:

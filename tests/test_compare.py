@@ -14,6 +14,8 @@ from hdrh.histogram import HdrHistogram
 
 import echoserver
 from clients.address import format_address
+from loadtest import doctor
+from loadtest.peers import PEERS
 from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
 from tests import inspection, wire
 from tests.launching import Terminal, command, free_port, run
@@ -526,3 +528,77 @@ def test_doctor_names_what_will_bend_the_numbers() -> None:
     )
     assert "no more than 200 connections" in ill.stdout
     assert "ulimit -Hn" in ill.stdout
+
+
+@pytest.mark.parametrize(
+    ("user", "programs", "advised", "not_advised"),
+    [
+        (0, {"apt-get", "sudo"}, ["apt-get install gcc", "sysctl -w net"], ["sudo", "ask"]),
+        (1000, {"apt-get", "sudo"}, ["sudo apt-get install gcc", "sudo sysctl -w net"], ["ask"]),
+        (
+            1000,
+            {"apt-get"},
+            ["ask who administers this machine for a C compiler"],
+            ["apt-get", "sudo"],
+        ),
+        (0, {"dnf"}, ["install a C compiler"], ["apt-get"]),
+    ],
+    ids=["root", "sudo", "nobody", "no_apt"],
+)
+def test_doctor_advises_only_what_its_user_may_do(
+    monkeypatch: pytest.MonkeyPatch,
+    user: int,
+    programs: set[str],
+    advised: list[str],
+    not_advised: list[str],
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in programs else None)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (100, 200))
+    monkeypatch.setattr("loadtest.doctor.number_in", lambda _: 128)
+    monkeypatch.setattr("loadtest.doctor.local_ports", lambda: (60000, 60100))
+    found = {one.subject: one for one in doctor.examine()}
+    ill = {"open files", "somaxconn", "local ports", "C compiler"}
+    assert all(found[subject].remedy for subject in ill)
+    said = "\n".join(one.remedy for one in found.values())
+    for words in advised:
+        assert words in said
+    for words in not_advised:
+        assert not re.search(rf"\b{words}\b", said), said
+    if user and "sudo" not in programs:
+        for subject in ill:
+            assert found[subject].remedy.startswith("ask who administers this machine"), subject
+
+
+NO_TEMPORARY_FOLDER = "import tempfile\ntempfile._candidate_tempdir_list = lambda: []\n"
+
+
+def test_compare_where_no_file_system_can_be_written(tmp_path: Path) -> None:
+    """As in a container that was started with --read-only."""
+    (tmp_path / "sitecustomize.py").write_text(NO_TEMPORARY_FOLDER)
+    (tmp_path / "student.py").write_text(STUDENT)
+    words = (
+        "compare",
+        "--rounds",
+        "1",
+        "-c",
+        "2",
+        "-d",
+        "100ms",
+        "--warmup",
+        "0",
+        "--engine",
+        "epoll",
+    )
+    result = run(
+        *("echoload", *words, "--backends", "thread", "--", sys.executable),
+        *(str(tmp_path / "student.py"), "{port}"),
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    assert result.returncode == 0, result.stderr
+    if PEERS["c-epoll"].missing:
+        return
+    result = run("echoload", *words, "-t", "c-epoll", env={"PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 1
+    assert "no folder for temporary files" in result.stderr
+    assert "--tmpfs /tmp:exec" in result.stderr

@@ -42,10 +42,15 @@ class Peer:
             folder: Where to put what is compiled.
 
         Raises:
-            RuntimeError: The compiler does not accept it.
+            RuntimeError: The compiler does not accept it, or there is no such folder.
         """
         if self.needs not in {"cc", "go"}:
             return [sys.executable, "-P", "-m", f"loadtest.peers.{self.source.stem}"]
+        if not folder.is_dir():
+            raise RuntimeError(
+                f"cannot compile {self.source.name}: there is no folder for temporary files; set "
+                "TMPDIR to one, or start the container with --tmpfs /tmp:exec"
+            )
         program = folder / self.name
         if not program.exists():
             words = ["cc", "-O2", "-pthread"] if self.needs == "cc" else ["go", "build"]
