@@ -101,7 +101,7 @@ def calibrate(pinning: Pinning, rounds: int) -> dict[str, Calibration]:
     with Workshop() as folder:
         target: Target = BackendTarget("selector")
         clients = list(ENGINES)
-        if not PEERS["c-epoll"].missing:
+        if not PEERS["c-epoll"].missing and folder.is_dir():
             target = PeerTarget(PEERS["c-epoll"], folder)
             clients.append(IN_C.name)
         for number in range(rounds):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +12,9 @@ import pytest
 from clients.recording import folded
 from loadtest.report import charts
 from loadtest.report.cells import NONE, ranked
+from tests.browser import BROWSER
 from tests.launching import run
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+from tests.picture import WIDTH, take
 
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium to open the page with")
 
@@ -156,6 +155,17 @@ def test_the_page_works(page: Path) -> None:
     dark = seen(page, "--force-dark-mode", "--blink-settings=preferredColorScheme=0")["colours"]
     assert light == ["rgb(255, 255, 255)", "rgb(28, 33, 40)"]
     assert dark == ["rgb(15, 19, 24)", "rgb(230, 234, 239)"]
+
+
+@pytest.mark.slow
+@pytest.mark.ci
+@in_a_browser
+def test_the_picture_of_the_readme_can_be_taken(page: Path, tmp_path: Path) -> None:
+    take(page, tmp_path / "picture.png")
+    png = (tmp_path / "picture.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    assert int.from_bytes(png[16:20], "big") == WIDTH
+    assert 300 < int.from_bytes(png[20:24], "big") < 3000
 
 
 def works(found: dict[str, Any]) -> None:
