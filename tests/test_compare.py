@@ -584,7 +584,7 @@ def test_compare_where_no_file_system_can_be_written(tmp_path: Path) -> None:
         "-c",
         "2",
         "-d",
-        "100ms",
+        "500ms",
         "--warmup",
         "0",
         "--engine",

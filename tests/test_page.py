@@ -93,12 +93,20 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     result = run(
         *("echoload", "compare", "--backends", "thread", "--sweep", "connections=2,4"),
-        *("--rounds", "1", "-d", "1600ms", "--warmup", "0", "--engine", "epoll", "-R", "500"),
+        *("--rounds", "1", "-d", "500ms", "--warmup", "0", "--engine", "epoll", "-R", "500"),
         *("--json", str(folder / "out.json")),
     )
     assert result.returncode == 0, result.stderr
     document = json.loads((folder / "out.json").read_text())
     few, more = document["results"]
+    for row in (few, more):
+        row |= {"starved": 0, "connections_served": row["connections"], "dropped": 0}
+        row["server"]["cpu"] = {"median": 20, "low": 20, "high": 20, "rounds": [20]}
+        row["series"] = [
+            {"second": second, "seconds": 1.0, "messages": 500, "errors": 0}
+            | {"p50_us": 90, "p99_us": 300, "max_us": 900}
+            for second in (0, 1)
+        ]
     few["errors"] = {"corrupted": 1}
     few["first_errors"] = {"corrupted": "<script>alert(1)</script> & more"}
     # Long words on every axis, a server that serves only some, and one that can do more.

@@ -62,7 +62,7 @@ def commands(address: str) -> list[tuple[str, ...]]:
         ("echoserver", "--port", "0"),
         ("echoload", "check", "--only", "L1", address),
         ("echoload", "doctor"),
-        ("echoload", "run", "-c", "2", "-d", "100ms", address),
+        ("echoload", "run", "-c", "2", "-n", "10", address),
     ]
 
 
@@ -97,7 +97,7 @@ def test_a_file_gets_colours_only_on_demand(echo_server: echoserver.SpawnedServe
 
 def test_progress_at_a_dumb_terminal_is_lines(echo_server: echoserver.SpawnedServer) -> None:
     """A bar that cannot be drawn over itself was not drawn at all."""
-    words = ("compare", "--backends", "thread", "--rounds", "1", "-d", "100ms", "-c", "2")
+    words = ("compare", "--backends", "thread", "--rounds", "1", "-d", "500ms", "-c", "2")
     terminal = Terminal("echoload", *words, env={"TERM": "dumb"})
     assert "round 1/1  thread: " in terminal.read_all()
     assert terminal.close() == 0
