@@ -168,7 +168,7 @@ def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
         (["-R", "fast"], "1000:20000"),
         (["--think", "1ms", "-R", "5"], "contradict"),
         (["--ca", "x"], "add --tls"),
-        (["--tls", "--ca", "/no/ca"], "cannot use the TLS files /no/ca"),
+        (["--tls", "--ca", "/no/ca"], "cannot read the TLS file /no/ca"),
         (["--size", "uniform:9:1"], "smallest first"),
         (["--workers", "no"], "--workers must be auto"),
         (["--html", "/no/where/x.html"], "--html: cannot write /no/where/x.html"),
