@@ -16,6 +16,7 @@ SECTIONS = {
     "30.5": r"\bone child per client\b",
     "30.6": r"\bpreforked\b.*\bno locking around accept\b",
     "30.10": r"\bone thread per client\b",
+    "30.11": r"\bthread\w*\b.*\baccept",
     "30.12": r"\bprethreaded\b.*\bmain thread\b.*\baccept",
 }
 CITATION = re.compile(r"\bUNP (?:section )?(\d+\.\d+)")
