@@ -126,7 +126,7 @@ class EpollLoad(Load):
         self._run(NEVER)
         for line in self._lines.values():
             if line.open and line.connection.fileno() != -1:
-                if not line.peer.starved:
+                if not (line.peer.starved or self._stopped):
                     self._expect_silence(line.peer, line.connection)
                 line.connection.close()
         return self._tally()
@@ -143,6 +143,8 @@ class EpollLoad(Load):
             if now >= deadline:
                 return
             if now >= look:
+                if self._stopped:
+                    return
                 look = now + LOOK
                 self._drop_the_late(now)
             if now >= self._next_tick:

@@ -102,6 +102,7 @@ class Load(ABC):
         self._ticked = 0
         self._ticks = 0
         self._cpu = self._waited = 0.0
+        self._stopped = 0
         trust = workload.trust
         self._context = trust.context() if trust else None
         answer, sizes, shares = (
@@ -141,6 +142,13 @@ class Load(ABC):
     def finish(self) -> LoadResult:
         """Wait for the replies under way, close everything, return the result."""
 
+    def stop(self) -> None:
+        """End the time now, and wait for no reply; a signal's handler may call this.
+
+        What was measured until then is the result.
+        """
+        self._stopped = self._stopped or time.perf_counter_ns()
+
     # -- the clock -------------------------------------------------------------------------------
 
     def _tick(self, now: int) -> None:
@@ -169,7 +177,9 @@ class Load(ABC):
             self._tick(now)
         self._tick(now)
         end = min(now, self._deadline)
-        if self._deadline == NEVER:  # who waited in vain does not make the others slower
+        if (
+            self._deadline == NEVER and not self._stopped
+        ):  # who waited in vain does not make the others slower
             end = max((peer.last_reply for peer in self._peers), default=0) or now
         self.result.seconds = max(0, end - self._counts_from) / 1e9
         at_work = (now - self._counts_from) / 1e9
@@ -217,17 +227,22 @@ class Load(ABC):
         result, workload = self.result, self.workload
         schedule = workload.schedule
         if schedule is not None and workload.duration is not None:
-            due = schedule.count(workload.warmup + workload.duration)
+            asked = workload.warmup + workload.duration
+            if self._stopped:
+                asked = min(asked, max(0, self._stopped - self._start) / 1e9)
+            due = schedule.count(asked)
             mine = (
                 len(range(peer.number, due, workload.asking))
                 for peer in self._peers
                 if peer.number < workload.asking
             )
-            result.dropped = sum(mine) - sum(peer.sent for peer in self._peers)
+            result.dropped = max(0, sum(mine) - sum(peer.sent for peer in self._peers))
         for peer in self._peers:
             result.drained += peer.drained
             result.served += peer.served
             result.starved += peer.starved
+        if self._stopped:
+            self._recorder.take()  # what came while everyone was told to stop
         if self._recorder.latencies:  # a thread was about to add to what the last tick took
             self._tick(time.perf_counter_ns())
         return result

@@ -77,7 +77,7 @@ class ThreadLoad(Load):
         # Who never had a byte is starved. To wait for it would let it have, after the time, the
         # place of one who is done. All others get their reply, or run into their timeout.
         for peer in self._peers:
-            if peer.starved:
+            if peer.starved or self._stopped:
                 self._cut_short(peer, self._starved)
         self._join(NEVER)
         for peer in self._peers:
@@ -89,13 +89,15 @@ class ThreadLoad(Load):
         return self._tally()
 
     def _join(self, deadline: int) -> None:
-        """Wait until all threads have ended, or a time in nanoseconds."""
+        """Wait until all threads have ended, or a time in nanoseconds, or `stop`."""
         waiting = list(reversed(self._threads))
         look = 0
         while waiting and (now := time.perf_counter_ns()) < deadline:
             if now >= self._next_tick:
                 self._tick(now)
             if now >= look:
+                if self._stopped:
+                    return
                 look = now + LOOK
                 for peer in list(self._late(now)):
                     self._cut_short(peer, self._overdue)

@@ -1,6 +1,5 @@
 """The command `echoload`."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,7 +71,8 @@ def command() -> None:
 
     Exit codes: 0 measured; 1 could not run; 2 usage; 3 an objective or the baseline was missed; 4 a
     reply was wrong, or nothing was verified; 5 it cannot be told, because the client was the limit
-    or the rounds were too few; 130 Ctrl-C, after the table so far.
+    or the rounds were too few; 130 Ctrl-C or SIGTERM, after the table and files so far; 141
+    measured and saved, but standard output was closed.
     """
 
 
@@ -147,6 +147,8 @@ def run(
         pid = local_server(workload.host, workload.port)
         result.rounds.append(measure(workload, cpus, pid, progress.during, chosen))
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
+        if result.rounds[0].interrupted:
+            raise KeyboardInterrupt
         if engine == "auto" and chosen.name == "threads" and result.rounds[0].limit:
             this.notes[-1] = "Engine: threads, which turned out to be the limit: --engine epoll."
 
@@ -354,7 +356,7 @@ def find_max(
     from dataclasses import replace
 
     from loadtest import search
-    from loadtest.outcome import refuse_unwritable
+    from loadtest.output import refuse_unwritable
 
     if json_file is not None:
         refuse_unwritable(json_file, "--json")
@@ -400,7 +402,6 @@ def hold(
     *, backends: str, connections: int, server_options: tuple[str, ...], json_file: str | None
 ) -> int:
     """Count how many idle connections servers hold, and the memory of each."""
-    import json
     from dataclasses import asdict
     from pathlib import Path
 
@@ -408,36 +409,47 @@ def hold(
     from loadtest import choice, environment
     from loadtest.hold import Held
     from loadtest.hold import hold as open_and_look
-    from loadtest.outcome import EXIT_COULD_NOT_RUN, EXIT_WRONG, refuse_unwritable
+    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+    from loadtest.outcome import EXIT_COULD_NOT_RUN, EXIT_WRONG
+    from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over, refuse_unwritable
     from loadtest.report.text import show_held
-    from loadtest.results import SCHEMA, write
+    from loadtest.results import SCHEMA
     from loadtest.workers import LoadError
 
     settings = {"max_connections": str(connections + 16), **choice.server_settings(server_options)}
     if json_file is not None:
         refuse_unwritable(json_file, "--json")
     found: list[Held] = []
-    failure = ""
+    failure, interrupted, closed = "", False, False
     chosen = choice.Choice({"handler": "echo", **settings}, Path(), [])
+    treat_all_as_ctrl_c()
     try:
         for target in chosen.targets(backends, (), (), peers=False, pythons=()):
-            print(f"{target.name}: opening {connections} connections", file=sys.stderr)
+            complain(f"{target.name}: opening {connections} connections")
             found.append(open_and_look(target, connections))
     except (LoadError, EchoServerError, OSError) as error:
         failure = str(error)
+    except KeyboardInterrupt:
+        interrupted = True
     if found:
-        show_held(found)
-        if json_file is not None:
-            held = {
-                "schema": SCHEMA,
-                "environment": environment.describe(([], [])),
-                "held": list(map(asdict, found)),
-            }
-            write(json_file, json.dumps(held, indent=2) + "\n")
+        held = {
+            "schema": SCHEMA,
+            "environment": environment.describe(([], [])),
+            "held": list(map(asdict, found)),
+            "interrupted": interrupted,
+        }
+        trouble, closed = hand_over(json_file, held, lambda stream: show_held(found, stream))
+        failure = failure or trouble
     if failure:
-        print(f"echoload: {failure}", file=sys.stderr)
+        complain(f"echoload: {failure}")
+    if interrupted:
+        complain("interrupted: only the servers so far were looked at")
+        return EXIT_INTERRUPTED
+    if failure:
         return EXIT_COULD_NOT_RUN
-    return EXIT_WRONG if any(not one.held for one in found) else 0
+    if any(not one.held for one in found):
+        return EXIT_WRONG
+    return EXIT_CLOSED_OUTPUT if closed else 0
 
 
 @command.command(short_help="Show saved results again, in any format.")
@@ -446,9 +458,9 @@ def hold(
 def report(*, files: tuple[str, ...], **options: Any) -> int:
     """Show saved results again, several runs side by side, in any format."""
     from loadtest import outcome
-    from loadtest.report import text
+    from loadtest.output import EXIT_CLOSED_OUTPUT, complain, write
     from loadtest.report.page import page
-    from loadtest.results import beside, load, write
+    from loadtest.results import beside, load
 
     try:
         found = [load(path) for path in files]
@@ -458,12 +470,20 @@ def report(*, files: tuple[str, ...], **options: Any) -> int:
         raise click.ClickException(f"cannot read {error.filename}: {error.strerror}") from None
     together = beside(found, files)
     written = outcome.chosen_files({"json_file": None, **options})
-    if (html := written.pop("html", None)) is not None:
-        write(html, page(found, files))
-    if failure := outcome.save(together, written):
-        raise click.ClickException(failure)
-    text.show(together)
-    return 0
+    trouble = outcome.save(together, {k: v for k, v in written.items() if k != "html"})
+    if (html := written.get("html")) is not None:
+        try:
+            write(html, page(found, files))
+        except OSError as error:
+            trouble.append(f"--html: cannot write {html}: {error.strerror}")
+    problem = outcome.show_table(together, written)
+    if problem is not None and not isinstance(problem, BrokenPipeError):
+        trouble.append(f"cannot write the table: {problem.strerror}")
+    for sentence in trouble:
+        complain(f"echoload: {sentence}")
+    if trouble:
+        return outcome.EXIT_COULD_NOT_RUN
+    return EXIT_CLOSED_OUTPUT if problem is not None else 0
 
 
 command.add_command(check)
@@ -486,28 +506,46 @@ command.add_command(check)
 def calibrate(*, pin: str, rounds: int) -> int:
     """Measure what this machine's load client can reach, and keep it to judge runs by."""
     from loadtest import calibration
+    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+    from loadtest.output import complain
     from loadtest.workers import LoadError
 
+    treat_all_as_ctrl_c()
+    rates = calibration.Rates(rounds)
+    interrupted = False
     try:
-        found = calibration.calibrate(make_pinning(pin, 1), rounds)
-        path = calibration.keep(found)
+        calibration.calibrate(make_pinning(pin, 1), rates)
+    except KeyboardInterrupt:
+        interrupted = True
     except LoadError as error:
         raise click.ClickException(str(error)) from None
+    found = rates.summary()
+    path, failure = None, ""
+    try:
+        path = None if interrupted else calibration.keep(found)
+    except OSError as error:
+        failure = f"cannot keep it in {calibration.cache_file()}: {error.strerror}"
     for engine, one in found.items():
         share = f", {one.of_c:.0%} of a client in C that verifies nothing" if one.of_c else ""
         print(f"{engine}: {one.capacity:,.0f} messages/s for each process{share}")
-    print(f"against {next(iter(found.values())).server}; kept in {path}")
+    if found:
+        print(f"against {rates.server}" + (f"; kept in {path}" if path else ""))
+    if interrupted:
+        complain(f"interrupted after {rates.whole} of {rounds} rounds: nothing was kept")
+        return EXIT_INTERRUPTED
+    if failure:
+        raise click.ClickException(failure)
     return 0
 
 
 @command.command(short_help="Say what on this machine bends the numbers.")
 def doctor() -> int:
     """Say what on this machine will bend the numbers, and what mends it."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from loadtest import doctor as surgery
+    from loadtest.report.text import Screen
 
     findings = surgery.examine()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -515,7 +553,7 @@ def doctor() -> int:
         mark = "[yellow]![/]" if one.problem else "[green]ok[/]"
         said = f"{one.problem}\n[bold]{escape(one.remedy)}[/]" if one.problem else ""
         table.add_row(mark, one.subject, escape(one.value), said)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Screen(width=160).print(table)
     bad = sum(bool(one.problem) for one in findings)
     print("nothing here will bend the numbers" if not bad else f"{bad} of {len(findings)} may")
     return 0

@@ -79,7 +79,8 @@ def schedule(plan: Plan) -> list[int]:
 def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
     """Run every round, and add what it gave to `results`, one per cell in the plan's order.
 
-    Being interrupted leaves the rounds so far in `results`, and no server behind.
+    Being interrupted leaves the rounds so far in `results`, and no server behind. A round that was
+    cut short is shorter than the others, so it counts only where its target has none besides.
 
     Raises:
         LoadError: A round could not be run.
@@ -101,7 +102,10 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
                 progress.during,
                 plan.engine,
             )
-            mine[which].rounds.append(measured)
+            if not (measured.interrupted and mine[which].rounds):
+                mine[which].rounds.append(measured)
+            if measured.interrupted:
+                raise KeyboardInterrupt
         progress.end(f"{measured.throughput:,.0f} messages/s")
 
 

@@ -42,6 +42,8 @@ class Round:
     limit: ClientLimit = field(default_factory=ClientLimit)
     series: list[dict[str, Any]] = field(default_factory=list)
     """What each second gave."""
+    interrupted: bool = False
+    """It was ended before its time."""
 
     @property
     def throughput(self) -> float:
@@ -102,6 +104,7 @@ def measure(
     seconds = load.seconds or 1.0
     result = Round(load, client_cpu_percent=100 * load.cpu_share)
     result.series = workers.series
+    result.interrupted = workers.interrupted
     used = after.seconds - before.seconds
     if watch:
         result.server_cpu_seconds = used

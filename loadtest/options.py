@@ -243,7 +243,13 @@ FORMATS = [
 QUIET = [click.option("-q", "--quiet", is_flag=True, help="No progress.")]
 
 OUTPUT = [
-    click.option("--json", "json_file", metavar="FILE", help="Save everything as JSON."),
+    click.option(
+        "--json",
+        "json_file",
+        metavar="FILE",
+        help="Save everything as JSON; -, here and below: to standard output, and the table to "
+        "standard error.",
+    ),
     *FORMATS,
     *QUIET,
 ]

@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from loadtest.output import complain
+
 
 class RoundProgress:
     """Counts rounds of about the same length on stderr.
@@ -57,7 +59,7 @@ class RoundProgress:
         if self._bar is not None:
             self._bar.update(self._task, target=text)
         elif not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            complain(text)
 
     def begin(self, number: int, target: str) -> None:
         """Round `number` (from 0), of `target`, begins."""
@@ -76,11 +78,9 @@ class RoundProgress:
         self._per_round = (time.monotonic() - self._begun) / (self._number + 1)
         self._show(1.0, text)
         if self._bar is None and not self._quiet:
-            print(
+            complain(
                 f"round {self._number + 1}/{self._rounds}  {self._target}: {text}, "
-                f"{self._left(1.0)} left",
-                file=sys.stderr,
-                flush=True,
+                f"{self._left(1.0)} left"
             )
 
     def _show(self, share: float, rate: str, errors: int = 0) -> None:

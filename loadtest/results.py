@@ -5,10 +5,8 @@ they can be made again from a saved one.
 """
 
 import json
-import os
-import secrets
+import sys
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -250,14 +248,15 @@ def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
 
 
 def load(path: str) -> Document:
-    """Return a document that was saved.
+    """Return a document that was saved; ``-`` is standard input.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is none; the message is a sentence.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        found = json.loads(data)
     except ValueError:
         raise ValueError(f"{path} is no JSON file") from None
     if not _is_document(found):
@@ -278,29 +277,6 @@ def _is_document(found: Any) -> bool:
         return False
     columns = Result("", None, "", 0).as_json().keys()
     return all(isinstance(row, dict) and row.keys() >= columns for row in rows)
-
-
-def write(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    final = Path(os.path.realpath(path))  # a link stays one
-    if final.exists() and not final.is_file():  # a pipe or a device: there is nothing to replace
-        final.write_text(text, encoding="utf-8")
-        return
-    draft = final.with_name(f".echoload-{secrets.token_hex(8)}{final.suffix}")
-    try:
-        # In a folder that others can write, the name must not be one that they have made.
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.replace(final)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def as_text(found: Document) -> str:

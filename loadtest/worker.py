@@ -4,7 +4,7 @@ It is a process apart so that its CPU time is the client's alone, and so that it
 to CPUs of its own; a run may have several of them, with a part of the connections each. Line by
 line: what to do, as JSON → connect, say how many; ``go NANOSECONDS`` → start then, say what each
 second gave, and when it is over; ``close`` → finish, say the result. When the input ends, so does
-the process.
+the process. The signal `STOP` ends the time early.
 """
 
 import gc
@@ -20,6 +20,8 @@ from clients.recording import Second
 from clients.threads import ThreadLoad
 from clients.workload import Workload
 
+STOP = signal.SIGUSR1
+
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
 
 _RARELY = 100_000  # objects between two looks for cycles, of which a load makes none
@@ -27,8 +29,9 @@ _RARELY = 100_000  # objects between two looks for cycles, of which a load makes
 
 def main() -> None:
     """Serve one workload."""
-    # Ctrl-C reaches the whole group; whoever started us decides, and ends our input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach the whole group. The process that started this one decides, and says STOP.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     told = json.loads(_next_line())
     workload = Workload(**told["workload"])
     try:
@@ -37,6 +40,7 @@ def main() -> None:
     except RuntimeError as error:
         _say({"failed": f"cannot start {workload.connections} threads: {error}"})
         return
+    signal.signal(STOP, lambda *_: load.stop())
     gc.freeze()
     gc.set_threshold(_RARELY)
     _say({"connected": connected})

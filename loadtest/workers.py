@@ -17,7 +17,9 @@ from hdrh.histogram import HdrHistogram
 from clients.load import LoadResult
 from clients.recording import Second, histogram, release
 from clients.workload import Workload
+from loadtest.interruption import Deferred
 from loadtest.pinning import Pinning, pinned
+from loadtest.worker import STOP
 
 _TICK = 0.1  # seconds between two words about the progress
 _READ = 64 * 1024
@@ -93,6 +95,10 @@ class _Process:
                 raise LoadError(said["failed"])
         return heard
 
+    def stop(self) -> None:
+        """Let the time be over, and no reply that is under way be awaited."""
+        self.popen.send_signal(STOP)
+
     def _gone(self) -> LoadError:
         return LoadError(f"the load client ended with exit code {self.popen.wait()}")
 
@@ -129,6 +135,8 @@ class Workers:
         self._over = 0
         self._errors_of: dict[_Process, int] = {}
         self._processes: list[_Process] = []
+        self._interruptions = Deferred()
+        self._stopped = False
         processes = min(processes, workload.connections)
         cpus = sorted(pinning.client)
         try:
@@ -161,8 +169,18 @@ class Workers:
         return self._begun
 
     def over(self, progress: Progress = no_progress) -> None:
-        """Wait for the end of the workload's time, or of its messages."""
+        """Wait for the end of the workload's time, or of its messages.
+
+        From now on, an interruption (Ctrl-C) ends the time early: what was measured until then
+        is the result. A second one raises `KeyboardInterrupt`.
+        """
+        self._interruptions.__enter__()
         self._await("over", progress)
+
+    @property
+    def interrupted(self) -> bool:
+        """The run was ended before its time."""
+        return self._stopped
 
     def close(self) -> LoadResult:
         """Let all connections end; return what came of them."""
@@ -193,6 +211,7 @@ class Workers:
             for process in self._processes:
                 selector.register(process.output, selectors.EVENT_READ, process)
             while len(found) < len(self._processes):
+                self._heed_interruptions()
                 for key, _ in selector.select(_TICK):
                     for said in key.data.hear():
                         if "second" in said:
@@ -204,6 +223,15 @@ class Workers:
                 passed = (time.perf_counter_ns() - self._begun) / 1e9
                 progress(passed, self._rate, self._errors)
         return found
+
+    def _heed_interruptions(self) -> None:
+        count = self._interruptions.count
+        if count > 1:
+            raise KeyboardInterrupt
+        if count and not self._stopped:
+            self._stopped = True
+            for process in self._processes:
+                process.stop()
 
     def _take_in(self, process: _Process, second: dict[str, Any]) -> None:
         histograms = {
@@ -247,3 +275,4 @@ class Workers:
         _trace: TracebackType | None,
     ) -> None:
         self._end(kill=kind is not None)
+        self._interruptions.__exit__(None, None, None)

@@ -1,7 +1,9 @@
 """A document as tables on a terminal, or in a file or pipe."""
 
+import errno
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,13 +31,26 @@ _NO_BOUND = 1000  # a file or a pipe has no width; the table takes what it needs
 _WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
 
 
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _NO_BOUND)
+class Screen(Console):
+    """Standard output, or standard error; what reads it may close it, which is for us to notice."""
+
+    def __init__(self, stream: TextIO | None = None, width: int = _NO_BOUND) -> None:
+        stream = stream or sys.stdout
+        super().__init__(file=stream, width=None if stream.isatty() else width)
+
+    def on_broken_pipe(self) -> None:
+        """Let whoever prints know, instead of ending the program."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-def show(found: Document) -> None:
-    """Print the tables, and under them what a reader must know to read them."""
-    console = _console()
+def show(found: Document, stream: TextIO | None = None) -> None:
+    """Print the tables, and under them what a reader must know to read them.
+
+    Args:
+        found: What was measured.
+        stream: Where; None: on standard output.
+    """
+    console = Screen(stream)
     rows = found["results"]
     if console.width >= _WIDTH_OF_A_ROW:
         table = Table(header_style="bold")
@@ -105,7 +120,7 @@ def _show_peers(console: Console, found: Document) -> None:
     console.print(table)
 
 
-def show_held(found: "list[Held]") -> None:
+def show_held(found: "list[Held]", stream: TextIO | None = None) -> None:
     """Print what servers held."""
     table = Table(header_style="bold")
     for heading in ("target", "held", "KiB each (PSS)", "accepted in s", "CPU while idle"):
@@ -119,4 +134,4 @@ def show_held(found: "list[Held]") -> None:
             f"{one.seconds:.2f}",
             f"{one.cpu_percent_idle:.1f} %",
         )
-    _console().print(table)
+    Screen(stream).print(table)
