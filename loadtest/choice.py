@@ -22,6 +22,7 @@ from loadtest.targets import (
     describe_target,
     find_interpreter,
     other_target,
+    split_label,
 )
 
 BACKENDS = "process,thread,pool,selector,coroutine,gevent,asyncio"
@@ -109,11 +110,10 @@ class Choice:
             self._notes.append(
                 "The command has no {port}: it must listen on the environment's PORT."
             )
-        label, equals, first = command[0].partition("=")
-        if equals and label.isidentifier():
-            command = [first, *command[1:]]
-        else:
-            label = Path(command[0]).name
+        label, first = split_label(command[0])
+        command = [first, *command[1:]]
+        if label is None:
+            label = Path(first).name
         return CommandTarget(list(command), label)
 
     def _backend(self, one: Described, source: str) -> BackendTarget:

@@ -264,8 +264,9 @@ def compare(
 ) -> int:
     """Compare servers: a fresh one for every target and round."""
     from loadtest import choice
-    from loadtest.compare import Plan
+    from loadtest.compare import Plan, try_each
     from loadtest.compare import compare as run_rounds
+    from loadtest.measure import allow_descriptors
     from loadtest.outcome import Measurement, chosen_files
     from loadtest.statistics import least_rounds
     from loadtest.targets import Workshop
@@ -304,10 +305,24 @@ def compare(
 
         def go(progress: "RoundProgress") -> None:
             nonlocal plan
+            allow_descriptors(max(cell.workload.connections for cell in plan.cells))
+            plan, failures = try_each(plan, progress.say)
+            this.leave_out(failures)
+            if not plan.cells:
+                return
+            if base not in {cell.target.name for cell in plan.cells}:
+                this.reference = choose_reference(None, [cell.target for cell in plan.cells])
             plan = engine_for_all(plan, progress, this.notes)
             this.plan["engine"] = plan.engine.name
-            this.notes.append(describe_plan(plan, options["duration"]))
-            run_rounds(plan, this.results, progress)
+            try:
+                this.leave_out(run_rounds(plan, this.results, progress))
+            finally:
+                done = [
+                    sum(not one.interrupted for one in result.rounds)
+                    for result in this.results
+                    if not result.failed
+                ]
+                this.notes.append(describe_plan(plan, options["duration"], min(done, default=0)))
 
         return this.carry_out(go)
 

@@ -16,7 +16,7 @@ from loadtest.measure import Engine, measure
 from loadtest.pinning import Pinning
 from loadtest.results import Result
 from loadtest.targets import Running, Target, started_on
-from loadtest.workers import LoadError
+from loadtest.workers import ClientError, LoadError
 
 _PROBE = bytes(range(256)) * 4
 _PILOT = 0.4  # seconds of the round that shows whether threads can carry it
@@ -76,37 +76,94 @@ def schedule(plan: Plan) -> list[int]:
     return steps
 
 
-def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A target that could not be measured, and why."""
+
+    target: str
+    reason: str
+    rounds: int | None = None
+    """How many rounds it had come through; None: it was tried, and took part in none."""
+    remedy: str = ""
+    """What to do."""
+
+    def __str__(self) -> str:
+        after = f" after {self.rounds} rounds" if self.rounds else ""
+        sentence = f"{self.target} was left out{after}: {self.reason.rstrip('.')}"
+        return f"{sentence}; {self.remedy}" if self.remedy else sentence
+
+
+def try_each(plan: Plan, say: Callable[[str], None]) -> tuple[Plan, list[Failure]]:
+    """Start each target once, and let one client ask it.
+
+    Returns:
+        A plan of those that answer right, and why the others are not in it.
+    """
+    failures: dict[int, Failure] = {}
+    tried: dict[int, Target] = {}
+    for cell in plan.cells:
+        target = cell.target
+        if id(target) in tried:  # under another workload of a sweep
+            continue
+        tried[id(target)] = target
+        say(f"trying {target.name}")
+        try:
+            with started_on(target, plan.pinning.server) as server:
+                _verify(server, cell.workload)
+        except (LoadError, echoserver.EchoServerError, OSError) as error:
+            failures[id(target)] = Failure(target.name, str(error), remedy=target.how_to_check)
+    left = [cell for cell in plan.cells if id(cell.target) not in failures]
+    return replace(plan, cells=left), list(failures.values())
+
+
+def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failure]:
     """Run every round, and add what it gave to `results`, one per cell in the plan's order.
+
+    A target that fails takes part in no later round, and the others go on.
+
+    Returns:
+        The targets that failed.
+
+    Raises:
+        loadtest.workers.ClientError: The client cannot carry the workload.
 
     Being interrupted leaves the rounds so far in `results`, and no server behind. A round that was
     cut short is shorter than the others, so it counts only where its target has none besides.
 
-    Raises:
-        LoadError: A round could not be run.
-        echoserver.EchoServerError: A server did not start.
     """
     mine = [_empty(cell) for cell in plan.cells]
     results.extend(mine)
+    failures: dict[int, Failure] = {}
     for number, which in enumerate(schedule(plan)):
         cell = plan.cells[which]
+        if which in failures:
+            continue
         progress.begin(number, _name(cell))
         cool_down(cell.workload.connections, progress.during)
         workload = replace(cell.workload, seed=plan.seed + number)
-        with started_on(cell.target, plan.pinning.server) as server:
-            _verify(server, workload)
-            measured = measure(
-                replace(workload, host=server.host, port=server.port),
-                plan.pinning,
-                server.pid,
-                progress.during,
-                plan.engine,
-            )
-            if not (measured.interrupted and mine[which].rounds):
-                mine[which].rounds.append(measured)
-            if measured.interrupted:
-                raise KeyboardInterrupt
+        try:
+            with started_on(cell.target, plan.pinning.server) as server:
+                _verify(server, workload)
+                measured = measure(
+                    replace(workload, host=server.host, port=server.port),
+                    plan.pinning,
+                    server.pid,
+                    progress.during,
+                    plan.engine,
+                )
+                if not (measured.interrupted and mine[which].rounds):
+                    mine[which].rounds.append(measured)
+                if measured.interrupted:
+                    raise KeyboardInterrupt
+        except ClientError:
+            raise
+        except (LoadError, echoserver.EchoServerError, OSError) as error:
+            failures[which] = Failure(_name(cell), str(error), len(mine[which].rounds))
+            mine[which].failed = str(error)
+            progress.end(f"failed: {error}")
+            continue
         progress.end(f"{measured.throughput:,.0f} messages/s")
+    return list(failures.values())
 
 
 def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:

@@ -11,7 +11,7 @@ from clients.workload import Workload
 from loadtest.limits import ClientLimit, judge
 from loadtest.pinning import Pinning
 from loadtest.sampler import Peaks, Sampler, Usage, accept_queue, busy_seconds
-from loadtest.workers import LoadError, Progress, Workers, no_progress
+from loadtest.workers import ClientError, Progress, Workers, no_progress
 
 _RESERVED_DESCRIPTORS = 64
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
@@ -76,7 +76,7 @@ def measure(
         engine: Which client; None: one process of threads.
 
     Raises:
-        LoadError: This machine cannot carry so many connections.
+        loadtest.workers.ClientError: This machine cannot carry so many connections.
     """
     engine = engine or Engine()
     allow_descriptors(workload.connections)
@@ -147,7 +147,7 @@ def allow_descriptors(connections: int) -> None:
     needed = connections + _RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed and hard != resource.RLIM_INFINITY and hard < needed:
-        raise LoadError(
+        raise ClientError(
             f"{connections} connections need {needed} file descriptors, and this process may have "
             f"{hard}: raise the hard limit (ulimit -Hn {needed}) or ask for fewer with -c"
         )

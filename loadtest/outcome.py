@@ -1,7 +1,7 @@
 """From a measurement to tables, files and an exit code."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +84,12 @@ class Measurement:
             return EXIT_INTERRUPTED
         code = self._exit_code(done, verdict)
         return code or (EXIT_CLOSED_OUTPUT if closed else 0)
+
+    def leave_out(self, targets: Sequence[object]) -> None:
+        """Tell of targets that could not be measured: under the table, and by the exit code."""
+        for one in targets:
+            self.failures.append(str(one))
+            self.notes.append(f"{one}.")
 
     def _exit_code(self, done: list[Result], verdict: Verdict) -> int:
         """Say what did not hold, and return what this process ends with."""

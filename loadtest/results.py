@@ -46,6 +46,8 @@ class Result:
     """What the sweep set for it, by the option's name."""
     interpreter: dict[str, Any] | None = None
     rounds: list[Round] = field(default_factory=list)
+    failed: str = ""
+    """Why it has no more rounds; nothing where all went well."""
 
     @property
     def errors(self) -> Counter[str]:
@@ -123,6 +125,7 @@ class Result:
             "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
             "unstable": unstable(rounds) or unstable(cpu),
             "series": middle[0].series if middle else [],
+            **({"failed": self.failed} if self.failed else {}),
         }
 
 
@@ -188,7 +191,9 @@ def _comparisons(results: list[Result], reference: str | None) -> list[dict[str,
 
 
 def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
-    rounds = min(len(result.rounds) for result in results)
+    # One that failed would keep the others from being told apart by the rounds that they have.
+    whole = [result for result in results if not result.failed]
+    rounds = min((len(result.rounds) for result in whole), default=0)
     base = next((result for result in results if result.target == reference), None)
     found: dict[str, Any] = {
         "sweep": results[0].sweep,
@@ -201,7 +206,7 @@ def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
         # Whoever was limited by the client has no throughput of its own to be ranked by.
         values = {
             result.target: result.figure(figure)
-            for result in results
+            for result in whole
             if result.figure(figure) and not (figure == "throughput" and result.client_limited)
         }
         enough = rounds >= found["least_rounds"] and len(values) > 1

@@ -30,6 +30,10 @@ class LoadError(Exception):
     """A round that could not be run; the message is a sentence."""
 
 
+class ClientError(LoadError):
+    """A failure of the load client, or of its machine: no server is to blame for it."""
+
+
 class Point:
     """One second of a run, over all processes."""
 
@@ -92,15 +96,15 @@ class _Process:
         heard = [json.loads(line) for line in lines]
         for said in heard:
             if "failed" in said:
-                raise LoadError(said["failed"])
+                raise ClientError(said["failed"])
         return heard
 
     def stop(self) -> None:
         """Let the time be over, and no reply that is under way be awaited."""
         self.popen.send_signal(STOP)
 
-    def _gone(self) -> LoadError:
-        return LoadError(f"the load client ended with exit code {self.popen.wait()}")
+    def _gone(self) -> ClientError:
+        return ClientError(f"the load client ended with exit code {self.popen.wait()}")
 
     def end(self, *, kill: bool) -> None:
         """Let it end, or make it."""

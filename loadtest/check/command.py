@@ -149,8 +149,9 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     """Grade an echo server, in any language: one that runs, or one that a command starts.
 
     Exit codes: 0 all passed; 1 something failed; 2 it could not be graded; 130 Ctrl-C or SIGTERM,
-    with what was found so far. With --format gradescope, classroom50 or autolab, it is 0 when it
-    was graded, for the host reads the outcome from the file.
+    with what was found so far; 141 all passed, but standard output was closed. With --format
+    gradescope, classroom50 or autolab, it is 0 when it was graded, for the host reads the outcome
+    from the file.
     """
     from loadtest.check.model import choose, every
     from loadtest.check.submission import CannotGrade
