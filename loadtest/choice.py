@@ -203,7 +203,7 @@ def _settings_of(
 
 def server_settings(words: tuple[str, ...], source: str = "--server-option") -> dict[str, Any]:
     """Read ``NAME=VALUE``; the server checks the values."""
-    known = {setting.name for setting in all_settings() if not setting.metadata.get("hidden")}
+    known = {s.name: s.metadata for s in all_settings() if not s.metadata.get("hidden")}
     found: dict[str, Any] = {}
     for word in words:
         name, _, value = word.partition("=")
@@ -215,6 +215,11 @@ def server_settings(words: tuple[str, ...], source: str = "--server-option") -> 
         if name in {"backend", "handler", "handler_option"}:
             usage(f"{source} {word!r}: --{name.replace('_', '-')} has a place of its own")
         found[name] = value
+        if known[name].get("flag"):
+            try:
+                found[name] = known[name]["parse"](value)
+            except ValueError as error:
+                usage(f"{source} {word!r} must be {error}")
     return found
 
 

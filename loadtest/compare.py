@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import echoserver
 from clients import EchoClient
+from clients.proxy_header import local_header
 from clients.workload import Workload
 from loadtest.environment import number_in
 from loadtest.measure import Engine, measure
@@ -210,7 +211,10 @@ def _name(cell: Cell) -> str:
 def _verify(server: Running, workload: Workload) -> None:
     """Refuse to measure a server that does not even answer one client right."""
     try:
-        with EchoClient(server.host, server.port, workload.timeout, workload.trust) as client:
+        header = local_header(workload.proxy_header) if workload.proxy_header else b""
+        with EchoClient(
+            server.host, server.port, workload.timeout, workload.trust, header
+        ) as client:
             answers = echoserver.load_handler(workload.handler).answers
             right = client.echo(_PROBE) == answers(_PROBE) and not client.finish()
     except OSError as error:

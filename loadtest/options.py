@@ -180,6 +180,17 @@ WORKLOAD = [
         "[default: never]",
     ),
     click.option(
+        "--reconnect",
+        is_flag=True,
+        help="Make a connection again that the server ended or broke, and send again what was not "
+        "answered on it.  [default: it stays out]",
+    ),
+    click.option(
+        "--proxy-header",
+        type=click.Choice(["v1", "v2"]),
+        help="Begin each connection with a header of the PROXY protocol, as a balancer does.",
+    ),
+    click.option(
         "--active",
         type=Whole(1, MOST_CONNECTIONS),
         metavar="N",

@@ -28,6 +28,9 @@ from loadtest.statistics import (
 
 SCHEMA = "echoload/2"
 
+LATER_COLUMNS = {"unsent", "ended_idle", "reconnects", "recovery_us"}
+"""What a row of this schema may lack, because it was added without changing what was there."""
+
 FIGURES = ("cpu_us_per_message", "throughput")
 
 Document = dict[str, Any]
@@ -78,12 +81,13 @@ class Result:
         """Return the value that stands in ``results[]``."""
         rounds = [one.throughput for one in self.rounds]
         cpu = self.figure("cpu_us_per_message")
-        latency, raw, lag = histogram(), histogram(), histogram()
+        latency, raw, lag, recovery = histogram(), histogram(), histogram(), histogram()
         first_errors: dict[str, str] = {}
         for one in self.rounds:
             latency.add(one.load.latency)
             raw.add(one.load.raw)
             lag.add(one.load.lag)
+            recovery.add(one.load.recovery)
             first_errors = one.load.first_errors | first_errors
         peaks = [one.peaks for one in self.rounds if one.peaks is not None]
         pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
@@ -107,6 +111,10 @@ class Result:
             "verified": self.verified,
             "drained": sum(one.load.drained for one in self.rounds),
             "dropped": sum(one.load.dropped for one in self.rounds),
+            "unsent": sum(one.load.unsent for one in self.rounds),
+            "ended_idle": sum(one.load.ended_idle for one in self.rounds),
+            "reconnects": sum(one.load.reconnects for one in self.rounds),
+            "recovery_us": percentiles(recovery),
             "starved": max((one.load.starved for one in self.rounds), default=0),
             "server": {
                 "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
@@ -280,7 +288,7 @@ def _is_document(found: Any) -> bool:
         or not found.keys() >= document([], {}, {}, []).keys()
     ):
         return False
-    columns = Result("", None, "", 0).as_json().keys()
+    columns = Result("", None, "", 0).as_json().keys() - LATER_COLUMNS
     return all(isinstance(row, dict) and row.keys() >= columns for row in rows)
 
 

@@ -127,6 +127,8 @@ class BackendTarget:
         for name, value in self.settings.items():
             if isinstance(value, str) and value != "echo":
                 words += [option_name(name), value]
+            elif value is True:
+                words.append(option_name(name))
         return f"to see why: echoload check -- {shlex.join(words)}"
 
     @property

@@ -49,9 +49,10 @@ def main() -> None:
     _say({"over": True})
     _next_line()
     result = load.finish()
-    histograms = {"latency", "raw", "lag"}  # which were said, second by second
+    histograms = {"latency", "raw", "lag", "recovery"}  # of which three were said by the second
     found = {name: getattr(result, name) for name in result.__slots__ if name not in histograms}
-    _say({"result": found})
+    recovery = result.recovery.encode().decode("ascii")
+    _say({"result": found, "recovery": recovery})
 
 
 def _say_second(second: Second) -> None:

@@ -191,8 +191,11 @@ class Workers:
         for process in self._processes:
             process.tell("close")
         total = self._result
-        for said in self._await("result"):
+        for said, recovery in self._await("result", more="recovery"):
             found = LoadResult(**said)
+            total.recovery.add(HdrHistogram.decode(recovery))
+            for name in ("ended_idle", "gone", "unsent", "reconnects"):
+                setattr(total, name, getattr(total, name) + getattr(found, name))
             total.drained += found.drained
             total.dropped += found.dropped
             total.starved += found.starved
@@ -208,8 +211,10 @@ class Workers:
 
     # -- what they say ---------------------------------------------------------------------------
 
-    def _await(self, wanted: str, progress: Progress = no_progress) -> list[Any]:
-        """Wait until each has said what is `wanted`; take in what they say meanwhile."""
+    def _await(
+        self, wanted: str, progress: Progress = no_progress, more: str | None = None
+    ) -> list[Any]:
+        """Wait until each has said what is `wanted`, and `more` with it; take in all else."""
         found: list[Any] = []
         with selectors.DefaultSelector() as selector:
             for process in self._processes:
@@ -222,7 +227,7 @@ class Workers:
                             self._take_in(key.data, said["second"])
                         self._over += "over" in said
                         if wanted in said:
-                            found.append(said[wanted])
+                            found.append((said[wanted], said[more]) if more else said[wanted])
                             selector.unregister(key.fileobj)
                 passed = (time.perf_counter_ns() - self._begun) / 1e9
                 progress(passed, self._rate, self._errors)
