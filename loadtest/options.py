@@ -272,6 +272,12 @@ OBJECTIVES = [
         metavar="CONDITIONS",
         help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
     ),
+    click.option(
+        "--junit",
+        "junit_file",
+        metavar="FILE",
+        help="Save a test case for each target and objective, as CI systems read them.",
+    ),
 ]
 
 

@@ -6,9 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from clients.content import WRONG
 from echoserver.errors import EchoServerError
 from loadtest import environment
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+from loadtest.junit import ERROR, FAILURE, SKIPPED, Case, as_junit
 from loadtest.output import (
     EXIT_CLOSED_OUTPUT,
     complain,
@@ -20,8 +22,15 @@ from loadtest.output import (
 )
 from loadtest.pinning import Pinning
 from loadtest.progress import RoundProgress
-from loadtest.results import Document, Result, as_text, document
-from loadtest.thresholds import Objective, Verdict, check_objectives, check_regressions
+from loadtest.report.cells import label
+from loadtest.results import Document, Result, Row, as_text, document
+from loadtest.thresholds import (
+    Objective,
+    Verdict,
+    check_objectives,
+    check_regressions,
+    judge,
+)
 from loadtest.workers import LoadError
 
 EXIT_COULD_NOT_RUN = 1
@@ -29,7 +38,7 @@ EXIT_BROKEN = 3
 EXIT_WRONG = 4
 EXIT_UNSURE = 5
 
-FORMATS = ("json", "csv", "markdown", "html", "hgrm")
+FORMATS = ("json", "csv", "markdown", "html", "hgrm", "junit")
 
 
 @dataclass(slots=True)
@@ -76,6 +85,7 @@ class Measurement:
             found["interrupted"] = interrupted
             verdict = self._judged(found)
             closed = self._hand_over(found)
+        self._save_cases([result.as_json() for result in done], interrupted=interrupted)
         for sentence in self.failures:
             complain(f"echoload: {sentence}")
         if interrupted:
@@ -105,7 +115,7 @@ class Measurement:
 
     def _hand_over(self, found: Document) -> bool:
         """Save a document, then show it; tell whether standard output was closed meanwhile."""
-        self.failures += save(found, self.files)
+        self.failures += save(found, {k: v for k, v in self.files.items() if k != "junit"})
         problem = show_table(found, self.files)
         closed = isinstance(problem, BrokenPipeError)  # the reader has seen enough
         if problem is not None and not closed:
@@ -130,6 +140,28 @@ class Measurement:
         for target, seconds in short.items():
             said += f" The only round of {target} was cut short, after {seconds} s."
         return said
+
+    def _save_cases(self, rows: list[Row], *, interrupted: bool) -> None:
+        """Save test cases, where they are wanted: where nothing could be measured, too."""
+        path = self.files.get("junit")
+        if path is None:
+            return
+        cases = [case for row in rows for case in cases_of(row, self.objectives)]
+        if self.baseline is not None and rows:
+            before = check_regressions({"results": rows}, self.baseline, self.most_regression)
+            cases.append(_case("echoload", "no worse than the baseline", "regression", before))
+        trouble = [*self.failures, *(["interrupted"] if interrupted else [])]
+        cases += [Case("echoload", "it can be measured", ERROR, one, "error") for one in trouble]
+        properties = {
+            "rounds": self.plan.get("rounds"),
+            "objectives": ",".join(one.text for one in self.objectives),
+            "interrupted": interrupted,
+        }
+        seconds = sum(one.load.seconds for result in self.results for one in result.rounds)
+        try:
+            write(path, as_junit("echoload", cases, properties, seconds))
+        except OSError as error:
+            self.failures.append(f"--junit: cannot write {path}: {error.strerror}")
 
     def _judged(self, found: Document) -> Verdict:
         verdict = check_objectives(found, self.objectives)
@@ -161,8 +193,27 @@ def save(found: Document, files: dict[str, str]) -> list[str]:
     return wrong
 
 
+def cases_of(row: Row, objectives: Sequence[Objective]) -> list[Case]:
+    """Return a result's test cases: its replies, and each objective."""
+    where = f"echoload.{label(row)}"
+    wrong = sum(row["errors"].get(kind, 0) for kind in WRONG)
+    said = f"{wrong} wrong" if wrong else "" if row["verified"] else "nothing was verified"
+    first = "\n".join(f"{kind}: {what}" for kind, what in row["first_errors"].items())
+    made = [Case(where, "every reply is right", FAILURE if said else None, said, "replies", first)]
+    for objective in objectives:
+        verdict = judge(row, objective)
+        made.append(_case(where, objective.text, objective.figure, verdict))
+    return made
+
+
+def _case(where: str, name: str, kind: str, verdict: Verdict) -> Case:
+    outcome = FAILURE if verdict.broken else SKIPPED if verdict.unsure else None
+    said = "\n".join((*verdict.broken, *verdict.unsure))
+    return Case(where, name, outcome, said, kind, said)
+
+
 def render(found: Document, form: str) -> str:
-    """Return a document in a format; a key of `FORMATS`."""
+    """Return a document in a format, one of `FORMATS` that tells of the figures."""
     if form == "csv":
         from loadtest.report.spreadsheet import as_csv
 
@@ -184,7 +235,7 @@ def render(found: Document, form: str) -> str:
 
 def chosen_files(options: dict[str, Any]) -> dict[str, str]:
     """Take the files to save to from options as typed; complain now, not after the measurement."""
-    named = {form: options.pop(f"{form}_file") for form in FORMATS}
+    named = {form: options.pop(f"{form}_file", None) for form in FORMATS}
     files = {form: path for form, path in named.items() if path is not None}
     refuse_one_place_for_two((f"--{form}", path) for form, path in files.items())
     for form, path in files.items():

@@ -92,20 +92,23 @@ class Verdict:
 
 def check_objectives(found: Document, objectives: tuple[Objective, ...]) -> Verdict:
     """Hold each result to each objective."""
-    broken: list[str] = []
-    unsure: list[str] = []
-    for row in found["results"]:
-        for objective in objectives:
-            if objective.holds(row):
-                continue
-            value = figure(row, objective.figure)
-            shown = "unknown" if value is None else f"{value:.6g}"
-            sentence = f"{label(row)}: {objective.text} does not hold: it was {shown}"
-            if objective.wants_throughput and row["client_limited"]:
-                unsure.append(f"{sentence}, and the client was the limit")
-            else:
-                broken.append(sentence)
-    return Verdict(tuple(broken), tuple(unsure))
+    one_by_one = [judge(row, objective) for row in found["results"] for objective in objectives]
+    return Verdict(
+        tuple(sentence for verdict in one_by_one for sentence in verdict.broken),
+        tuple(sentence for verdict in one_by_one for sentence in verdict.unsure),
+    )
+
+
+def judge(row: Row, objective: Objective) -> Verdict:
+    """Hold a result to an objective."""
+    if objective.holds(row):
+        return Verdict()
+    value = figure(row, objective.figure)
+    shown = "unknown" if value is None else f"{value:.6g}"
+    sentence = f"{label(row)}: {objective.text} does not hold: it was {shown}"
+    if objective.wants_throughput and row["client_limited"]:
+        return Verdict(unsure=(f"{sentence}, and the client was the limit",))
+    return Verdict(broken=(sentence,))
 
 
 def check_regressions(found: Document, baseline: Document, most: float) -> Verdict:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -496,6 +497,39 @@ def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
 
 
 # -- find-max ------------------------------------------------------------------------------------
+
+
+def test_a_test_case_for_each_target_and_objective(student: Path, tmp_path: Path) -> None:
+    file, wrong = tmp_path / "out.xml", tmp_path / "wrong.py"
+    wrong.write_text(STUDENT.replace("sendall(data)", "sendall(data.upper())"))
+    result = run(
+        *("echoload", "compare", *QUICK, "--junit", str(file), "--slo", "p50>1h,errors=0"),
+        *("-t", f"my own={sys.executable} {student} {{port}}"),
+        *("-t", f"wrong={sys.executable} {wrong} {{port}}"),
+    )
+    assert result.returncode == 1, result.stderr
+    suite = ET.fromstring(file.read_text()).find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    found = [
+        (case.get("classname"), case.get("name"), *(child.tag for child in case))
+        for case in suite.iter("testcase")
+    ]
+    assert found == [
+        ("echoload.my own", "every reply is right"),
+        ("echoload.my own", "p50>1h", "failure"),
+        ("echoload.my own", "errors=0"),
+        ("echoload", "it can be measured", "error"),
+    ]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "1")
+
+
+def test_a_test_case_tells_that_nothing_could_be_measured(tmp_path: Path) -> None:
+    file = tmp_path / "out.xml"
+    words = ["-q", "-c", "1", "-n", "1", "--engine", "epoll", "--junit", str(file)]
+    result = run("echoload", "run", f"127.0.0.1:{free_port()}", *words)
+    assert result.returncode == 4
+    assert 'failures="1"' in file.read_text()
+    assert "the connection was refused" in file.read_text()
 
 
 def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> None:
