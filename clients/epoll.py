@@ -66,6 +66,11 @@ class EpollLoad(Load):
         self._address = address
         waiting: dict[int, tuple[_Line, int]] = {}
         while batch := [*itertools.islice(lines, _AT_ONCE - len(waiting))] or waiting:
+            if self.result.errors["timeout"] and isinstance(batch, list):
+                # Where one waits its whole time in vain, the others would, by and by, for hours.
+                for line in [*batch, *lines]:
+                    self._fail(line.peer, TimeoutError())
+                continue
             for line in batch if isinstance(batch, list) else ():
                 try:
                     line.use(self._begin(*address), _nothing)

@@ -124,6 +124,11 @@ def engine_for_one(engine: "Engine", workload: "Workload", cpus: "Pinning") -> "
     return make_engine(name, engine.processes, cpus), said
 
 
+def engine_without_threads(engine: "Engine", cpus: "Pinning", why: str) -> "tuple[Engine, str]":
+    """Return the engine that needs no threads, and why it is that one."""
+    return make_engine("epoll", engine.processes, cpus), f"Engine: epoll, chosen because {why}."
+
+
 def engine_for_all(plan: "Plan", progress: "RoundProgress", notes: list[str]) -> "Plan":
     """Return a plan whose engine is chosen, by trying where that is left to us."""
     from dataclasses import replace

@@ -13,6 +13,7 @@ from loadtest.asked import (
     empty_result,
     engine_for_all,
     engine_for_one,
+    engine_without_threads,
     make_cells,
     make_engine,
     make_objectives,
@@ -115,6 +116,7 @@ def run(
     from loadtest.measure import measure
     from loadtest.outcome import Measurement, chosen_files
     from loadtest.sampler import local_server
+    from loadtest.workers import NoThreadsError
 
     if options["duration"] is not None and options["messages"] is not None:
         usage("-d and -n contradict each other; give one of them")
@@ -145,7 +147,15 @@ def run(
             this.plan["engine"] = chosen.name
         progress.begin(0, result.target)
         pid = local_server(workload.host, workload.port)
-        result.rounds.append(measure(workload, cpus, pid, progress.during, chosen))
+        try:
+            measured = measure(workload, cpus, pid, progress.during, chosen)
+        except NoThreadsError as error:
+            if engine != "auto":
+                raise
+            chosen, this.notes[-1] = engine_without_threads(chosen, cpus, str(error))
+            this.plan["engine"] = chosen.name
+            measured = measure(workload, cpus, pid, progress.during, chosen)
+        result.rounds.append(measured)
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
         if result.rounds[0].interrupted:
             raise KeyboardInterrupt

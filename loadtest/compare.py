@@ -17,7 +17,7 @@ from loadtest.measure import Engine, measure
 from loadtest.pinning import Pinning
 from loadtest.results import Result
 from loadtest.targets import Running, Target, started_on
-from loadtest.workers import ClientError, LoadError
+from loadtest.workers import ClientError, LoadError, NoThreadsError
 
 _PROBE = bytes(range(256)) * 4
 _PILOT = 0.4  # seconds of the round that shows whether threads can carry it
@@ -184,6 +184,8 @@ def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
                     server.pid,
                     engine=replace(plan.engine, name="threads"),
                 )
+        except NoThreadsError as error:
+            return str(error)
         except (LoadError, echoserver.EchoServerError):
             continue  # which its rounds will say
         busy = found.client_cpu_percent / 100 / min(plan.engine.processes, len(plan.pinning.client))

@@ -10,6 +10,7 @@ from pathlib import Path
 from loadtest import calibration
 from loadtest.compare import local_ports, time_wait
 from loadtest.environment import number_in
+from loadtest.measure import RESERVED_DESCRIPTORS
 
 _DESCRIPTORS = 1024
 _BACKLOG = 4096
@@ -56,7 +57,7 @@ def _descriptors() -> Finding:
     return Finding(
         "open files",
         shown,
-        f"no more than {hard} connections at a time",
+        f"no more than {max(0, hard - RESERVED_DESCRIPTORS)} connections at a time",
         f"ulimit -Hn {_DESCRIPTORS * 20}   # as root",
     )
 

@@ -13,7 +13,9 @@ from loadtest.pinning import Pinning
 from loadtest.sampler import Peaks, Sampler, Usage, accept_queue, busy_seconds
 from loadtest.workers import ClientError, Progress, Workers, no_progress
 
-_RESERVED_DESCRIPTORS = 64
+RESERVED_DESCRIPTORS = 32
+"""What a process needs besides its connections, with some to spare."""
+
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
 _GLANCE = 0.02
 
@@ -44,6 +46,7 @@ class Round:
     """What each second gave."""
     interrupted: bool = False
     """It was ended before its time."""
+    connections_made: int | None = None
 
     @property
     def throughput(self) -> float:
@@ -85,7 +88,7 @@ def measure(
         Workers(workload, pinning, engine.name, engine.processes) as workers,
         watch or nullcontext(),
     ):
-        workers.connected()
+        made = workers.connected()
         _settle(workload.port)
         usage = watch.usage if watch else _unknown
         # Before they go: where the machine is busy, a short round may be over until we have a turn.
@@ -105,6 +108,7 @@ def measure(
     result = Round(load, client_cpu_percent=100 * load.cpu_share)
     result.series = workers.series
     result.interrupted = workers.interrupted
+    result.connections_made = made
     used = after.seconds - before.seconds
     if watch:
         result.server_cpu_seconds = used
@@ -144,7 +148,7 @@ def _settle(port: int) -> None:
 
 def allow_descriptors(connections: int) -> None:
     """Raise the soft limit of open files as far as `connections` need it."""
-    needed = connections + _RESERVED_DESCRIPTORS
+    needed = connections + RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed and hard != resource.RLIM_INFINITY and hard < needed:
         raise ClientError(

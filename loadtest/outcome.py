@@ -84,8 +84,10 @@ class Measurement:
             found = document(done, surroundings, self.plan, self.notes, self.reference)
             found["interrupted"] = interrupted
             verdict = self._judged(found)
-            closed = self._hand_over(found)
+            self.failures += save(found, {k: v for k, v in self.files.items() if k != "junit"})
         self._save_cases([result.as_json() for result in done], interrupted=interrupted)
+        if done:
+            closed = self._show(found)
         for sentence in self.failures:
             complain(f"echoload: {sentence}")
         if interrupted:
@@ -113,9 +115,8 @@ class Measurement:
             complain(f"echoload: inconclusive: {sentence}")
         return EXIT_BROKEN if verdict.broken else EXIT_UNSURE if verdict.unsure else 0
 
-    def _hand_over(self, found: Document) -> bool:
-        """Save a document, then show it; tell whether standard output was closed meanwhile."""
-        self.failures += save(found, {k: v for k, v in self.files.items() if k != "junit"})
+    def _show(self, found: Document) -> bool:
+        """Show the tables; tell whether standard output was closed meanwhile."""
         problem = show_table(found, self.files)
         closed = isinstance(problem, BrokenPipeError)  # the reader has seen enough
         if problem is not None and not closed:

@@ -28,7 +28,7 @@ from loadtest.statistics import (
 
 SCHEMA = "echoload/2"
 
-LATER_COLUMNS = {"unsent", "ended_idle", "reconnects", "recovery_us"}
+LATER_COLUMNS = {"connections_made", "unsent", "ended_idle", "reconnects", "recovery_us"}
 """What a row of this schema may lack, because it was added without changing what was there."""
 
 FIGURES = ("cpu_us_per_message", "throughput")
@@ -101,6 +101,9 @@ class Result:
             "sweep": self.sweep,
             "interpreter": self.interpreter,
             "connections_served": min((one.load.served for one in self.rounds), default=0),
+            "connections_made": min(
+                (n for one in self.rounds if (n := one.connections_made) is not None), default=None
+            ),
             "throughput": _spread(rounds, 1),
             "latency_us": percentiles(latency),
             "raw_latency_us": percentiles(raw),

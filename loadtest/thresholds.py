@@ -20,7 +20,8 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_OBJECTIVE = re.compile(r"(?P<figure>\w+)\s*(?P<sign><=|>=|<|>|=)\s*(?P<limit>[\w.]+)", re.ASCII)
+_OBJECTIVE = re.compile(r"(?P<figure>[\w.]+)\s*(?P<sign><=|>=|<|>|=)\s*(?P<limit>[\w.]+)", re.ASCII)
+_FIGURES = (*_LATENCIES, *_COUNTS, "cpu", "throughput")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,17 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     found = []
     for part in text.split(","):
         match = _OBJECTIVE.fullmatch(part.strip())
-        if match is None or match["figure"] not in (*_LATENCIES, *_COUNTS, "cpu", "throughput"):
+        if match is None:
             raise ValueError(f"conditions such as p99<20ms,errors=0,throughput>10k, not {part!r}")
+        if match["figure"] not in _FIGURES:
+            meant = match["figure"].replace(".", "")
+            guess = f"; did you mean {meant}?" if meant in _FIGURES else ""
+            raise ValueError(f"a condition on a figure that there is: {', '.join(_FIGURES)}{guess}")
         duration = match["figure"] in (*_LATENCIES, "cpu")
+        if duration and match["limit"].replace(".", "", 1).isdecimal() and float(match["limit"]):
+            raise ValueError(
+                f"clear without a unit: {part.strip()}ms, or {part.strip()}s, or {part.strip()}us?"
+            )
         limit = (parse_duration if duration else parse_quantity)(match["limit"])
         found.append(Objective(part.strip(), match["figure"], match["sign"], limit))
     return tuple(found)

@@ -38,7 +38,8 @@ def main() -> None:
         load = ENGINES[told["engine"]](workload, range(*told["numbers"]), _say_second)
         connected = load.connect()
     except RuntimeError as error:
-        _say({"failed": f"cannot start {workload.connections} threads: {error}"})
+        said = f"cannot start {workload.connections} threads: {error}"
+        _say({"failed": said, "threads": told["engine"] == "threads"})
         return
     signal.signal(STOP, lambda *_: load.stop())
     gc.freeze()

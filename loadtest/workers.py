@@ -34,6 +34,10 @@ class ClientError(LoadError):
     """A failure of the load client, or of its machine: no server is to blame for it."""
 
 
+class NoThreadsError(ClientError):
+    """This machine does not let the client start a thread for each connection."""
+
+
 class Point:
     """One second of a run, over all processes."""
 
@@ -96,7 +100,7 @@ class _Process:
         heard = [json.loads(line) for line in lines]
         for said in heard:
             if "failed" in said:
-                raise ClientError(said["failed"])
+                raise (NoThreadsError if said.get("threads") else ClientError)(said["failed"])
         return heard
 
     def stop(self) -> None:

@@ -146,6 +146,9 @@ def remarks(found: Document) -> list[str]:
 def _on_connections(row: Row) -> list[str]:
     """Return what became of connections that did not last."""
     said = []
+    made = row.get("connections_made")
+    if made is not None and made < row["connections"]:
+        said.append(f"{label(row)}: only {made} of {row['connections']} connections were made.")
     if unsent := row.get("unsent"):
         said.append(
             f"{label(row)}: {unsent} messages that were due were never sent (dropped): they "
