@@ -268,7 +268,7 @@ def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
         (["--sweep", "pipeline=99999999999"], "1000 at most"),
         (["--pin", "0:banana"], "SERVERCPUS:CLIENTCPUS"),
         (["--pin", "0:9999"], "this process may use"),
-        (["--slo", "p98<1ms"], "conditions such as"),
+        (["--slo", "p98<1ms"], "p95, p99, p999"),
         (["--slo", "p99<fast"], "duration"),
         (["--baseline", "/no/such.json"], "cannot read /no/such.json"),
         (["--max-regression", "much"], "10%"),
@@ -667,5 +667,5 @@ def test_doctor_names_what_will_bend_the_numbers() -> None:
         check=True,
         timeout=30,
     )
-    assert "no more than 200 connections" in ill.stdout
+    assert "no more than 168 connections" in ill.stdout
     assert "ulimit -Hn" in ill.stdout
