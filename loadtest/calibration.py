@@ -156,7 +156,5 @@ def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> floa
             raise LoadError(f"the client in C failed: {error}") from None
         return int(said[0]) / float(said[1])
     found = measure(workload, pinning, running.pid, engine=Engine(client))
-    if found.interrupted:
-        raise KeyboardInterrupt
     share = min(1.0, found.client_cpu_percent / 100) or 1.0
     return found.throughput / share

@@ -113,7 +113,7 @@ def run(
     *, address: str, engine: str, processes: int, slo: str | None, quiet: bool, **options: Any
 ) -> int:
     """Put one running server under load."""
-    from loadtest.measure import measure
+    from loadtest.measure import RoundInterrupt, measure
     from loadtest.outcome import Measurement, chosen_files
     from loadtest.sampler import local_server
     from loadtest.workers import NoThreadsError
@@ -149,16 +149,18 @@ def run(
         pid = local_server(workload.host, workload.port)
         try:
             measured = measure(workload, cpus, pid, progress.during, chosen)
+        except RoundInterrupt as interrupt:
+            result.rounds.append(interrupt.round)
+            raise
         except NoThreadsError as error:
             if engine != "auto":
                 raise
             chosen, this.notes[-1] = engine_without_threads(chosen, cpus, str(error))
             this.plan["engine"] = chosen.name
-            measured = measure(workload, cpus, pid, progress.during, chosen)
+            go(progress)  # once more: it is not "auto" any longer
+            return
         result.rounds.append(measured)
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
-        if result.rounds[0].interrupted:
-            raise KeyboardInterrupt
         if engine == "auto" and chosen.name == "threads" and result.rounds[0].limit:
             this.notes[-1] = "Engine: threads, which turned out to be the limit: --engine epoll."
 

@@ -13,7 +13,7 @@ from clients import EchoClient
 from clients.proxy_header import local_header
 from clients.workload import Workload
 from loadtest.environment import number_in
-from loadtest.measure import Engine, measure
+from loadtest.measure import Engine, RoundInterrupt, measure
 from loadtest.pinning import Pinning
 from loadtest.results import Result
 from loadtest.targets import Running, Target, started_on
@@ -152,10 +152,11 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failu
                     progress.during,
                     plan.engine,
                 )
-                if not (measured.interrupted and mine[which].rounds):
-                    mine[which].rounds.append(measured)
-                if measured.interrupted:
-                    raise KeyboardInterrupt
+                mine[which].rounds.append(measured)
+        except RoundInterrupt as interrupt:
+            if not mine[which].rounds:
+                mine[which].rounds.append(interrupt.round)
+            raise
         except ClientError:
             raise
         except (LoadError, echoserver.EchoServerError, OSError) as error:

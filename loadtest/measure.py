@@ -62,6 +62,14 @@ class Round:
         return self.server_cpu_seconds * 1e6 / messages
 
 
+class RoundInterrupt(KeyboardInterrupt):
+    """A round was ended before its time, by Ctrl-C or a signal; it has what was measured so far."""
+
+    def __init__(self, cut_short: Round) -> None:
+        super().__init__()
+        self.round = cut_short
+
+
 def measure(
     workload: Workload,
     pinning: Pinning,
@@ -80,6 +88,7 @@ def measure(
 
     Raises:
         loadtest.workers.ClientError: This machine cannot carry so many connections.
+        RoundInterrupt: It was ended before its time.
     """
     engine = engine or Engine()
     allow_descriptors(workload.connections)
@@ -124,6 +133,8 @@ def measure(
         busiest_server_thread=after.busiest_since(before) if watch else None,
         capacity=engine.capacity,
     )
+    if result.interrupted:
+        raise RoundInterrupt(result)
     return result
 
 

@@ -2,13 +2,13 @@
 
 import sys
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 from clients.workload import Workload
 from loadtest import environment
 from loadtest.findmax import Found, Step, find_max, trier
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
-from loadtest.measure import Engine, Round
+from loadtest.measure import Engine
 from loadtest.outcome import EXIT_BROKEN, EXIT_COULD_NOT_RUN, EXIT_UNSURE, EXIT_WRONG
 from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over
 from loadtest.pinning import Pinning
@@ -18,7 +18,7 @@ from loadtest.thresholds import Objective
 from loadtest.workers import LoadError
 
 
-def carry_out(  # noqa: C901 - in the order in which it happens
+def carry_out(
     workload: Workload,
     objectives: tuple[Objective, ...],
     precision: float,
@@ -38,14 +38,7 @@ def carry_out(  # noqa: C901 - in the order in which it happens
         if not quiet:
             complain(_shown(step))
 
-    measure_at = trier(workload, pinning, engine, label)
-
-    def try_rate(rate: float) -> tuple[Round, dict[str, Any]]:
-        measured, row = measure_at(rate)
-        if measured.interrupted:  # a part of a step says nothing of its rate
-            raise KeyboardInterrupt
-        return measured, row
-
+    try_rate = trier(workload, pinning, engine, label)
     failure, interrupted = "", False
     try:
         found = find_max(workload, objectives, try_rate, say, precision)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,10 @@ import pytest
 
 import echoserver
 from clients.address import format_address
+from clients.workload import Workload
+from loadtest import pinning
 from loadtest.cli import command as echoload
+from loadtest.measure import Engine, RoundInterrupt, measure
 from loadtest.outcome import FORMATS, chosen_files
 from tests import inspection, wire
 from tests.launching import command, free_port, run
@@ -102,6 +106,27 @@ def test_a_run_that_is_interrupted_is_shown_and_saved_so_far(
     rows = files["csv"].read_text().splitlines()
     assert [row["interrupted"] for row in csv.DictReader(rows)] == ["True"]
     assert "Interrupted" in files["hgrm"].read_text()
+
+
+def test_whoever_measures_is_interrupted_and_may_have_the_round_so_far(
+    spawned: echoserver.SpawnedServer,
+) -> None:
+    """So the pilot of a comparison, or a grade's leaderboard, does not go on as if nothing was."""
+    idle = inspection.cpu_seconds(spawned.pid)
+
+    def press_ctrl_c() -> None:
+        if wire.eventually(lambda: inspection.cpu_seconds(spawned.pid) - idle > 0.1, 30):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=press_ctrl_c)
+    pressing.start()
+    workload = Workload(*spawned.address, connections=2, duration=50.0)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        measure(workload, pinning.choose("off"), engine=Engine("epoll"))
+    pressing.join()
+    assert isinstance(caught.value, RoundInterrupt)
+    assert caught.value.round.load.verified > 10
+    assert 0 < caught.value.round.load.seconds < 40
 
 
 def test_the_only_round_of_a_comparison_counts_as_far_as_it_came(
