@@ -67,7 +67,8 @@ class EpollLoad(Load):
         waiting: dict[int, tuple[_Line, int]] = {}
         while batch := [*itertools.islice(lines, _AT_ONCE - len(waiting))] or waiting:
             if self.result.errors["timeout"] and isinstance(batch, list):
-                # Where one waits its whole time in vain, the others would, by and by, for hours.
+                # A connection was not accepted within the timeout: the server does not keep up, and
+                # batch after batch would wait as long.
                 for line in [*batch, *lines]:
                     self._fail(line.peer, TimeoutError())
                 continue

@@ -187,6 +187,6 @@ def _silence() -> None:
 
 
 def complain(sentence: str) -> None:
-    """Say something on standard error; where that cannot be written, nobody is there to be told."""
+    """Print a sentence on standard error; a standard error that is closed or full is ignored."""
     with suppress(OSError, ValueError):
         print(sentence, file=sys.stderr, flush=True)

@@ -61,7 +61,7 @@ class Target(Protocol):
 
     @property
     def how_to_check(self) -> str:
-        """What to do to see what is wrong with it; nothing where there is no more to be seen."""
+        """The command that shows what is wrong with it; empty where there is none."""
 
     def started(self) -> AbstractContextManager[Running]:
         """Start it, and end it with the block."""

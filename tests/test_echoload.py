@@ -349,7 +349,7 @@ def test_auto_takes_the_event_loop_where_threads_cannot_be_started(
 
 
 def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
-    """Once one has waited its whole time in vain, the others are not tried, batch by batch."""
+    """Once one has not been accepted within the timeout, the others are not tried."""
     file = tmp_path / "out.json"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -108,7 +108,7 @@ def test_a_run_that_is_interrupted_is_shown_and_saved_so_far(
     assert "Interrupted" in files["hgrm"].read_text()
 
 
-def test_whoever_measures_is_interrupted_and_may_have_the_round_so_far(
+def test_an_interrupted_round_raises_and_carries_what_was_measured(
     spawned: echoserver.SpawnedServer,
 ) -> None:
     """So the pilot of a comparison, or a grade's leaderboard, does not go on as if nothing was."""
@@ -406,8 +406,8 @@ def test_a_reader_who_has_seen_enough_costs_no_grade(tmp_path: Path) -> None:
     assert result.stdout == "exit 141\n", result.stderr
     report = json.loads(file.read_text())
     assert (report["complete"], report["checks"][0]["status"]) == (True, "passed")
-    nobody = shell(script, *words, f"127.0.0.1:{free_port()}")
-    assert nobody.stdout == "exit 1\n", nobody.stderr
+    refused = shell(script, *words, f"127.0.0.1:{free_port()}")
+    assert refused.stdout == "exit 1\n", refused.stderr
     full = shell('"$@" > /dev/full', *words, f"127.0.0.1:{free_port()}")
     assert full.returncode == 2
     assert "cannot write what was found: No space left on device" in full.stderr

@@ -238,7 +238,7 @@ class Grading:
     def _show(self, said: str) -> None:
         from loadtest.output import show
 
-        if self._unshown is None:  # what cannot be shown is no reason not to be saved
+        if self._unshown is None:  # it can still be saved
             self._unshown = show(lambda: click.echo(said, nl=False))
 
     @property

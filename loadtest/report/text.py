@@ -39,7 +39,7 @@ class Screen(Console):
         super().__init__(file=stream, width=None if stream.isatty() else width)
 
     def on_broken_pipe(self) -> None:
-        """Let whoever prints know, instead of ending the program."""
+        """Raise the error, where rich would end the program."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
