@@ -432,30 +432,25 @@ def hold(
     from dataclasses import asdict
     from pathlib import Path
 
-    from echoserver.errors import EchoServerError
     from loadtest import choice, environment
-    from loadtest.hold import Held
-    from loadtest.hold import hold as open_and_look
+    from loadtest.hold import Held, hold_each
     from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
     from loadtest.outcome import EXIT_COULD_NOT_RUN, EXIT_WRONG
     from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over, refuse_unwritable
     from loadtest.report.text import show_held
     from loadtest.results import SCHEMA
-    from loadtest.workers import LoadError
 
     settings = {"max_connections": str(connections + 16), **choice.server_settings(server_options)}
     if json_file is not None:
         refuse_unwritable(json_file, "--json")
     found: list[Held] = []
-    failure, interrupted, closed = "", False, False
+    interrupted, closed = False, False
     chosen = choice.Choice({"handler": "echo", **settings}, Path(), [])
     treat_all_as_ctrl_c()
+    failures: list[str] = []
     try:
-        for target in chosen.targets(backends, (), (), peers=False, pythons=()):
-            complain(f"{target.name}: opening {connections} connections")
-            found.append(open_and_look(target, connections))
-    except (LoadError, EchoServerError, OSError) as error:
-        failure = str(error)
+        targets = chosen.targets(backends, (), (), peers=False, pythons=())
+        failures = hold_each(targets, connections, found, complain)
     except KeyboardInterrupt:
         interrupted = True
     if found:
@@ -466,13 +461,13 @@ def hold(
             "interrupted": interrupted,
         }
         trouble, closed = hand_over(json_file, held, lambda stream: show_held(found, stream))
-        failure = failure or trouble
-    if failure:
-        complain(f"echoload: {failure}")
+        failures += [trouble] if trouble else []
+    for sentence in failures:
+        complain(f"echoload: {sentence}")
     if interrupted:
         complain("interrupted: only the servers so far were looked at")
         return EXIT_INTERRUPTED
-    if failure:
+    if failures:
         return EXIT_COULD_NOT_RUN
     if any(not one.held for one in found):
         return EXIT_WRONG

@@ -187,6 +187,21 @@ def test_hold_shows_and_saves_the_servers_so_far(tmp_path: Path) -> None:
     assert "10 of 10" in out
 
 
+def test_hold_goes_on_where_one_server_does_not_start(tmp_path: Path) -> None:
+    file, failing = tmp_path / "out.json", tmp_path / "failing.py"
+    failing.write_text(
+        "import echoserver\n"
+        "class Failing(echoserver.Backend):\n"
+        "    def serve(self, listener, service):\n"
+        "        raise echoserver.BootError('no boot today')\n"
+    )
+    words = ["hold", "--backends", f"{failing}:Failing,selector", "-c", "5", "--json", str(file)]
+    result = run("echoload", *words)
+    assert result.returncode == 1
+    assert "Failing was left out: " in result.stderr
+    assert [one["target"] for one in json.loads(file.read_text())["held"]] == ["selector"]
+
+
 def test_an_interrupted_calibration_shows_what_it_found_and_keeps_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [command("echoload"), "calibrate", "--rounds", "50", "--pin", "off"],
