@@ -9,6 +9,9 @@ def parse_address(text: str) -> tuple[str, int]:
     Raises:
         ValueError: It is none of these; the message is a sentence.
     """
+    if "://" in text:
+        scheme, _, rest = text.partition("://")
+        raise ValueError(f"{text!r} is not HOST:PORT; leave out {scheme}://, as in {rest}")
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -9,12 +9,14 @@ it yields               the engine                             and resumes it wi
 ======================  =====================================  =================================
 ``b"..."``              sends that                             what came, as soon as some came
 ``Step(b"...", until)`` sends that, and waits until then       the same; None if nothing came
+`Lost(error)`           counts it, and closes the connection   None
 `RECONNECT`             makes the connection anew              None
 `LEAVE`                 half-closes it: nothing more is sent   None
 ======================  =====================================  =================================
 
 An empty ``bytes`` stands for the end of the stream, as it does for recv(2). Times are nanoseconds
-of `time.perf_counter_ns`, which all processes of a machine share.
+of `time.perf_counter_ns`, which all processes of a machine share. Where the workload says
+``reconnect``, an engine throws what breaks a connection into the conversation, which may go on.
 """
 
 import heapq
@@ -32,6 +34,7 @@ from clients.workload import Workload
 NEVER = 1 << 62
 _STILL_COMING = 0.5  # of a timeout: a reply of which a part came so lately is slow, not cut off
 _MORE_EVIDENCE = 250_000_000  # nanoseconds to wait for what else comes with a wrong reply
+_FIRST_RETRY, _LAST_RETRY = 20_000_000, 1_000_000_000  # nanoseconds between tries to reconnect
 
 
 class Step(NamedTuple):
@@ -46,8 +49,6 @@ RECONNECT = Step(b"", -1)
 LEAVE = Step(b"", -2)
 FAREWELL = 1_000_000_000  # nanoseconds that a server may take to end what we have ended
 
-Talk = Generator[bytes | Step, bytes | None, None]
-
 
 class ReplyError(Exception):
     """A reply that was not what was owed; `kind` is how reports name that."""
@@ -57,6 +58,20 @@ class ReplyError(Exception):
         self.kind = kind
 
 
+class IdleEndError(ReplyError):
+    """The server ended a connection on which it owed nothing, as one that drains does."""
+
+
+class Lost(NamedTuple):
+    """A connection is lost, and is to be made again."""
+
+    error: BaseException | None
+    """What broke it; None: it is the same loss as before, seen again."""
+
+
+Talk = Generator[bytes | Step | Lost, bytes | None, None]
+
+
 class _Owed(NamedTuple):
     """A message that was sent and is not answered."""
 
@@ -64,6 +79,7 @@ class _Owed(NamedTuple):
     expected: bytes
     due: int
     sent: int
+    message: bytes = b""
 
 
 class Conversation:
@@ -95,6 +111,10 @@ class Conversation:
         """Messages."""
         self.leaving = False
         """Everything is answered, and the server was told that nothing more comes."""
+        self.gone = False
+        """It has no connection any more."""
+        self._lost = 0  # when the connection was lost, if nothing was answered since
+        self._retry = 0  # nanoseconds until the next try to make it again
         self._workload = workload
         self._content = content
         self._frames = content(number).frames()
@@ -137,7 +157,9 @@ class Conversation:
             TimeoutError: A reply took longer than the workload's timeout.
         """
         plan = self._workload
-        simple = plan.pipeline == 1 and not (plan.rate or plan.think or plan.reconnect_every)
+        simple = plan.pipeline == 1 and not (
+            plan.rate or plan.think or plan.reconnect_every or plan.reconnect
+        )
         frames: Iterator[Frame] = self._frames
         if self.share is not None:
             frames = itertools.islice(frames, self.share)
@@ -197,7 +219,7 @@ class Conversation:
 
     # -- a pipeline, a schedule, pauses, connections made anew -----------------------------------
 
-    def _stream(self, frames: Iterator[Frame], start: int, deadline: int) -> Talk:  # noqa: C901, PLR0915 - one loop, in the order in which it happens
+    def _stream(self, frames: Iterator[Frame], start: int, deadline: int) -> Talk:  # noqa: C901, PLR0912, PLR0915 - one loop, in the order in which it happens
         """Keep as many messages under way as the pipeline holds, each no sooner than it is due."""
         plan, clock, record = self._workload, time.perf_counter_ns, self._recorder
         dues = self._dues(start)
@@ -206,11 +228,12 @@ class Conversation:
         slots = [start] * plan.pipeline  # when each of those that are free may be used
         anew = plan.reconnect_every or NEVER
         at = 0  # how much has come of the oldest reply
+        again = b""  # what was sent over a connection that was lost
         due, frame = next(dues), next(frames, None)
         now = max(start, clock())
         while True:
-            batch: list[bytes] = []
-            until = NEVER
+            batch: list[bytes] = [again] if again else []
+            until, again = NEVER, b""
             reconnect = False
             while frame is not None and slots:
                 ready = max(slots[0], due)
@@ -227,20 +250,32 @@ class Conversation:
                 number, message, expected = frame
                 sent = clock() if batch else now
                 record.lag.append((sent - ready) // 1000)
-                owed.append(_Owed(number, expected, due if plan.rate else sent, sent))
+                owed.append(_Owed(number, expected, due if plan.rate else sent, sent, message))
                 batch.append(message)
                 self.sent += 1
                 due, frame = next(dues), next(frames, None)
-            if reconnect:  # `now` stays: what it takes to connect is part of the next message
-                anew += plan.reconnect_every or NEVER
-                yield RECONNECT
-                continue
             self.since = owed[0].sent if owed else NEVER
-            if not owed and (frame is None or until >= deadline):
+            if not (owed or reconnect) and (frame is None or until >= deadline):
                 return
-            came = yield b"".join(batch) if until == NEVER else Step(b"".join(batch), until)
-            now = clock()
-            if came is None:
+            try:
+                if reconnect:  # `now` stays: what it takes to connect is part of the next message
+                    anew += plan.reconnect_every or NEVER
+                    yield RECONNECT
+                    continue
+                came = yield b"".join(batch) if until == NEVER else Step(b"".join(batch), until)
+                now = clock()
+                if came is None:
+                    continue
+                if not came:
+                    raise self._ended(owed[0] if owed else None, at)
+            except (OSError, ReplyError) as error:
+                if not plan.reconnect:
+                    raise
+                if not (yield from self._regain(error, deadline)):
+                    return
+                now, at, self._part = clock(), 0, b""
+                owed = deque(one._replace(sent=now) for one in owed)
+                again = b"".join(one.message for one in owed)
                 continue
             data = self._check(came, owed[0] if owed else None, at)
             used = 0
@@ -261,6 +296,35 @@ class Conversation:
                     heapq.heappush(slots, now + int(next(pauses) * 1e9) if pauses else now)
             self._part = owed[0].expected[:at] if owed else b""
 
+    def _regain(
+        self, error: BaseException, deadline: int
+    ) -> Generator[bytes | Step | Lost, bytes | None, bool]:
+        """Make a connection again that was lost; tell whether there is time to go on.
+
+        That it is made shows when something is answered: until then, each failure is one more try
+        of the same loss, after a pause. It is given up where they have taken the whole timeout.
+        """
+        now = time.perf_counter_ns()
+        self.since = NEVER
+        if self._lost and now - self._lost > self._patience:
+            raise error
+        yield Lost(None if self._lost else error)
+        self._lost = self._lost or now
+        while now < deadline:
+            if self._retry:
+                yield Step(b"", now + self._retry)
+            self._retry = min(max(_FIRST_RETRY, 2 * self._retry), _LAST_RETRY)
+            try:
+                yield RECONNECT
+            except OSError:
+                now = time.perf_counter_ns()
+                if now - self._lost > self._patience:
+                    raise
+            else:
+                return True
+        self.give_up()
+        return False
+
     def _dues(self, start: int) -> Iterator[int]:
         """Return when this connection's messages are due: all take turns."""
         plan, schedule = self._workload, self._workload.schedule
@@ -270,6 +334,10 @@ class Conversation:
         return (start + due(number) for number in itertools.count(self.number, everyone))
 
     def _done(self, owed: _Owed, now: int, deadline: int) -> None:
+        if self._lost:
+            self._recorder.recoveries.append((now - max(self._lost, owed.due)) // 1000)
+            self._lost = self._retry = 0
+            self.gone = False
         if now > deadline:
             self.drained += 1
             return
@@ -288,10 +356,16 @@ class Conversation:
             if owed is not None and not starved and self._heard - owed.sent > self._patience:
                 raise self.late()
             return came
-        size = len(owed.expected) if owed else 0
+        raise self._ended(owed, at)
+
+    def _ended(self, owed: _Owed | None, at: int) -> ReplyError:
+        """Return what it means that the stream ended, after so many bytes of the oldest reply."""
         where = f"connection {self.number}, message {owed.number if owed else self.sent}"
+        if owed is None:
+            return IdleEndError("closed", f"{where}: the server ended an idle connection")
+        size = len(owed.expected)
         ended = f"{where}: the server closed the connection after {at} of {size} bytes"
-        raise ReplyError(TRUNCATED if at else "closed", ended)
+        return ReplyError(TRUNCATED if at else "closed", ended)
 
     def late(self) -> Exception:
         """Return what is to be said when the oldest message's time is over."""

@@ -6,6 +6,7 @@ is no thread to switch to, and the GIL is never let go of for another one.
 
 import errno
 import heapq
+import inspect
 import itertools
 import os
 import select
@@ -15,8 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
-from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step
+from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, Lost, ReplyError, Step, Talk
 from clients.load import LOOK, Load, LoadResult, flush
+from clients.proxy_header import PrefacedSocket
 from clients.recording import Second
 from clients.tls import Socket, TlsSocket
 from clients.workload import Workload
@@ -43,6 +45,7 @@ class EpollLoad(Load):
         self._timers: list[tuple[int, int, _Line]] = []
         # Descriptors of those for which TLS has something that readiness does not tell of.
         self._pending: list[int] = []
+        self._away: set[_Line] = set()  # without a connection, until they make one again
 
     def connect(self) -> int:
         """Make every connection, many at a time; return how many were made."""
@@ -54,7 +57,7 @@ class EpollLoad(Load):
             except OSError as error:
                 self._fail(line.peer, error)
                 break
-            address = sock.family, sock.getpeername()
+            address = socket.AddressFamily(sock.family), sock.getpeername()
             line.use(sock, _nothing)
             break
         if address is None:
@@ -62,8 +65,15 @@ class EpollLoad(Load):
                 self.workload.host, self.workload.port, type=socket.SOCK_STREAM
             )[0]
             address = family, where
+        self._address = address
         waiting: dict[int, tuple[_Line, int]] = {}
         while batch := [*itertools.islice(lines, _AT_ONCE - len(waiting))] or waiting:
+            if self.result.errors["timeout"] and isinstance(batch, list):
+                # A connection was not accepted within the timeout: the server does not keep up, and
+                # batch after batch would wait as long.
+                for line in [*batch, *lines]:
+                    self._fail(line.peer, TimeoutError())
+                continue
             for line in batch if isinstance(batch, list) else ():
                 try:
                     line.use(self._begin(*address), _nothing)
@@ -107,6 +117,8 @@ class EpollLoad(Load):
                 raise OSError(problem, os.strerror(problem))
         if isinstance(line.connection, TlsSocket):
             line.connection.handshake()
+        else:
+            line.connection.send(b"")  # and with it, a header that comes before all else
 
     def wait(self) -> None:
         """Run until the time is over, or everything is answered or has failed."""
@@ -114,7 +126,7 @@ class EpollLoad(Load):
         for line in self._lines.values():
             if line.open and line.peer.number < self.workload.asking:
                 line.connection.setblocking(False)
-                line.talk = line.peer.talk(self._start, self._deadline).send
+                line.converse(line.peer.talk(self._start, self._deadline))
                 self._watch(line)
                 self._go_on(line)
         self._run(self._deadline)
@@ -128,7 +140,7 @@ class EpollLoad(Load):
         self._run(NEVER)
         for line in self._lines.values():
             if line.open and line.connection.fileno() != -1:
-                if not line.peer.starved:
+                if not (line.peer.starved or self._stopped):
                     self._expect_silence(line.peer, line.connection)
                 line.connection.close()
         return self._tally()
@@ -140,11 +152,13 @@ class EpollLoad(Load):
         talking, size, clock = self._talking, self._size, time.perf_counter_ns
         find, can_send = talking.get, select.EPOLLOUT
         look = 0
-        while talking:
+        while talking or self._away:
             now = clock()
             if now >= deadline:
                 return
             if now >= look:
+                if self._stopped:
+                    return
                 look = now + LOOK
                 self._drop_the_late(now)
             if now >= self._next_tick:
@@ -156,7 +170,7 @@ class EpollLoad(Load):
                 if events == can_send:
                     self._flush(line)
                     continue
-                step: bytes | Step = b""
+                step: bytes | Step | Lost = b""
                 try:
                     step = talk(recv(size))
                     if step.__class__ is not bytes:
@@ -168,7 +182,9 @@ class EpollLoad(Load):
                         self._send_later(line, cast("bytes", step))
                 except StopIteration:
                     self._done(line)
-                except (OSError, ReplyError) as error:
+                except OSError as error:
+                    self._lose(line, error)
+                except ReplyError as error:
                     self._drop(line, error)
 
     def _ready(self, wait: int) -> list[tuple[int, int]]:
@@ -202,10 +218,30 @@ class EpollLoad(Load):
             self._carry_out(line, line.talk(None))
         except StopIteration:
             self._done(line)
-        except (OSError, ReplyError) as error:
+        except OSError as error:
+            self._lose(line, error)
+        except ReplyError as error:
             self._drop(line, error)
 
-    def _carry_out(self, line: "_Line", step: bytes | Step) -> None:
+    def _lose(self, line: "_Line", error: OSError) -> None:
+        """Let a conversation know what broke its connection, where it may go on over another."""
+        problem = error
+        while self.workload.reconnect and not line.over:
+            self._close(line)
+            self._away.add(line)
+            try:
+                self._carry_out(line, line.throw(problem))
+            except StopIteration:
+                self._done(line)
+            except OSError as next_one:
+                problem = next_one
+                continue
+            except ReplyError as wrong:
+                self._drop(line, wrong)
+            return
+        self._drop(line, problem)
+
+    def _carry_out(self, line: "_Line", step: bytes | Step | Lost) -> None:
         """Do what a conversation wants."""
         while not isinstance(step, bytes):
             if step is RECONNECT:
@@ -213,6 +249,11 @@ class EpollLoad(Load):
             elif step is LEAVE:
                 with suppress(OSError):  # the server has ended it already
                     line.connection.shutdown(socket.SHUT_WR)
+            elif isinstance(step, Lost):
+                self._close(line)
+                self._away.add(line)
+                if step.error is not None:
+                    self._count(line.peer, step.error)
             else:
                 if step.until != line.until:
                     line.until = step.until
@@ -242,7 +283,7 @@ class EpollLoad(Load):
         except BlockingIOError:
             return
         except OSError as error:
-            self._drop(line, error)
+            self._lose(line, error)
             return
         line.send = send
         self._talking[line.fd] = line.tools
@@ -274,14 +315,20 @@ class EpollLoad(Load):
         if self._talking.pop(line.fd, None):
             self._epoll.unregister(line.fd)
 
+    def _close(self, line: "_Line") -> None:
+        self._forget(line)
+        line.connection.close()
+        line.fd = -1  # the number may be another one's soon
+
     def _done(self, line: "_Line") -> None:
         self._forget(line)
+        self._away.discard(line)
         if line.peer.share is not None:  # it makes room for who waits
             line.connection.close()
 
     def _drop(self, line: "_Line", error: BaseException) -> None:
-        self._forget(line)
-        line.connection.close()
+        self._close(line)
+        self._away.discard(line)
         self._fail(line.peer, error)
 
     def _drop_the_late(self, now: int) -> None:
@@ -290,11 +337,9 @@ class EpollLoad(Load):
 
     def _reconnect(self, line: "_Line") -> None:
         """Begin the next connection of this one; the handshake may still be under way."""
-        family, address = line.connection.family, line.connection.getpeername()
-        talk = line.talk
-        self._forget(line)
-        line.connection.close()
-        line.use(self._begin(family, address), talk)
+        self._close(line)
+        line.use(self._begin(*self._address), line.talk)
+        self._away.discard(line)
         self._watch(line)
 
     def _begin(self, family: int, address: Any) -> Socket:
@@ -306,10 +351,12 @@ class EpollLoad(Load):
         if problem not in {0, errno.EINPROGRESS}:
             sock.close()
             raise OSError(problem, os.strerror(problem))
+        if self.workload.proxy_header:
+            sock = cast("socket.socket", PrefacedSocket(sock, self.workload.proxy_header, address))
         return self._secured(sock)
 
 
-_Talk = Callable[[bytes | None], bytes | Step]
+_Talk = Callable[[bytes | None], bytes | Step | Lost]
 _Send = Callable[[bytes], int]
 _Recv = Callable[[int], bytes]
 
@@ -322,7 +369,10 @@ def _nothing(_came: bytes | None) -> bytes:
 class _Line:
     """A connection, and the conversation over it."""
 
-    __slots__ = ("connection", "fd", "open", "peer", "recv", "send", "talk", "unsent", "until")
+    __slots__ = (
+        *("connection", "fd", "open", "peer", "recv", "send", "talk", "unsent", "until"),
+        "_conversation",
+    )
 
     connection: Socket
     talk: "_Talk"
@@ -334,6 +384,22 @@ class _Line:
         self.open = False
         self.until = NEVER
         self.unsent = bytearray()
+        self._conversation: Talk | None = None
+
+    def converse(self, talk: Talk) -> None:
+        """Have this conversation from now on."""
+        self._conversation, self.talk = talk, talk.send
+
+    @property
+    def over(self) -> bool:
+        """The conversation has ended, or not begun."""
+        talk = self._conversation
+        return talk is None or inspect.getgeneratorstate(talk) == inspect.GEN_CLOSED
+
+    def throw(self, error: OSError) -> bytes | Step | Lost:
+        """Let the conversation know what broke its connection; return what it wants then."""
+        assert self._conversation is not None  # noqa: S101 - it is not over
+        return self._conversation.throw(error)
 
     @property
     def tools(self) -> "tuple[_Line, _Recv, _Talk, _Send]":

@@ -20,8 +20,9 @@ from pathlib import Path
 from hdrh.histogram import HdrHistogram
 
 from clients.content import Content
-from clients.conversation import NEVER, Conversation, ReplyError
-from clients.recording import Recorder, Second, histogram
+from clients.conversation import NEVER, Conversation, IdleEndError, ReplyError
+from clients.proxy_header import proxy_header
+from clients.recording import Recorder, Second, folded, histogram
 from clients.tls import Socket, TlsError, TlsSocket
 from clients.workload import Workload
 from echoserver import load_handler
@@ -53,7 +54,15 @@ class LoadResult:
     wait_share: float = 0.0
     """Time for which its loop could have run, and something else did, likewise."""
     errors: Counter[str] = field(default_factory=Counter)
-    """Connections that failed, by kind; a connection that failed stays out."""
+    """Connections that failed, by kind; unless they are made again, they stay out."""
+    ended_idle: int = 0
+    """Connections that the server ended while it owed nothing on them, which is not an error."""
+    gone: int = 0
+    """Connections that were not there any more at the end, or never were."""
+    unsent: int = 0
+    """Of the messages that were dropped, those whose connection was gone."""
+    reconnects: int = 0
+    """Connections that were lost, made again, and served again."""
     first_errors: dict[str, str] = field(default_factory=dict)
     """For each kind, what happened first."""
     latency: HdrHistogram = field(default_factory=histogram)
@@ -62,6 +71,8 @@ class LoadResult:
     """With a rate: microseconds from when it was sent."""
     lag: HdrHistogram = field(default_factory=histogram)
     """Microseconds by which messages were sent later than they could have been."""
+    recovery: HdrHistogram = field(default_factory=histogram)
+    """Microseconds from the loss of a connection until it was served again."""
 
     def add(self, second: Second) -> None:
         """Take in what was measured in a second."""
@@ -102,6 +113,7 @@ class Load(ABC):
         self._ticked = 0
         self._ticks = 0
         self._cpu = self._waited = 0.0
+        self._stopped = 0
         trust = workload.trust
         self._context = trust.context() if trust else None
         answer, sizes, shares = (
@@ -141,6 +153,13 @@ class Load(ABC):
     def finish(self) -> LoadResult:
         """Wait for the replies under way, close everything, return the result."""
 
+    def stop(self) -> None:
+        """End the time now, and wait for no reply; a signal's handler may call this.
+
+        What was measured until then is the result.
+        """
+        self._stopped = self._stopped or time.perf_counter_ns()
+
     # -- the clock -------------------------------------------------------------------------------
 
     def _tick(self, now: int) -> None:
@@ -169,7 +188,9 @@ class Load(ABC):
             self._tick(now)
         self._tick(now)
         end = min(now, self._deadline)
-        if self._deadline == NEVER:  # who waited in vain does not make the others slower
+        if (
+            self._deadline == NEVER and not self._stopped
+        ):  # who waited in vain does not make the others slower
             end = max((peer.last_reply for peer in self._peers), default=0) or now
         self.result.seconds = max(0, end - self._counts_from) / 1e9
         at_work = (now - self._counts_from) / 1e9
@@ -198,6 +219,8 @@ class Load(ABC):
         workload = self.workload
         sock = socket.create_connection((workload.host, workload.port), workload.timeout)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if workload.proxy_header:
+            sock.sendall(proxy_header(workload.proxy_header, sock))
         secured = self._secured(sock)
         if isinstance(secured, TlsSocket):
             secured.handshake()
@@ -217,17 +240,26 @@ class Load(ABC):
         result, workload = self.result, self.workload
         schedule = workload.schedule
         if schedule is not None and workload.duration is not None:
-            due = schedule.count(workload.warmup + workload.duration)
-            mine = (
-                len(range(peer.number, due, workload.asking))
+            asked = workload.warmup + workload.duration
+            if self._stopped:
+                asked = min(asked, max(0, self._stopped - self._start) / 1e9)
+            due = schedule.count(asked)
+            unsent = {
+                peer.number: len(range(peer.number, due, workload.asking)) - peer.sent
                 for peer in self._peers
                 if peer.number < workload.asking
-            )
-            result.dropped = sum(mine) - sum(peer.sent for peer in self._peers)
+            }
+            result.dropped = max(0, sum(unsent.values()))
+            result.unsent = sum(unsent.get(peer.number, 0) for peer in self._peers if peer.gone)
         for peer in self._peers:
             result.drained += peer.drained
             result.served += peer.served
             result.starved += peer.starved
+            result.gone += peer.gone
+        result.reconnects = len(self._recorder.recoveries)
+        result.recovery = folded(self._recorder.recoveries)
+        if self._stopped:
+            self._recorder.take()  # what came while everyone was told to stop
         if self._recorder.latencies:  # a thread was about to add to what the last tick took
             self._tick(time.perf_counter_ns())
         return result
@@ -238,6 +270,11 @@ class Load(ABC):
             sock.setblocking(False)
             if extra := sock.recv(4096):
                 self._fail(peer, peer.wrong(None, extra))
+            elif peer.number >= self.workload.asking:
+                self._fail(peer, IdleEndError("closed", "the server ended a silent connection"))
+        with suppress(OSError):
+            sock.getpeername()
+            peer.gone = False  # it was made again, and there was nothing to send since
 
     def _fail(self, peer: Conversation, error: BaseException) -> None:
         """Count what ended a connection."""
@@ -248,10 +285,18 @@ class Load(ABC):
                 return  # which is not an error
             error = peer.late()
         peer.give_up()
+        self._count(peer, error)
+
+    def _count(self, peer: Conversation, error: BaseException) -> None:
+        """Count what a connection was lost by."""
+        peer.gone = True
         kind, explanation = _classify(error)
         if not isinstance(error, ReplyError):
             explanation = f"connection {peer.number}: {explanation}"
         with self._lock:
+            if isinstance(error, IdleEndError):
+                self.result.ended_idle += 1
+                return
             self.result.errors[kind] += 1
             self.result.first_errors.setdefault(kind, explanation)
 

@@ -48,6 +48,8 @@ class Recorder:
         """With a schedule: from when it was sent to its reply."""
         self.lag: list[int] = []
         """From when a message could be sent to when it was: how late we ourselves are."""
+        self.recoveries: list[int] = []
+        """From when a connection was lost to the first reply on the one made after it."""
 
     def take(self) -> tuple[HdrHistogram, HdrHistogram, HdrHistogram]:
         """Return what came since the last time: latencies, raw ones, lag."""

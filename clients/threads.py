@@ -11,9 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import cast
 
 from clients.client import SENT_AT_ONCE, has_pending
-from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step, Talk
+from clients.conversation import (
+    LEAVE,
+    NEVER,
+    RECONNECT,
+    Conversation,
+    Lost,
+    ReplyError,
+    Step,
+    Talk,
+)
 from clients.load import LOOK, Load, LoadResult, flush, prefer_throughput
 from clients.recording import Second
 from clients.tls import Socket
@@ -77,7 +87,7 @@ class ThreadLoad(Load):
         # Who never had a byte is starved. To wait for it would let it have, after the time, the
         # place of one who is done. All others get their reply, or run into their timeout.
         for peer in self._peers:
-            if peer.starved:
+            if peer.starved or self._stopped:
                 self._cut_short(peer, self._starved)
         self._join(NEVER)
         for peer in self._peers:
@@ -89,13 +99,15 @@ class ThreadLoad(Load):
         return self._tally()
 
     def _join(self, deadline: int) -> None:
-        """Wait until all threads have ended, or a time in nanoseconds."""
+        """Wait until all threads have ended, or a time in nanoseconds, or `stop`."""
         waiting = list(reversed(self._threads))
         look = 0
         while waiting and (now := time.perf_counter_ns()) < deadline:
             if now >= self._next_tick:
                 self._tick(now)
             if now >= look:
+                if self._stopped:
+                    return
                 look = now + LOOK
                 for peer in list(self._late(now)):
                     self._cut_short(peer, self._overdue)
@@ -123,6 +135,8 @@ class ThreadLoad(Load):
             time.sleep(max(0, self._start - time.perf_counter_ns()) / 1e9)
             talk = peer.talk(self._start, self._deadline)
             try:
+                if self.workload.reconnect:
+                    self._persisting(peer, talk)
                 self._blocking(peer, talk) if self._sent_at_once else self._polling(peer, talk)
             except StopIteration:
                 if peer.share is not None:  # it makes room for who waits
@@ -155,7 +169,36 @@ class ThreadLoad(Load):
             else:  # the last steps of it
                 self._polling(peer, talk, step)
 
-    def _polling(self, peer: Conversation, talk: Talk, step: bytes | Step | None = None) -> None:
+    def _persisting(self, peer: Conversation, talk: Talk) -> None:
+        """Do the same, and let the conversation know what breaks its connections: it goes on."""
+        wire: _Wire | _NoWire = _Wire(self._socks[peer.number], self._size)
+        step = talk.send(None)
+        while True:
+            came: bytes | None = None
+            problem: OSError | None = None
+            try:
+                if step is RECONNECT:
+                    wire = _Wire(self._reconnected(peer), self._size)
+                elif step is LEAVE:
+                    with suppress(OSError):  # the server has ended it already
+                        self._socks[peer.number].shutdown(socket.SHUT_WR)
+                elif isinstance(step, Lost):
+                    self._socks[peer.number].close()
+                    wire = _NoWire()
+                    if step.error is not None:
+                        self._count(peer, step.error)
+                else:
+                    data, until = (step, NEVER) if isinstance(step, bytes) else step
+                    came = wire.exchange(data, until)
+            except OSError as error:
+                problem = error
+            if peer.number in self._starved or peer.number in self._overdue:
+                raise problem or TimeoutError
+            step = talk.send(came) if problem is None else talk.throw(problem)
+
+    def _polling(
+        self, peer: Conversation, talk: Talk, step: bytes | Step | Lost | None = None
+    ) -> None:
         """Do the same where it can be time to send while an answer is awaited."""
         wire = _Wire(self._socks[peer.number], self._size)
         came: bytes | None = None
@@ -170,7 +213,7 @@ class ThreadLoad(Load):
                     self._socks[peer.number].shutdown(socket.SHUT_WR)
                 came = None
             else:
-                data, until = (step, NEVER) if isinstance(step, bytes) else step
+                data, until = (step, NEVER) if isinstance(step, bytes) else cast("Step", step)
                 came = wire.exchange(data, until)
             step = None
 
@@ -178,6 +221,15 @@ class ThreadLoad(Load):
         self._socks[peer.number].close()
         sock = self._socks[peer.number] = self._open()
         return sock
+
+
+class _NoWire:
+    """No connection: time passes, and nothing comes."""
+
+    @staticmethod
+    def exchange(_data: bytes, until: int) -> None:
+        """Wait until nanosecond `until`."""
+        time.sleep(max(0, until - time.perf_counter_ns()) / 1e9)
 
 
 class _Wire:

@@ -41,6 +41,11 @@ class Workload:
     """How many of the connections ask; the others are open and silent. None: all."""
     reconnect_every: int | None = None
     """After so many messages a connection is made anew, and its time counts; None: never."""
+    reconnect: bool = False
+    """A connection that the server ends, or that breaks, is made again; what was not answered on it
+    is sent again."""
+    proxy_header: str | None = None
+    """Each connection begins with a header of the PROXY protocol: ``v1`` or ``v2``; None: none."""
     handler: str = "echo"
     """The server's handler: a name or a class, as the server takes it; `answers` tells what it
     answers."""

@@ -1,5 +1,6 @@
 """How the three commands speak at the prompt: one sentence, the right exit code, no traceback."""
 
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,7 @@ def run(command: click.Command) -> NoReturn:
     else a command returns is its exit code.
     """
     _occupy_standard_descriptors()
+    _replace_what_cannot_be_encoded()
     name = command.name or "echoserver"
     if f"_{name.upper()}_COMPLETE" in os.environ:
         command.main(prog_name=name)  # a shell asks what could be typed next
@@ -81,6 +83,16 @@ def _leave(code: int) -> NoReturn:
         except (OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Let a terminal that is not UTF-8 see a question mark, and no traceback, where it must."""
+    stream = sys.stdout
+    if not isinstance(stream, io.TextIOWrapper):
+        return
+    takes_all = (stream.encoding.lower(), stream.errors) == ("utf-8", "surrogateescape")
+    if stream.errors in {"strict", "surrogateescape"} and not takes_all:
+        stream.reconfigure(errors="replace")
 
 
 def _occupy_standard_descriptors() -> None:

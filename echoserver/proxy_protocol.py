@@ -28,6 +28,29 @@ LOCAL = _V2_HEAD.pack(_V2, _LOCAL, 0, 0)
 """A header of whoever speaks for itself, as balancers do to see whether a server lives."""
 
 
+LOCAL_V1 = b"PROXY UNKNOWN\r\n"
+"""The same in version 1."""
+
+
+def encode(version: str, source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """Return the header of a connection that is passed on.
+
+    Args:
+        version: ``v1`` or ``v2``.
+        source: The client's address and port.
+        destination: Those that it connected to; of the same family.
+    """
+    hosts = [ipaddress.ip_address(host.partition("%")[0]) for host, _ in (source, destination)]
+    ports = [port for _, port in (source, destination)]
+    six = hosts[0].version == 6  # noqa: PLR2004 - of IP
+    if version == "v1":
+        words = ["PROXY", "TCP6" if six else "TCP4", *map(str, hosts), *map(str, ports)]
+        return " ".join(words).encode("ascii") + b"\r\n"
+    family = 0x21 if six else 0x11
+    packed = _PACKED[family].pack(*(host.packed for host in hosts), *ports)
+    return _V2_HEAD.pack(_V2, _PROXIED, family, len(packed)) + packed
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a header says."""

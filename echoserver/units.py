@@ -5,6 +5,8 @@ import re
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|ms|s|m|h)?", re.ASCII)
+# Several, the largest unit first, and a fraction only in the last: 1m30s, 1h2m3.5s.
+_PART = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|ms|s|m|h)\s*", re.ASCII)
 _LONGEST = 1e8  # about three years: beyond it, a kernel's struct timeval may not follow
 
 _PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -26,19 +28,35 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 
 def parse_duration(text: str | float) -> float:
-    """Return the seconds that `text` names: ``30``, ``"2.5"``, ``"500ms"``, ``"5s"``, ``"2m"``.
+    """Return the seconds that `text` names: ``30``, ``"2.5"``, ``"500ms"``, ``"2m"``, ``"1m30s"``.
 
     Raises:
         ValueError: `text` is no such number; the message completes "X must be ...".
     """
     if isinstance(text, str):
         match = _DURATION.fullmatch(text.strip())
-        seconds = float(match["number"]) * _SECONDS[match["unit"] or "s"] if match else math.nan
+        seconds = (
+            float(match["number"]) * _SECONDS[match["unit"] or "s"]
+            if match
+            else _sum_of_parts(text.strip())
+        )
     else:
         seconds = float(text)
     if not 0 <= seconds <= _LONGEST:
         raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")
     return seconds
+
+
+def _sum_of_parts(text: str) -> float:
+    """Return the seconds of a duration in several units; not a number where it is none."""
+    seconds, before, at = 0.0, math.inf, 0
+    while match := _PART.match(text, at):
+        unit = _SECONDS[match["unit"]]
+        last = match.end() == len(text)
+        if unit >= before or not (last or match["number"].isdecimal()):
+            return math.nan
+        seconds, before, at = seconds + float(match["number"]) * unit, unit, match.end()
+    return seconds if text and at == len(text) else math.nan
 
 
 def parse_quantity(text: str | float) -> float:

@@ -124,6 +124,11 @@ def engine_for_one(engine: "Engine", workload: "Workload", cpus: "Pinning") -> "
     return make_engine(name, engine.processes, cpus), said
 
 
+def engine_without_threads(engine: "Engine", cpus: "Pinning", why: str) -> "tuple[Engine, str]":
+    """Return the engine that needs no threads, and why it is that one."""
+    return make_engine("epoll", engine.processes, cpus), f"Engine: epoll, chosen because {why}."
+
+
 def engine_for_all(plan: "Plan", progress: "RoundProgress", notes: list[str]) -> "Plan":
     """Return a plan whose engine is chosen, by trying where that is left to us."""
     from dataclasses import replace
@@ -245,8 +250,14 @@ def read_baseline(
     return found
 
 
-def describe_plan(plan: "Plan", duration: float) -> str:
-    """Return what was asked for, in a sentence or two."""
+def describe_plan(plan: "Plan", duration: float, done: int) -> str:
+    """Return what was asked for, and how far it came, in a sentence or two.
+
+    Args:
+        plan: What was compared.
+        duration: Of each round, in seconds.
+        done: How many rounds each target came through, but for those that failed.
+    """
     workload = plan.cells[0].workload
     swept = plan.cells[0].sweep
     where = (
@@ -271,7 +282,8 @@ def describe_plan(plan: "Plan", duration: float) -> str:
     if workload.rate:
         upto = f" to {workload.rate_end:,.0f}" if workload.rate_end else ""
         words.append(f"due at {workload.rate:,.0f}{upto} a second")
-    words.append(f"{plan.rounds} interleaved rounds" if plan.rounds > 1 else "one round")
+    rounds = f"{plan.rounds} interleaved rounds" if plan.rounds > 1 else "one round"
+    words.append(rounds if done >= plan.rounds else f"after {done} of {rounds}")
     processes = f" in {plan.engine.processes} processes" if plan.engine.processes > 1 else ""
     return (
         f"{', '.join(words)} of {duration:g} s; {where}; client: {plan.engine.name}{processes}. "

@@ -13,16 +13,16 @@ import random
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from errno import ENOENT
 from pathlib import Path
 
 from clients.workload import Workload
 from loadtest.environment import cpu_model
 from loadtest.measure import Engine, measure
+from loadtest.output import write
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import Pinning, pinned
-from loadtest.results import write
 from loadtest.statistics import median, paired_ratio
 from loadtest.targets import BackendTarget, PeerTarget, Running, Target, Workshop, started_on
 from loadtest.worker import ENGINES
@@ -84,7 +84,41 @@ def keep(found: dict[str, Calibration]) -> Path:
     return path
 
 
-def calibrate(pinning: Pinning, rounds: int) -> dict[str, Calibration]:
+@dataclass(slots=True)
+class Rates:
+    """What each client reached, round by round."""
+
+    rounds: int
+    """How often each is measured; its median counts."""
+    server: str = ""
+    """Against which server."""
+    by_client: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> int:
+        """How many rounds came to their end."""
+        return min(map(len, self.by_client.values()), default=0)
+
+    def summary(self) -> dict[str, Calibration]:
+        """Return what came of the rounds so far, by engine."""
+        limit = self.by_client.get(IN_C.name)
+        return {
+            engine: Calibration(
+                median(values),
+                self.server,
+                paired_ratio(*_pairs(values, limit)).median if limit else None,
+            )
+            for engine, values in self.by_client.items()
+            if engine != IN_C.name and values
+        }
+
+
+def _pairs(one: list[float], two: list[float]) -> tuple[list[float], list[float]]:
+    both = min(len(one), len(two))
+    return one[:both], two[:both]
+
+
+def calibrate(pinning: Pinning, rates: Rates) -> None:
     """Measure what one process of each engine can do here, and the plainest client in C.
 
     The client in C verifies nothing, and is there where it can be compiled; it takes its turn in
@@ -92,32 +126,24 @@ def calibrate(pinning: Pinning, rounds: int) -> dict[str, Calibration]:
 
     Args:
         pinning: The CPUs of server and client.
-        rounds: How often each is measured; its median counts.
+        rates: Added to; being interrupted leaves in it what was measured until then.
 
     Raises:
         loadtest.workers.LoadError: It cannot be measured.
     """
-    rates: dict[str, list[float]] = {}
     with Workshop() as folder:
         target: Target = BackendTarget("selector")
         clients = list(ENGINES)
         if not PEERS["c-epoll"].missing and folder.is_dir():
             target = PeerTarget(PEERS["c-epoll"], folder)
             clients.append(IN_C.name)
-        for number in range(rounds):
+        rates.server = target.name
+        rates.by_client = {client: [] for client in clients}
+        for number in range(rates.rounds):
             for client in random.Random(number).sample(clients, len(clients)):
                 with started_on(target, pinning.server) as running:
                     rate = _rate(client, running, pinning, folder)
-                rates.setdefault(client, []).append(rate)
-    limit = rates.pop(IN_C.name, None)
-    return {
-        engine: Calibration(
-            median(values),
-            target.name,
-            paired_ratio(values, limit).median if limit else None,
-        )
-        for engine, values in rates.items()
-    }
+                rates.by_client[client].append(rate)
 
 
 def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> float:

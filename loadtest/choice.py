@@ -22,6 +22,7 @@ from loadtest.targets import (
     describe_target,
     find_interpreter,
     other_target,
+    split_label,
 )
 
 BACKENDS = "process,thread,pool,selector,coroutine,gevent,asyncio"
@@ -109,11 +110,10 @@ class Choice:
             self._notes.append(
                 "The command has no {port}: it must listen on the environment's PORT."
             )
-        label, equals, first = command[0].partition("=")
-        if equals and label.isidentifier():
-            command = [first, *command[1:]]
-        else:
-            label = Path(command[0]).name
+        label, first = split_label(command[0])
+        command = [first, *command[1:]]
+        if label is None:
+            label = Path(first).name
         return CommandTarget(list(command), label)
 
     def _backend(self, one: Described, source: str) -> BackendTarget:
@@ -203,7 +203,7 @@ def _settings_of(
 
 def server_settings(words: tuple[str, ...], source: str = "--server-option") -> dict[str, Any]:
     """Read ``NAME=VALUE``; the server checks the values."""
-    known = {setting.name for setting in all_settings() if not setting.metadata.get("hidden")}
+    known = {s.name: s.metadata for s in all_settings() if not s.metadata.get("hidden")}
     found: dict[str, Any] = {}
     for word in words:
         name, _, value = word.partition("=")
@@ -215,6 +215,11 @@ def server_settings(words: tuple[str, ...], source: str = "--server-option") -> 
         if name in {"backend", "handler", "handler_option"}:
             usage(f"{source} {word!r}: --{name.replace('_', '-')} has a place of its own")
         found[name] = value
+        if known[name].get("flag"):
+            try:
+                found[name] = known[name]["parse"](value)
+            except ValueError as error:
+                usage(f"{source} {word!r} must be {error}")
     return found
 
 

@@ -1,6 +1,5 @@
 """The command `echoload`."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from loadtest.asked import (
     empty_result,
     engine_for_all,
     engine_for_one,
+    engine_without_threads,
     make_cells,
     make_engine,
     make_objectives,
@@ -72,7 +72,8 @@ def command() -> None:
 
     Exit codes: 0 measured; 1 could not run; 2 usage; 3 an objective or the baseline was missed; 4 a
     reply was wrong, or nothing was verified; 5 it cannot be told, because the client was the limit
-    or the rounds were too few; 130 Ctrl-C, after the table so far.
+    or the rounds were too few; 130 Ctrl-C or SIGTERM, after the table and files so far; 141
+    measured and saved, but standard output was closed.
     """
 
 
@@ -112,9 +113,10 @@ def run(
     *, address: str, engine: str, processes: int, slo: str | None, quiet: bool, **options: Any
 ) -> int:
     """Put one running server under load."""
-    from loadtest.measure import measure
+    from loadtest.measure import RoundInterrupt, measure
     from loadtest.outcome import Measurement, chosen_files
     from loadtest.sampler import local_server
+    from loadtest.workers import NoThreadsError
 
     if options["duration"] is not None and options["messages"] is not None:
         usage("-d and -n contradict each other; give one of them")
@@ -145,7 +147,19 @@ def run(
             this.plan["engine"] = chosen.name
         progress.begin(0, result.target)
         pid = local_server(workload.host, workload.port)
-        result.rounds.append(measure(workload, cpus, pid, progress.during, chosen))
+        try:
+            measured = measure(workload, cpus, pid, progress.during, chosen)
+        except RoundInterrupt as interrupt:
+            result.rounds.append(interrupt.round)
+            raise
+        except NoThreadsError as error:
+            if engine != "auto":
+                raise
+            chosen, this.notes[-1] = engine_without_threads(chosen, cpus, str(error))
+            this.plan["engine"] = chosen.name
+            go(progress)  # once more: it is not "auto" any longer
+            return
+        result.rounds.append(measured)
         progress.end(f"{result.rounds[0].throughput:,.0f} messages/s")
         if engine == "auto" and chosen.name == "threads" and result.rounds[0].limit:
             this.notes[-1] = "Engine: threads, which turned out to be the limit: --engine epoll."
@@ -262,8 +276,9 @@ def compare(
 ) -> int:
     """Compare servers: a fresh one for every target and round."""
     from loadtest import choice
-    from loadtest.compare import Plan
+    from loadtest.compare import Plan, try_each
     from loadtest.compare import compare as run_rounds
+    from loadtest.measure import allow_descriptors
     from loadtest.outcome import Measurement, chosen_files
     from loadtest.statistics import least_rounds
     from loadtest.targets import Workshop
@@ -302,10 +317,24 @@ def compare(
 
         def go(progress: "RoundProgress") -> None:
             nonlocal plan
+            allow_descriptors(max(cell.workload.connections for cell in plan.cells))
+            plan, failures = try_each(plan, progress.say)
+            this.leave_out(failures)
+            if not plan.cells:
+                return
+            if base not in {cell.target.name for cell in plan.cells}:
+                this.reference = choose_reference(None, [cell.target for cell in plan.cells])
             plan = engine_for_all(plan, progress, this.notes)
             this.plan["engine"] = plan.engine.name
-            this.notes.append(describe_plan(plan, options["duration"]))
-            run_rounds(plan, this.results, progress)
+            try:
+                this.leave_out(run_rounds(plan, this.results, progress))
+            finally:
+                done = [
+                    sum(not one.interrupted for one in result.rounds)
+                    for result in this.results
+                    if not result.failed
+                ]
+                this.notes.append(describe_plan(plan, options["duration"], min(done, default=0)))
 
         return this.carry_out(go)
 
@@ -354,7 +383,7 @@ def find_max(
     from dataclasses import replace
 
     from loadtest import search
-    from loadtest.outcome import refuse_unwritable
+    from loadtest.output import refuse_unwritable
 
     if json_file is not None:
         refuse_unwritable(json_file, "--json")
@@ -400,44 +429,49 @@ def hold(
     *, backends: str, connections: int, server_options: tuple[str, ...], json_file: str | None
 ) -> int:
     """Count how many idle connections servers hold, and the memory of each."""
-    import json
     from dataclasses import asdict
     from pathlib import Path
 
-    from echoserver.errors import EchoServerError
     from loadtest import choice, environment
-    from loadtest.hold import Held
-    from loadtest.hold import hold as open_and_look
-    from loadtest.outcome import EXIT_COULD_NOT_RUN, EXIT_WRONG, refuse_unwritable
+    from loadtest.hold import Held, hold_each
+    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+    from loadtest.outcome import EXIT_COULD_NOT_RUN, EXIT_WRONG
+    from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over, refuse_unwritable
     from loadtest.report.text import show_held
-    from loadtest.results import SCHEMA, write
-    from loadtest.workers import LoadError
+    from loadtest.results import SCHEMA
 
     settings = {"max_connections": str(connections + 16), **choice.server_settings(server_options)}
     if json_file is not None:
         refuse_unwritable(json_file, "--json")
     found: list[Held] = []
-    failure = ""
+    interrupted, closed = False, False
     chosen = choice.Choice({"handler": "echo", **settings}, Path(), [])
+    treat_all_as_ctrl_c()
+    failures: list[str] = []
     try:
-        for target in chosen.targets(backends, (), (), peers=False, pythons=()):
-            print(f"{target.name}: opening {connections} connections", file=sys.stderr)
-            found.append(open_and_look(target, connections))
-    except (LoadError, EchoServerError, OSError) as error:
-        failure = str(error)
+        targets = chosen.targets(backends, (), (), peers=False, pythons=())
+        failures = hold_each(targets, connections, found, complain)
+    except KeyboardInterrupt:
+        interrupted = True
     if found:
-        show_held(found)
-        if json_file is not None:
-            held = {
-                "schema": SCHEMA,
-                "environment": environment.describe(([], [])),
-                "held": list(map(asdict, found)),
-            }
-            write(json_file, json.dumps(held, indent=2) + "\n")
-    if failure:
-        print(f"echoload: {failure}", file=sys.stderr)
+        held = {
+            "schema": SCHEMA,
+            "environment": environment.describe(([], [])),
+            "held": list(map(asdict, found)),
+            "interrupted": interrupted,
+        }
+        trouble, closed = hand_over(json_file, held, lambda stream: show_held(found, stream))
+        failures += [trouble] if trouble else []
+    for sentence in failures:
+        complain(f"echoload: {sentence}")
+    if interrupted:
+        complain("interrupted: only the servers so far were looked at")
+        return EXIT_INTERRUPTED
+    if failures:
         return EXIT_COULD_NOT_RUN
-    return EXIT_WRONG if any(not one.held for one in found) else 0
+    if any(not one.held for one in found):
+        return EXIT_WRONG
+    return EXIT_CLOSED_OUTPUT if closed else 0
 
 
 @command.command(short_help="Show saved results again, in any format.")
@@ -446,9 +480,9 @@ def hold(
 def report(*, files: tuple[str, ...], **options: Any) -> int:
     """Show saved results again, several runs side by side, in any format."""
     from loadtest import outcome
-    from loadtest.report import text
+    from loadtest.output import EXIT_CLOSED_OUTPUT, complain, write
     from loadtest.report.page import page
-    from loadtest.results import beside, load, write
+    from loadtest.results import beside, load
 
     try:
         found = [load(path) for path in files]
@@ -458,12 +492,20 @@ def report(*, files: tuple[str, ...], **options: Any) -> int:
         raise click.ClickException(f"cannot read {error.filename}: {error.strerror}") from None
     together = beside(found, files)
     written = outcome.chosen_files({"json_file": None, **options})
-    if (html := written.pop("html", None)) is not None:
-        write(html, page(found, files))
-    if failure := outcome.save(together, written):
-        raise click.ClickException(failure)
-    text.show(together)
-    return 0
+    trouble = outcome.save(together, {k: v for k, v in written.items() if k != "html"})
+    if (html := written.get("html")) is not None:
+        try:
+            write(html, page(found, files))
+        except OSError as error:
+            trouble.append(f"--html: cannot write {html}: {error.strerror}")
+    problem = outcome.show_table(together, written)
+    if problem is not None and not isinstance(problem, BrokenPipeError):
+        trouble.append(f"cannot write the table: {problem.strerror}")
+    for sentence in trouble:
+        complain(f"echoload: {sentence}")
+    if trouble:
+        return outcome.EXIT_COULD_NOT_RUN
+    return EXIT_CLOSED_OUTPUT if problem is not None else 0
 
 
 command.add_command(check)
@@ -486,24 +528,35 @@ command.add_command(check)
 def calibrate(*, pin: str, rounds: int) -> int:
     """Measure what this machine's load client can reach, and keep it to judge runs by."""
     from loadtest import calibration
+    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+    from loadtest.output import complain
     from loadtest.workers import LoadError
 
+    treat_all_as_ctrl_c()
+    rates = calibration.Rates(rounds)
+    interrupted = False
     try:
-        found = calibration.calibrate(make_pinning(pin, 1), rounds)
+        calibration.calibrate(make_pinning(pin, 1), rates)
+    except KeyboardInterrupt:
+        interrupted = True
     except LoadError as error:
         raise click.ClickException(str(error)) from None
+    found = rates.summary()
+    path, failure = None, ""
+    try:
+        path = None if interrupted else calibration.keep(found)
+    except OSError as error:
+        failure = f"cannot keep it in {calibration.cache_file()}: {error.strerror}"
     for engine, one in found.items():
         share = f", {one.of_c:.0%} of a client in C that verifies nothing" if one.of_c else ""
         print(f"{engine}: {one.capacity:,.0f} messages/s for each process{share}")
-    print(f"against {next(iter(found.values())).server}", end="", flush=True)
-    try:
-        path = calibration.keep(found)
-    except OSError as error:
-        print()
-        where = f"{error.filename}: " if error.filename else ""
-        sentence = f"cannot keep it: {where}{error.strerror}; set XDG_CACHE_HOME to a folder"
-        raise click.ClickException(f"{sentence} that can be written to") from None
-    print(f"; kept in {path}")
+    if found:
+        print(f"against {rates.server}" + (f"; kept in {path}" if path else ""))
+    if interrupted:
+        complain(f"interrupted after {rates.whole} of {rounds} rounds: nothing was kept")
+        return EXIT_INTERRUPTED
+    if failure:
+        raise click.ClickException(failure)
     return 0
 
 
@@ -514,7 +567,7 @@ def doctor() -> int:
     from rich.table import Table
 
     from loadtest import doctor as surgery
-    from loadtest.console import console
+    from loadtest.console import Screen
 
     findings = surgery.examine()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -522,7 +575,7 @@ def doctor() -> int:
         mark = "[yellow]![/]" if one.problem else "[green]ok[/]"
         said = f"{one.problem}\n[bold]{escape(one.remedy)}[/]" if one.problem else ""
         table.add_row(mark, one.subject, escape(one.value), said)
-    console(sys.stdout, 160).print(table)
+    Screen(width=160).print(table)
     bad = sum(bool(one.problem) for one in findings)
     print("nothing here will bend the numbers" if not bad else f"{bad} of {len(findings)} may")
     return 0

@@ -10,14 +10,15 @@ from typing import Any, Protocol
 
 import echoserver
 from clients import EchoClient
+from clients.proxy_header import local_header
 from clients.workload import Workload
 from loadtest.environment import number_in
-from loadtest.measure import Engine, measure
+from loadtest.measure import Engine, RoundInterrupt, measure
 from loadtest.pinning import Pinning
 from loadtest.ports import local_ports
 from loadtest.results import Result
 from loadtest.targets import Running, Target, started_on
-from loadtest.workers import LoadError
+from loadtest.workers import ClientError, LoadError, NoThreadsError
 
 _PROBE = bytes(range(256)) * 4
 _PILOT = 0.4  # seconds of the round that shows whether threads can carry it
@@ -77,33 +78,95 @@ def schedule(plan: Plan) -> list[int]:
     return steps
 
 
-def compare(plan: Plan, results: list[Result], progress: Progress) -> None:
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A target that could not be measured, and why."""
+
+    target: str
+    reason: str
+    rounds: int | None = None
+    """How many rounds it had come through; None: it was tried, and took part in none."""
+    remedy: str = ""
+    """What to do."""
+
+    def __str__(self) -> str:
+        after = f" after {self.rounds} rounds" if self.rounds else ""
+        sentence = f"{self.target} was left out{after}: {self.reason.rstrip('.')}"
+        return f"{sentence}; {self.remedy}" if self.remedy else sentence
+
+
+def try_each(plan: Plan, say: Callable[[str], None]) -> tuple[Plan, list[Failure]]:
+    """Start each target once, and let one client ask it.
+
+    Returns:
+        A plan of those that answer right, and why the others are not in it.
+    """
+    failures: dict[int, Failure] = {}
+    tried: dict[int, Target] = {}
+    for cell in plan.cells:
+        target = cell.target
+        if id(target) in tried:  # under another workload of a sweep
+            continue
+        tried[id(target)] = target
+        say(f"trying {target.name}")
+        try:
+            with started_on(target, plan.pinning.server) as server:
+                _verify(server, cell.workload)
+        except (LoadError, echoserver.EchoServerError, OSError) as error:
+            failures[id(target)] = Failure(target.name, str(error), remedy=target.how_to_check)
+    left = [cell for cell in plan.cells if id(cell.target) not in failures]
+    return replace(plan, cells=left), list(failures.values())
+
+
+def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failure]:
     """Run every round, and add what it gave to `results`, one per cell in the plan's order.
 
-    Being interrupted leaves the rounds so far in `results`, and no server behind.
+    A target that fails takes part in no later round, and the others go on.
+
+    Returns:
+        The targets that failed.
 
     Raises:
-        LoadError: A round could not be run.
-        echoserver.EchoServerError: A server did not start.
+        loadtest.workers.ClientError: The client cannot carry the workload.
+
+    Being interrupted leaves the rounds so far in `results`, and no server behind. A round that was
+    cut short is shorter than the others, so it counts only where its target has none besides.
+
     """
     mine = [_empty(cell) for cell in plan.cells]
     results.extend(mine)
+    failures: dict[int, Failure] = {}
     for number, which in enumerate(schedule(plan)):
         cell = plan.cells[which]
+        if which in failures:
+            continue
         progress.begin(number, _name(cell))
         cool_down(cell.workload.connections, progress.during)
         workload = replace(cell.workload, seed=plan.seed + number)
-        with started_on(cell.target, plan.pinning.server) as server:
-            _verify(server, workload)
-            measured = measure(
-                replace(workload, host=server.host, port=server.port),
-                plan.pinning,
-                server.pid,
-                progress.during,
-                plan.engine,
-            )
-            mine[which].rounds.append(measured)
+        try:
+            with started_on(cell.target, plan.pinning.server) as server:
+                _verify(server, workload)
+                measured = measure(
+                    replace(workload, host=server.host, port=server.port),
+                    plan.pinning,
+                    server.pid,
+                    progress.during,
+                    plan.engine,
+                )
+                mine[which].rounds.append(measured)
+        except RoundInterrupt as interrupt:
+            if not mine[which].rounds:
+                mine[which].rounds.append(interrupt.round)
+            raise
+        except ClientError:
+            raise
+        except (LoadError, echoserver.EchoServerError, OSError) as error:
+            failures[which] = Failure(_name(cell), str(error), len(mine[which].rounds))
+            mine[which].failed = str(error)
+            progress.end(f"failed: {error}")
+            continue
         progress.end(f"{measured.throughput:,.0f} messages/s")
+    return list(failures.values())
 
 
 def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
@@ -123,6 +186,8 @@ def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
                     server.pid,
                     engine=replace(plan.engine, name="threads"),
                 )
+        except NoThreadsError as error:
+            return str(error)
         except (LoadError, echoserver.EchoServerError):
             continue  # which its rounds will say
         busy = found.client_cpu_percent / 100 / min(plan.engine.processes, len(plan.pinning.client))
@@ -150,7 +215,10 @@ def _name(cell: Cell) -> str:
 def _verify(server: Running, workload: Workload) -> None:
     """Refuse to measure a server that does not even answer one client right."""
     try:
-        with EchoClient(server.host, server.port, workload.timeout, workload.trust) as client:
+        header = local_header(workload.proxy_header) if workload.proxy_header else b""
+        with EchoClient(
+            server.host, server.port, workload.timeout, workload.trust, header
+        ) as client:
             answers = echoserver.load_handler(workload.handler).answers
             right = client.echo(_PROBE) == answers(_PROBE) and not client.finish()
     except OSError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from loadtest import calibration
 from loadtest.compare import time_wait
 from loadtest.environment import number_in
+from loadtest.measure import RESERVED_DESCRIPTORS
 from loadtest.ports import local_ports
 
 _DESCRIPTORS = 1024
@@ -72,7 +73,7 @@ def _descriptors() -> Finding:
     return Finding(
         "open files",
         shown,
-        f"no more than {hard} connections at a time",
+        f"no more than {max(0, hard - RESERVED_DESCRIPTORS)} connections at a time",
         _by_root(
             f"prlimit --pid $$ --nofile={_DESCRIPTORS * 20}   # as ulimit -Hn",
             f"a higher limit (ulimit -Hn {_DESCRIPTORS * 20})",

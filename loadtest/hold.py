@@ -4,13 +4,16 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from clients.client import EchoClient
+from echoserver.errors import EchoServerError
 from loadtest.measure import allow_descriptors
 from loadtest.sampler import Sampler, accept_queue
 from loadtest.targets import Running, Target
+from loadtest.workers import ClientError, LoadError
 
 _PROBE = b"held"
 _GLANCE = 0.05  # seconds
@@ -68,6 +71,32 @@ def hold(target: Target, connections: int) -> Held:
         seconds,
         100 * idle,
     )
+
+
+def hold_each(
+    targets: Sequence[Target], connections: int, found: list[Held], say: Callable[[str], None]
+) -> list[str]:
+    """Look at one target after the other; being interrupted leaves what was seen in `found`.
+
+    Args:
+        targets: What to look at; one that fails does not keep the others from it.
+        connections: To open to each.
+        found: Added to.
+        say: Told which is begun.
+
+    Returns:
+        Why some were left out: a sentence for each.
+    """
+    failures: list[str] = []
+    for target in targets:
+        say(f"{target.name}: opening {connections} connections")
+        try:
+            found.append(hold(target, connections))
+        except ClientError as error:  # of this machine, which would fail the others, too
+            return [*failures, str(error)]
+        except (LoadError, EchoServerError, OSError) as error:
+            failures.append(f"{target.name} was left out: {error}")
+    return failures
 
 
 def _connect(server: Running) -> socket.socket:

@@ -64,8 +64,8 @@ def judge(
         busiest_server_thread: CPU time of its busiest thread, as a share of a core; None: unknown.
         capacity: Messages per second that the client is known to reach; None: unknown.
     """
-    if not load.verified:
-        return ClientLimit()
+    if not load.verified or 2 * load.gone > workload.asking:
+        return ClientLimit()  # without connections, it is not the client that holds it back
     reasons = []
     crowded = (client_cores_busy or 0.0) >= _CROWDED and client_share >= _MAINLY
     busy = client_share >= _BUSY or crowded
@@ -84,7 +84,7 @@ def judge(
     if late > _LATE_US and late > _LATE_SHARE * whole:
         return ClientLimit((f"it sent 1 % of the messages {late / 1000:.1f} ms or more late",))
     schedule, duration = workload.schedule, workload.duration
-    planned = schedule.count(duration) if schedule and duration else 0
+    planned = schedule.count(duration) - load.unsent if schedule and duration else 0
     if busy and not server_busy and load.verified < _PLANNED * planned:
         return ClientLimit(tuple(reasons))
     return ClientLimit()

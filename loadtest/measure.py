@@ -11,9 +11,11 @@ from clients.workload import Workload
 from loadtest.limits import ClientLimit, judge
 from loadtest.pinning import Pinning
 from loadtest.sampler import Peaks, Sampler, Usage, accept_queue, busy_seconds
-from loadtest.workers import LoadError, Progress, Workers, no_progress
+from loadtest.workers import ClientError, Progress, Workers, no_progress
 
-_RESERVED_DESCRIPTORS = 64
+RESERVED_DESCRIPTORS = 32
+"""What a process needs besides its connections, with some to spare."""
+
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
 _GLANCE = 0.02
 
@@ -42,6 +44,9 @@ class Round:
     limit: ClientLimit = field(default_factory=ClientLimit)
     series: list[dict[str, Any]] = field(default_factory=list)
     """What each second gave."""
+    interrupted: bool = False
+    """It was ended before its time."""
+    connections_made: int | None = None
 
     @property
     def throughput(self) -> float:
@@ -55,6 +60,14 @@ class Round:
         if self.server_cpu_seconds is None or not messages:
             return None
         return self.server_cpu_seconds * 1e6 / messages
+
+
+class RoundInterrupt(KeyboardInterrupt):
+    """A round was ended before its time, by Ctrl-C or a signal; it has what was measured so far."""
+
+    def __init__(self, cut_short: Round) -> None:
+        super().__init__()
+        self.round = cut_short
 
 
 def measure(
@@ -74,7 +87,8 @@ def measure(
         engine: Which client; None: one process of threads.
 
     Raises:
-        LoadError: This machine cannot carry so many connections.
+        loadtest.workers.ClientError: This machine cannot carry so many connections.
+        RoundInterrupt: It was ended before its time.
     """
     engine = engine or Engine()
     allow_descriptors(workload.connections)
@@ -83,7 +97,7 @@ def measure(
         Workers(workload, pinning, engine.name, engine.processes) as workers,
         watch or nullcontext(),
     ):
-        workers.connected()
+        made = workers.connected()
         _settle(workload.port)
         usage = watch.usage if watch else _unknown
         # Before they go: where the machine is busy, a short round may be over until we have a turn.
@@ -102,6 +116,8 @@ def measure(
     seconds = load.seconds or 1.0
     result = Round(load, client_cpu_percent=100 * load.cpu_share)
     result.series = workers.series
+    result.interrupted = workers.interrupted
+    result.connections_made = made
     used = after.seconds - before.seconds
     if watch:
         result.server_cpu_seconds = used
@@ -117,6 +133,8 @@ def measure(
         busiest_server_thread=after.busiest_since(before) if watch else None,
         capacity=engine.capacity,
     )
+    if result.interrupted:
+        raise RoundInterrupt(result)
     return result
 
 
@@ -141,10 +159,10 @@ def _settle(port: int) -> None:
 
 def allow_descriptors(connections: int) -> None:
     """Raise the soft limit of open files as far as `connections` need it."""
-    needed = connections + _RESERVED_DESCRIPTORS
+    needed = connections + RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed and hard != resource.RLIM_INFINITY and hard < needed:
-        raise LoadError(
+        raise ClientError(
             f"{connections} connections need {needed} file descriptors, and this process may have "
             f"{hard}: raise the hard limit (ulimit -Hn {needed}) or ask for fewer with -c"
         )

@@ -180,6 +180,17 @@ WORKLOAD = [
         "[default: never]",
     ),
     click.option(
+        "--reconnect",
+        is_flag=True,
+        help="Make a connection again that the server ended or broke, and send again what was not "
+        "answered on it.  [default: it stays out]",
+    ),
+    click.option(
+        "--proxy-header",
+        type=click.Choice(["v1", "v2"]),
+        help="Begin each connection with a header of the PROXY protocol, as a balancer does.",
+    ),
+    click.option(
         "--active",
         type=Whole(1, MOST_CONNECTIONS),
         metavar="N",
@@ -243,7 +254,13 @@ FORMATS = [
 QUIET = [click.option("-q", "--quiet", is_flag=True, help="No progress.")]
 
 OUTPUT = [
-    click.option("--json", "json_file", metavar="FILE", help="Save everything as JSON."),
+    click.option(
+        "--json",
+        "json_file",
+        metavar="FILE",
+        help="Save everything as JSON; -, here and below: to standard output, and the table to "
+        "standard error.",
+    ),
     *FORMATS,
     *QUIET,
 ]
@@ -254,6 +271,12 @@ OBJECTIVES = [
         type=Checked(_objectives),
         metavar="CONDITIONS",
         help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
+    ),
+    click.option(
+        "--junit",
+        "junit_file",
+        metavar="FILE",
+        help="Save a test case for each target and objective, as CI systems read them.",
     ),
 ]
 

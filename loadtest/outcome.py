@@ -1,29 +1,44 @@
 """From a measurement to tables, files and an exit code."""
 
-import os
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from clients.content import WRONG
 from echoserver.errors import EchoServerError
 from loadtest import environment
-from loadtest.options import usage
+from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+from loadtest.junit import ERROR, FAILURE, SKIPPED, Case, as_junit
+from loadtest.output import (
+    EXIT_CLOSED_OUTPUT,
+    complain,
+    is_standard_output,
+    refuse_one_place_for_two,
+    refuse_unwritable,
+    show,
+    write,
+)
 from loadtest.pinning import Pinning
 from loadtest.progress import RoundProgress
-from loadtest.results import Document, Result, as_text, document, write
-from loadtest.thresholds import Objective, Verdict, check_objectives, check_regressions
+from loadtest.report.cells import label
+from loadtest.results import Document, Result, Row, as_text, document
+from loadtest.thresholds import (
+    Objective,
+    Verdict,
+    check_objectives,
+    check_regressions,
+    judge,
+)
 from loadtest.workers import LoadError
 
 EXIT_COULD_NOT_RUN = 1
 EXIT_BROKEN = 3
 EXIT_WRONG = 4
 EXIT_UNSURE = 5
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 
-FORMATS = ("json", "csv", "markdown", "html", "hgrm")
+FORMATS = ("json", "csv", "markdown", "html", "hgrm", "junit")
 
 
 @dataclass(slots=True)
@@ -45,45 +60,109 @@ class Measurement:
     most_regression: float = 0.0
     notes: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    """What could not be measured, and why: a sentence each."""
 
     def carry_out(self, go: Callable[[RoundProgress], None]) -> int:
-        """Measure, show and save what there is (after Ctrl-C, too), and return the exit code."""
-        # Whoever ends us by SIGTERM wants what Ctrl-C does: the table so far, and nothing left.
-        signal.signal(signal.SIGTERM, interrupt)
+        """Measure, save and show what there is (after Ctrl-C, too), and return the exit code."""
+        treat_all_as_ctrl_c()
         cpus = sorted(self.pinning.server), sorted(self.pinning.client)
         surroundings = environment.describe(cpus)
         interrupted = False
-        failure = ""
         try:
             with RoundProgress(self.rounds, self.seconds, quiet=self.quiet) as progress:
                 go(progress)
         except KeyboardInterrupt:
             interrupted = True
         except (LoadError, EchoServerError, OSError) as error:
-            failure = str(error)
+            self.failures.append(str(error))
         done = [result for result in self.results if result.rounds]
-        verdict = Verdict()
+        verdict, closed = Verdict(), False
         if done:
+            if interrupted:
+                self.notes.insert(0, self._interrupted(done))
             found = document(done, surroundings, self.plan, self.notes, self.reference)
-            from loadtest.report import text
-
-            text.show(found)
-            not_saved = save(found, self.files)
-            failure = failure or not_saved
+            found["interrupted"] = interrupted
             verdict = self._judged(found)
+            self.failures += save(found, {k: v for k, v in self.files.items() if k != "junit"})
+        self._save_cases([result.as_json() for result in done], interrupted=interrupted)
+        if done:
+            closed = self._show(found)
+        for sentence in self.failures:
+            complain(f"echoload: {sentence}")
         if interrupted:
-            print("interrupted: only the rounds so far were counted", file=sys.stderr)
+            said = "what was measured until then was counted" if done else "nothing was measured"
+            complain(f"interrupted: {said}")
             return EXIT_INTERRUPTED
-        if failure:
-            print(f"echoload: {failure}", file=sys.stderr)
+        code = self._exit_code(done, verdict)
+        return code or (EXIT_CLOSED_OUTPUT if closed else 0)
+
+    def leave_out(self, targets: Sequence[object]) -> None:
+        """Tell of targets that could not be measured: under the table, and by the exit code."""
+        for one in targets:
+            self.failures.append(str(one))
+            self.notes.append(f"{one}.")
+
+    def _exit_code(self, done: list[Result], verdict: Verdict) -> int:
+        """Say what did not hold, and return what this process ends with."""
+        if self.failures:
             return EXIT_COULD_NOT_RUN
         if any(result.wrong or not result.verified for result in done):
             return EXIT_WRONG
         for sentence in verdict.broken:
-            print(f"echoload: {sentence}", file=sys.stderr)
+            complain(f"echoload: {sentence}")
         for sentence in verdict.unsure:
-            print(f"echoload: inconclusive: {sentence}", file=sys.stderr)
+            complain(f"echoload: inconclusive: {sentence}")
         return EXIT_BROKEN if verdict.broken else EXIT_UNSURE if verdict.unsure else 0
+
+    def _show(self, found: Document) -> bool:
+        """Show the tables; tell whether standard output was closed meanwhile."""
+        problem = show_table(found, self.files)
+        closed = isinstance(problem, BrokenPipeError)  # the reader has seen enough
+        if problem is not None and not closed:
+            self.failures.append(f"cannot write the table: {problem.strerror}")
+        return closed
+
+    def _interrupted(self, done: list[Result]) -> str:
+        """Return what a reader must know of a measurement that did not come to its end."""
+        short = {
+            result.target: f"{one.load.seconds:.1f}"
+            for result in done
+            for one in result.rounds
+            if one.interrupted
+        }
+        if self.rounds == 1:
+            asked = f" of {self.seconds:g}" if self.seconds else ""
+            return (
+                f"INTERRUPTED: after {''.join(short.values()) or 0}{asked} s, of which this tells."
+            )
+        whole = sum(not one.interrupted for result in done for one in result.rounds)
+        said = f"INTERRUPTED: after {whole} of {self.rounds} rounds, of which this tells."
+        for target, seconds in short.items():
+            said += f" The only round of {target} was cut short, after {seconds} s."
+        return said
+
+    def _save_cases(self, rows: list[Row], *, interrupted: bool) -> None:
+        """Save test cases, where they are wanted: where nothing could be measured, too."""
+        path = self.files.get("junit")
+        if path is None:
+            return
+        cases = [case for row in rows for case in cases_of(row, self.objectives)]
+        if self.baseline is not None and rows:
+            before = check_regressions({"results": rows}, self.baseline, self.most_regression)
+            cases.append(_case("echoload", "no worse than the baseline", "regression", before))
+        trouble = [*self.failures, *(["interrupted"] if interrupted else [])]
+        cases += [Case("echoload", "it can be measured", ERROR, one, "error") for one in trouble]
+        properties = {
+            "rounds": self.plan.get("rounds"),
+            "objectives": ",".join(one.text for one in self.objectives),
+            "interrupted": interrupted,
+        }
+        seconds = sum(one.load.seconds for result in self.results for one in result.rounds)
+        try:
+            write(path, as_junit("echoload", cases, properties, seconds))
+        except OSError as error:
+            self.failures.append(f"--junit: cannot write {path}: {error.strerror}")
 
     def _judged(self, found: Document) -> Verdict:
         verdict = check_objectives(found, self.objectives)
@@ -93,18 +172,49 @@ class Measurement:
         return verdict
 
 
-def save(found: Document, files: dict[str, str]) -> str:
+def show_table(found: Document, files: dict[str, str]) -> OSError | None:
+    """Show a document: on standard output, or where a format goes there, on standard error."""
+    from loadtest.report import text
+
+    if any(map(is_standard_output, files.values())):
+        with suppress(OSError):
+            text.show(found, sys.stderr)
+        return None
+    return show(lambda: text.show(found))
+
+
+def save(found: Document, files: dict[str, str]) -> list[str]:
     """Save a document in each of the formats that a file is named for; return what went wrong."""
+    wrong = []
     for form, path in files.items():
         try:
             write(path, render(found, form))
         except OSError as error:
-            return f"--{form}: cannot write {path}: {error.strerror}"
-    return ""
+            wrong.append(f"--{form}: cannot write {path}: {error.strerror}")
+    return wrong
+
+
+def cases_of(row: Row, objectives: Sequence[Objective]) -> list[Case]:
+    """Return a result's test cases: its replies, and each objective."""
+    where = f"echoload.{label(row)}"
+    wrong = sum(row["errors"].get(kind, 0) for kind in WRONG)
+    said = f"{wrong} wrong" if wrong else "" if row["verified"] else "nothing was verified"
+    first = "\n".join(f"{kind}: {what}" for kind, what in row["first_errors"].items())
+    made = [Case(where, "every reply is right", FAILURE if said else None, said, "replies", first)]
+    for objective in objectives:
+        verdict = judge(row, objective)
+        made.append(_case(where, objective.text, objective.figure, verdict))
+    return made
+
+
+def _case(where: str, name: str, kind: str, verdict: Verdict) -> Case:
+    outcome = FAILURE if verdict.broken else SKIPPED if verdict.unsure else None
+    said = "\n".join((*verdict.broken, *verdict.unsure))
+    return Case(where, name, outcome, said, kind, said)
 
 
 def render(found: Document, form: str) -> str:
-    """Return a document in a format; a key of `FORMATS`."""
+    """Return a document in a format, one of `FORMATS` that tells of the figures."""
     if form == "csv":
         from loadtest.report.spreadsheet import as_csv
 
@@ -126,26 +236,9 @@ def render(found: Document, form: str) -> str:
 
 def chosen_files(options: dict[str, Any]) -> dict[str, str]:
     """Take the files to save to from options as typed; complain now, not after the measurement."""
-    files = {form: options.pop(f"{form}_file") for form in FORMATS}
+    named = {form: options.pop(f"{form}_file", None) for form in FORMATS}
+    files = {form: path for form, path in named.items() if path is not None}
+    refuse_one_place_for_two((f"--{form}", path) for form, path in files.items())
     for form, path in files.items():
-        if path is not None:
-            refuse_unwritable(path, f"--{form}")
-    return {form: path for form, path in files.items() if path is not None}
-
-
-def refuse_unwritable(path: str, option: str) -> None:
-    """Complain about a file that cannot be written."""
-    target = Path(os.path.realpath(path))
-    try:
-        exists = target.exists()
-    except OSError as error:
-        usage(f"{option}: cannot write {path}: {error.strerror}")
-    if exists and not target.is_file() and not target.is_dir():
-        return  # a pipe or a device
-    if target.is_dir() or not os.access(target.parent, os.W_OK | os.X_OK):
-        usage(f"{option}: cannot write {path}: its folder does not exist or cannot be written to")
-
-
-def interrupt(_number: int, _frame: Any) -> NoReturn:
-    """Handle a signal as Ctrl-C is."""
-    raise KeyboardInterrupt
+        refuse_unwritable(path, f"--{form}")
+    return files

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from echoserver.terminal import has_motion
+from loadtest.output import complain
 
 _WIDTH = 80  # of what is no terminal, where no bar is drawn
 
@@ -35,7 +36,7 @@ class RoundProgress:
         if has_motion(sys.stderr) and not quiet:
             from rich.progress import BarColumn, Progress, TextColumn
 
-            from loadtest.console import console
+            from loadtest.console import Screen
 
             self._bar = Progress(
                 TextColumn("round {task.fields[number]}/{task.total:.0f}"),
@@ -44,7 +45,7 @@ class RoundProgress:
                 TextColumn("{task.fields[rate]}"),
                 TextColumn("[red]{task.fields[errors]}"),
                 TextColumn("{task.fields[left]} left"),
-                console=console(sys.stderr, _WIDTH),
+                console=Screen(sys.stderr, _WIDTH),
                 transient=True,
             )
             self._task = self._bar.add_task(
@@ -62,7 +63,7 @@ class RoundProgress:
         if self._bar is not None:
             self._bar.update(self._task, target=text)
         elif not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            complain(text)
 
     def begin(self, number: int, target: str) -> None:
         """Round `number` (from 0), of `target`, begins."""
@@ -81,11 +82,9 @@ class RoundProgress:
         self._per_round = (time.monotonic() - self._begun) / (self._number + 1)
         self._show(1.0, text)
         if self._bar is None and not self._quiet:
-            print(
+            complain(
                 f"round {self._number + 1}/{self._rounds}  {self._target}: {text}, "
-                f"{self._left(1.0)} left",
-                file=sys.stderr,
-                flush=True,
+                f"{self._left(1.0)} left"
             )
 
     def _show(self, share: float, rate: str, errors: int = 0) -> None:

@@ -5,10 +5,8 @@ they can be made again from a saved one.
 """
 
 import json
-import os
-import secrets
+import sys
 from collections import Counter
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,9 @@ from loadtest.statistics import (
 
 SCHEMA = "echoload/2"
 
+LATER_COLUMNS = {"connections_made", "unsent", "ended_idle", "reconnects", "recovery_us"}
+"""What a row of this schema may lack, because it was added without changing what was there."""
+
 FIGURES = ("cpu_us_per_message", "throughput")
 
 Document = dict[str, Any]
@@ -48,6 +49,8 @@ class Result:
     """What the sweep set for it, by the option's name."""
     interpreter: dict[str, Any] | None = None
     rounds: list[Round] = field(default_factory=list)
+    failed: str = ""
+    """Why it has no more rounds; nothing where all went well."""
 
     @property
     def errors(self) -> Counter[str]:
@@ -78,12 +81,13 @@ class Result:
         """Return the value that stands in ``results[]``."""
         rounds = [one.throughput for one in self.rounds]
         cpu = self.figure("cpu_us_per_message")
-        latency, raw, lag = histogram(), histogram(), histogram()
+        latency, raw, lag, recovery = histogram(), histogram(), histogram(), histogram()
         first_errors: dict[str, str] = {}
         for one in self.rounds:
             latency.add(one.load.latency)
             raw.add(one.load.raw)
             lag.add(one.load.lag)
+            recovery.add(one.load.recovery)
             first_errors = one.load.first_errors | first_errors
         peaks = [one.peaks for one in self.rounds if one.peaks is not None]
         pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
@@ -97,6 +101,9 @@ class Result:
             "sweep": self.sweep,
             "interpreter": self.interpreter,
             "connections_served": min((one.load.served for one in self.rounds), default=0),
+            "connections_made": min(
+                (n for one in self.rounds if (n := one.connections_made) is not None), default=None
+            ),
             "throughput": _spread(rounds, 1),
             "latency_us": percentiles(latency),
             "raw_latency_us": percentiles(raw),
@@ -107,6 +114,10 @@ class Result:
             "verified": self.verified,
             "drained": sum(one.load.drained for one in self.rounds),
             "dropped": sum(one.load.dropped for one in self.rounds),
+            "unsent": sum(one.load.unsent for one in self.rounds),
+            "ended_idle": sum(one.load.ended_idle for one in self.rounds),
+            "reconnects": sum(one.load.reconnects for one in self.rounds),
+            "recovery_us": percentiles(recovery),
             "starved": max((one.load.starved for one in self.rounds), default=0),
             "server": {
                 "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
@@ -125,6 +136,7 @@ class Result:
             "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
             "unstable": unstable(rounds) or unstable(cpu),
             "series": middle[0].series if middle else [],
+            **({"failed": self.failed} if self.failed else {}),
         }
 
 
@@ -190,7 +202,9 @@ def _comparisons(results: list[Result], reference: str | None) -> list[dict[str,
 
 
 def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
-    rounds = min(len(result.rounds) for result in results)
+    # One that failed would keep the others from being told apart by the rounds that they have.
+    whole = [result for result in results if not result.failed]
+    rounds = min((len(result.rounds) for result in whole), default=0)
     base = next((result for result in results if result.target == reference), None)
     found: dict[str, Any] = {
         "sweep": results[0].sweep,
@@ -203,7 +217,7 @@ def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
         # Whoever was limited by the client has no throughput of its own to be ranked by.
         values = {
             result.target: result.figure(figure)
-            for result in results
+            for result in whole
             if result.figure(figure) and not (figure == "throughput" and result.client_limited)
         }
         enough = rounds >= found["least_rounds"] and len(values) > 1
@@ -250,14 +264,15 @@ def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
 
 
 def load(path: str) -> Document:
-    """Return a document that was saved.
+    """Return a document that was saved; ``-`` is standard input.
 
     Raises:
         OSError: It cannot be read.
         ValueError: It is none; the message is a sentence.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        found = json.loads(data)
     except ValueError:
         raise ValueError(f"{path} is no JSON file") from None
     if not _is_document(found):
@@ -276,31 +291,8 @@ def _is_document(found: Any) -> bool:
         or not found.keys() >= document([], {}, {}, []).keys()
     ):
         return False
-    columns = Result("", None, "", 0).as_json().keys()
+    columns = Result("", None, "", 0).as_json().keys() - LATER_COLUMNS
     return all(isinstance(row, dict) and row.keys() >= columns for row in rows)
-
-
-def write(path: str | Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    final = Path(os.path.realpath(path))  # a link stays one
-    if final.exists() and not final.is_file():  # a pipe or a device: there is nothing to replace
-        final.write_text(text, encoding="utf-8")
-        return
-    draft = final.with_name(f".echoload-{secrets.token_hex(8)}{final.suffix}")
-    try:
-        # In a folder that others can write, the name must not be one that they have made.
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        draft.replace(final)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def as_text(found: Document) -> str:

@@ -1,17 +1,19 @@
 """`echoload find-max`, as it speaks at the prompt."""
 
-import json
 import sys
 from dataclasses import asdict
+from typing import TextIO
 
 from clients.workload import Workload
 from loadtest import environment
-from loadtest.findmax import Step, find_max, trier
+from loadtest.findmax import Found, Step, find_max, trier
+from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
 from loadtest.measure import Engine
 from loadtest.outcome import EXIT_BROKEN, EXIT_COULD_NOT_RUN, EXIT_UNSURE, EXIT_WRONG
+from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over
 from loadtest.pinning import Pinning
 from loadtest.report.cells import milliseconds
-from loadtest.results import SCHEMA, write
+from loadtest.results import SCHEMA
 from loadtest.thresholds import Objective
 from loadtest.workers import LoadError
 
@@ -28,49 +30,81 @@ def carry_out(
     quiet: bool,
 ) -> int:
     """Search, show each step, and return the exit code."""
+    treat_all_as_ctrl_c()
+    steps: list[Step] = []
 
     def say(step: Step) -> None:
+        steps.append(step)
         if not quiet:
-            latency = step.row["latency_us"]
-            print(
-                f"{step.rate:>12,.0f}/s  p50 {milliseconds(latency['p50'])} ms  "
-                f"p99 {milliseconds(latency['p99'])} ms  "
-                + ("holds" if step.holds else f"does not hold: {step.because}")
-                + (" (the client was the limit)" if step.client_limited else ""),
-                file=sys.stderr,
-                flush=True,
-            )
+            complain(_shown(step))
 
+    try_rate = trier(workload, pinning, engine, label)
+    failure, interrupted = "", False
     try:
-        found = find_max(
-            workload, objectives, trier(workload, pinning, engine, label), say, precision
-        )
+        found = find_max(workload, objectives, try_rate, say, precision)
+    except KeyboardInterrupt:
+        interrupted = True
     except (LoadError, OSError) as error:
-        print(f"echoload: {error}", file=sys.stderr)
-        return EXIT_COULD_NOT_RUN
+        failure = str(error)
+    if partial := interrupted or bool(failure):
+        held = [step.rate for step in steps if step.holds]
+        found = Found(max(held, default=None), client_limited=False, steps=tuple(steps))
     wanted = ", ".join(objective.text for objective in objectives)
-    if json_file is not None:
-        value = {
-            "schema": SCHEMA,
-            "environment": environment.describe((sorted(pinning.server), sorted(pinning.client))),
-            "find_max": {
-                "target": label,
-                "objectives": wanted,
-                "rate": found.rate,
-                "client_limited": found.client_limited,
-                "steps": [asdict(step) for step in found.steps],
-            },
-        }
-        write(json_file, json.dumps(value, indent=2) + "\n")
-    if not any(step.row["verified"] for step in found.steps):
-        print(f"{label}: nothing was verified; this is a failure, not a result", file=sys.stderr)
-        return EXIT_WRONG
+    value = {
+        "schema": SCHEMA,
+        "environment": environment.describe((sorted(pinning.server), sorted(pinning.client))),
+        "find_max": {
+            "target": label,
+            "objectives": wanted,
+            "rate": found.rate,
+            "client_limited": found.client_limited,
+            "steps": [asdict(step) for step in found.steps],
+            "interrupted": interrupted,
+        },
+    }
+    sentences, code = _said(found, label, wanted, partial=partial)
+
+    def tell(stream: TextIO) -> None:
+        wrong = code == EXIT_WRONG
+        print(*sentences, sep="\n", file=sys.stderr if wrong else stream)
+
+    if steps:
+        trouble, closed = hand_over(json_file, value, tell)
+        failure = failure or trouble
+        code = code or (EXIT_CLOSED_OUTPUT if closed else 0)
+    if failure:
+        complain(f"echoload: {failure}")
+    if interrupted:
+        complain("interrupted: only the steps so far were counted")
+        return EXIT_INTERRUPTED
+    return EXIT_COULD_NOT_RUN if failure else code
+
+
+def _shown(step: Step) -> str:
+    latency = step.row["latency_us"]
+    return (
+        f"{step.rate:>12,.0f}/s  p50 {milliseconds(latency['p50'])} ms  "
+        f"p99 {milliseconds(latency['p99'])} ms  "
+        + ("holds" if step.holds else f"does not hold: {step.because}")
+        + (" (the client was the limit)" if step.client_limited else "")
+    )
+
+
+def _said(found: Found, label: str, wanted: str, *, partial: bool) -> tuple[list[str], int]:
+    """Return what there is to say of a search, and the exit code where it came to its end."""
+    if not any(step.row["verified"] for step in found.steps) and not partial:
+        return [f"{label}: nothing was verified; this is a failure, not a result"], EXIT_WRONG
     if found.rate is None:
-        print(f"{label}: not even the lowest rate meets {wanted}")
-        return EXIT_UNSURE if found.client_limited else EXIT_BROKEN
-    sign = "≥ " if found.client_limited else ""
-    print(f"{label}: {sign}{found.rate:,.0f} messages/s with {wanted}")
-    if found.client_limited:
-        print("≥: beyond it, the client was the limit; try --engine epoll, or more --processes")
-        return EXIT_UNSURE
-    return 0
+        if partial:
+            return [f"{label}: no rate was found to meet {wanted} yet"], EXIT_UNSURE
+        code = EXIT_UNSURE if found.client_limited else EXIT_BROKEN
+        return [f"{label}: not even the lowest rate meets {wanted}"], code
+    sign = "≥ " if found.client_limited or partial else ""
+    said = [f"{label}: {sign}{found.rate:,.0f} messages/s with {wanted}"]
+    if partial:
+        said.append("≥: the search did not come to its end")
+    elif found.client_limited:
+        said.append(
+            "≥: beyond it, the client was the limit; try --engine epoll, or more --processes"
+        )
+    return said, EXIT_UNSURE if found.client_limited else 0

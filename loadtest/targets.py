@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import echoserver
-from clients.address import parse_address
+from clients.address import format_address, parse_address
+from echoserver.config import option_name
 from echoserver.forking import ParentalBond
 from loadtest.commands import HOST, addressed
 from loadtest.peers import PEERS, Peer
@@ -29,7 +31,7 @@ _START_TIMEOUT = 20.0  # seconds
 _STOP_TIMEOUT = 10.0
 _GLANCE = 0.01
 
-_LABEL = re.compile(r"(?P<label>[\w.@+-]+)=(?P<rest>.+)", re.DOTALL)
+_LABEL = re.compile(r"(?P<label>[\w.@+-]+(?: +[\w.@+-]+)*)=(?P<rest>.+)", re.DOTALL)
 _ADDRESS = re.compile(r".*:\d+", re.ASCII)
 
 
@@ -57,6 +59,10 @@ class Target(Protocol):
     @property
     def interpreter(self) -> "Interpreter | None":
         """The Python that runs it, where it is not this one."""
+
+    @property
+    def how_to_check(self) -> str:
+        """The command that shows what is wrong with it; empty where there is none."""
 
     def started(self) -> AbstractContextManager[Running]:
         """Start it, and end it with the block."""
@@ -114,6 +120,17 @@ class BackendTarget:
     """Settings of the server."""
     label: str | None = None
     interpreter: Interpreter | None = None
+
+    @property
+    def how_to_check(self) -> str:
+        """The command that grades it."""
+        words = ["echoserver", "--port", "{port}", "--backend", self.backend]
+        for name, value in self.settings.items():
+            if isinstance(value, str) and value != "echo":
+                words += [option_name(name), value]
+            elif value is True:
+                words.append(option_name(name))
+        return f"to see why: echoload check -- {shlex.join(words)}"
 
     @property
     def name(self) -> str:
@@ -182,6 +199,7 @@ class PeerTarget:
     label: str | None = None
     backend: None = None
     interpreter: None = None
+    how_to_check = ""
 
     @property
     def name(self) -> str:
@@ -214,6 +232,11 @@ class CommandTarget:
     backend: None = None
     interpreter: None = None
 
+    @property
+    def how_to_check(self) -> str:
+        """The command that grades it."""
+        return f"to see why: echoload check -- {shlex.join(self.command)}"
+
     @contextmanager
     def started(self) -> Iterator[Running]:
         """Start it, and kill it, with whatever it has started, at the end of the block.
@@ -234,6 +257,11 @@ class AddressTarget:
     name: str
     backend: None = None
     interpreter: None = None
+
+    @property
+    def how_to_check(self) -> str:
+        """The command that grades it."""
+        return f"to see why: echoload check {format_address(self.host, self.port)}"
 
     @contextmanager
     def started(self) -> Iterator[Running]:
@@ -323,9 +351,7 @@ def describe_target(text: str) -> Described:
     Raises:
         ValueError: It is none; the message is a sentence.
     """
-    label = None
-    if found := _LABEL.fullmatch(text.strip()):
-        label, text = found["label"], found["rest"]
+    label, text = split_label(text.strip())
     if "{port}" in text:
         return Described(text, label)
     server, *words = (word.strip() for word in text.split(","))
@@ -338,6 +364,25 @@ def describe_target(text: str) -> Described:
     if not server:
         raise ValueError(f"{text!r} names no server")
     return Described(server, label, settings)
+
+
+def split_label(text: str) -> tuple[str | None, str]:
+    """Return the label of ``LABEL=SERVER``, None where there is none, and what follows it.
+
+    A label may have spaces (``my server=python3 s.py {port}``). A command with an argument that has
+    a "=" (``python3 s.py --x=1 {port}``) has none: its first word can be run, and what stands after
+    the "=" can not.
+    """
+    found = _LABEL.fullmatch(text)
+    if found is None:
+        return None, text
+    label, rest = found["label"], found["rest"]
+    words = label.split()
+    if len(words) > 1:
+        option = any(word.startswith("-") for word in words)
+        if option or (shutil.which(words[0]) and not shutil.which((rest.split() or [""])[0])):
+            return None, text
+    return label, rest
 
 
 def other_target(described: Described, folder: Path) -> "Target | None":

@@ -20,7 +20,8 @@ _SIGNS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_OBJECTIVE = re.compile(r"(?P<figure>\w+)\s*(?P<sign><=|>=|<|>|=)\s*(?P<limit>[\w.]+)", re.ASCII)
+_OBJECTIVE = re.compile(r"(?P<figure>[\w.]+)\s*(?P<sign><=|>=|<|>|=)\s*(?P<limit>[\w.]+)", re.ASCII)
+_FIGURES = (*_LATENCIES, *_COUNTS, "cpu", "throughput")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,17 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     found = []
     for part in text.split(","):
         match = _OBJECTIVE.fullmatch(part.strip())
-        if match is None or match["figure"] not in (*_LATENCIES, *_COUNTS, "cpu", "throughput"):
+        if match is None:
             raise ValueError(f"conditions such as p99<20ms,errors=0,throughput>10k, not {part!r}")
+        if match["figure"] not in _FIGURES:
+            meant = match["figure"].replace(".", "")
+            guess = f"; did you mean {meant}?" if meant in _FIGURES else ""
+            raise ValueError(f"a condition on a figure that there is: {', '.join(_FIGURES)}{guess}")
         duration = match["figure"] in (*_LATENCIES, "cpu")
+        if duration and match["limit"].replace(".", "", 1).isdecimal() and float(match["limit"]):
+            raise ValueError(
+                f"clear without a unit: {part.strip()}ms, or {part.strip()}s, or {part.strip()}us?"
+            )
         limit = (parse_duration if duration else parse_quantity)(match["limit"])
         found.append(Objective(part.strip(), match["figure"], match["sign"], limit))
     return tuple(found)
@@ -92,20 +101,23 @@ class Verdict:
 
 def check_objectives(found: Document, objectives: tuple[Objective, ...]) -> Verdict:
     """Hold each result to each objective."""
-    broken: list[str] = []
-    unsure: list[str] = []
-    for row in found["results"]:
-        for objective in objectives:
-            if objective.holds(row):
-                continue
-            value = figure(row, objective.figure)
-            shown = "unknown" if value is None else f"{value:.6g}"
-            sentence = f"{label(row)}: {objective.text} does not hold: it was {shown}"
-            if objective.wants_throughput and row["client_limited"]:
-                unsure.append(f"{sentence}, and the client was the limit")
-            else:
-                broken.append(sentence)
-    return Verdict(tuple(broken), tuple(unsure))
+    one_by_one = [judge(row, objective) for row in found["results"] for objective in objectives]
+    return Verdict(
+        tuple(sentence for verdict in one_by_one for sentence in verdict.broken),
+        tuple(sentence for verdict in one_by_one for sentence in verdict.unsure),
+    )
+
+
+def judge(row: Row, objective: Objective) -> Verdict:
+    """Hold a result to an objective."""
+    if objective.holds(row):
+        return Verdict()
+    value = figure(row, objective.figure)
+    shown = "unknown" if value is None else f"{value:.6g}"
+    sentence = f"{label(row)}: {objective.text} does not hold: it was {shown}"
+    if objective.wants_throughput and row["client_limited"]:
+        return Verdict(unsure=(f"{sentence}, and the client was the limit",))
+    return Verdict(broken=(sentence,))
 
 
 def check_regressions(found: Document, baseline: Document, most: float) -> Verdict:

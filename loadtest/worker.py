@@ -4,7 +4,7 @@ It is a process apart so that its CPU time is the client's alone, and so that it
 to CPUs of its own; a run may have several of them, with a part of the connections each. Line by
 line: what to do, as JSON → connect, say how many; ``go NANOSECONDS`` → start then, say what each
 second gave, and when it is over; ``close`` → finish, say the result. When the input ends, so does
-the process.
+the process. The signal `STOP` ends the time early.
 """
 
 import gc
@@ -20,6 +20,8 @@ from clients.recording import Second
 from clients.threads import ThreadLoad
 from clients.workload import Workload
 
+STOP = signal.SIGUSR1
+
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
 
 _RARELY = 100_000  # objects between two looks for cycles, of which a load makes none
@@ -27,16 +29,19 @@ _RARELY = 100_000  # objects between two looks for cycles, of which a load makes
 
 def main() -> None:
     """Serve one workload."""
-    # Ctrl-C reaches the whole group; whoever started us decides, and ends our input.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach the whole group. The process that started this one decides, and says STOP.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     told = json.loads(_next_line())
     workload = Workload(**told["workload"])
     try:
         load = ENGINES[told["engine"]](workload, range(*told["numbers"]), _say_second)
         connected = load.connect()
     except RuntimeError as error:
-        _say({"failed": f"cannot start {workload.connections} threads: {error}"})
+        said = f"cannot start {workload.connections} threads: {error}"
+        _say({"failed": said, "threads": told["engine"] == "threads"})
         return
+    signal.signal(STOP, lambda *_: load.stop())
     gc.freeze()
     gc.set_threshold(_RARELY)
     _say({"connected": connected})
@@ -45,9 +50,10 @@ def main() -> None:
     _say({"over": True})
     _next_line()
     result = load.finish()
-    histograms = {"latency", "raw", "lag"}  # which were said, second by second
+    histograms = {"latency", "raw", "lag", "recovery"}  # of which three were said by the second
     found = {name: getattr(result, name) for name in result.__slots__ if name not in histograms}
-    _say({"result": found})
+    recovery = result.recovery.encode().decode("ascii")
+    _say({"result": found, "recovery": recovery})
 
 
 def _say_second(second: Second) -> None:

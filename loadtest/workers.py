@@ -17,7 +17,9 @@ from hdrh.histogram import HdrHistogram
 from clients.load import LoadResult
 from clients.recording import Second, histogram, release
 from clients.workload import Workload
+from loadtest.interruption import Deferred
 from loadtest.pinning import Pinning, pinned
+from loadtest.worker import STOP
 
 _TICK = 0.1  # seconds between two words about the progress
 _READ = 64 * 1024
@@ -26,6 +28,14 @@ _HEAD_START = 20_000_000  # nanoseconds from the word to the common start
 
 class LoadError(Exception):
     """A round that could not be run; the message is a sentence."""
+
+
+class ClientError(LoadError):
+    """A failure of the load client, or of its machine: no server is to blame for it."""
+
+
+class NoThreadsError(ClientError):
+    """This machine does not let the client start a thread for each connection."""
 
 
 class Point:
@@ -90,11 +100,15 @@ class _Process:
         heard = [json.loads(line) for line in lines]
         for said in heard:
             if "failed" in said:
-                raise LoadError(said["failed"])
+                raise (NoThreadsError if said.get("threads") else ClientError)(said["failed"])
         return heard
 
-    def _gone(self) -> LoadError:
-        return LoadError(f"the load client ended with exit code {self.popen.wait()}")
+    def stop(self) -> None:
+        """Let the time be over, and no reply that is under way be awaited."""
+        self.popen.send_signal(STOP)
+
+    def _gone(self) -> ClientError:
+        return ClientError(f"the load client ended with exit code {self.popen.wait()}")
 
     def end(self, *, kill: bool) -> None:
         """Let it end, or make it."""
@@ -129,6 +143,8 @@ class Workers:
         self._over = 0
         self._errors_of: dict[_Process, int] = {}
         self._processes: list[_Process] = []
+        self._interruptions = Deferred()
+        self._stopped = False
         processes = min(processes, workload.connections)
         cpus = sorted(pinning.client)
         try:
@@ -161,16 +177,29 @@ class Workers:
         return self._begun
 
     def over(self, progress: Progress = no_progress) -> None:
-        """Wait for the end of the workload's time, or of its messages."""
+        """Wait for the end of the workload's time, or of its messages.
+
+        From now on, an interruption (Ctrl-C) ends the time early: what was measured until then
+        is the result. A second one raises `KeyboardInterrupt`.
+        """
+        self._interruptions.__enter__()
         self._await("over", progress)
+
+    @property
+    def interrupted(self) -> bool:
+        """The run was ended before its time."""
+        return self._stopped
 
     def close(self) -> LoadResult:
         """Let all connections end; return what came of them."""
         for process in self._processes:
             process.tell("close")
         total = self._result
-        for said in self._await("result"):
+        for said, recovery in self._await("result", more="recovery"):
             found = LoadResult(**said)
+            total.recovery.add(HdrHistogram.decode(recovery))
+            for name in ("ended_idle", "gone", "unsent", "reconnects"):
+                setattr(total, name, getattr(total, name) + getattr(found, name))
             total.drained += found.drained
             total.dropped += found.dropped
             total.starved += found.starved
@@ -186,24 +215,36 @@ class Workers:
 
     # -- what they say ---------------------------------------------------------------------------
 
-    def _await(self, wanted: str, progress: Progress = no_progress) -> list[Any]:
-        """Wait until each has said what is `wanted`; take in what they say meanwhile."""
+    def _await(
+        self, wanted: str, progress: Progress = no_progress, more: str | None = None
+    ) -> list[Any]:
+        """Wait until each has said what is `wanted`, and `more` with it; take in all else."""
         found: list[Any] = []
         with selectors.DefaultSelector() as selector:
             for process in self._processes:
                 selector.register(process.output, selectors.EVENT_READ, process)
             while len(found) < len(self._processes):
+                self._heed_interruptions()
                 for key, _ in selector.select(_TICK):
                     for said in key.data.hear():
                         if "second" in said:
                             self._take_in(key.data, said["second"])
                         self._over += "over" in said
                         if wanted in said:
-                            found.append(said[wanted])
+                            found.append((said[wanted], said[more]) if more else said[wanted])
                             selector.unregister(key.fileobj)
                 passed = (time.perf_counter_ns() - self._begun) / 1e9
                 progress(passed, self._rate, self._errors)
         return found
+
+    def _heed_interruptions(self) -> None:
+        count = self._interruptions.count
+        if count > 1:
+            raise KeyboardInterrupt
+        if count and not self._stopped:
+            self._stopped = True
+            for process in self._processes:
+                process.stop()
 
     def _take_in(self, process: _Process, second: dict[str, Any]) -> None:
         histograms = {
@@ -247,3 +288,4 @@ class Workers:
         _trace: TracebackType | None,
     ) -> None:
         self._end(kill=kind is not None)
+        self._interruptions.__exit__(None, None, None)

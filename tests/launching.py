@@ -220,6 +220,23 @@ def task_limit(pids: Sequence[int], spare: int) -> Iterator[None]:
 
 
 @contextmanager
+def few_tasks(limit: int) -> Iterator[list[str]]:
+    """Return words that run what follows them with no more than `limit` threads and processes.
+
+    By the pids controller of cgroup v1 or v2; skips where that cannot be written.
+    """
+    group = _make_group()
+    if group is None:
+        pytest.skip("no pids controller that can be written")
+    try:
+        (group / "pids.max").write_text(str(limit))
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+    finally:
+        (group / "pids.max").write_text("max")
+        assert wire.eventually(partial(_removed, group)), f"{group} is in use"
+
+
+@contextmanager
 def half_a_core(memory: int) -> Iterator[list[str]]:
     """Return words that run what follows them on half a core, with so much memory, in bytes.
 

@@ -6,9 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hdrh.histogram import HdrHistogram
 
@@ -16,6 +19,7 @@ import echoserver
 from clients.address import format_address
 from loadtest import doctor
 from loadtest.peers import PEERS
+from loadtest.targets import describe_target
 from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
 from tests import inspection, wire
 from tests.launching import Terminal, command, free_port, run
@@ -117,6 +121,111 @@ def test_a_command_that_does_not_serve(tmp_path: Path) -> None:
     assert "cannot start /no/such/program" in missing.stderr
 
 
+# Answers so many clients right, over all its lives, as its second argument says, and then damages.
+TIRING = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+count = open(sys.argv[2], "a+")
+while True:
+    sock = listener.accept()[0]
+    while data := sock.recv(65536):
+        count.write("x"); count.flush(); count.seek(0)
+        tired = len(count.read()) > int(sys.argv[3])
+        sock.sendall(b"!" if tired else data)
+    sock.close()
+"""
+
+
+def test_who_cannot_be_measured_is_named_and_left_out_before_the_first_round(
+    student: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.json"
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(STUDENT.replace("sendall(data)", "sendall(data.upper())"))
+    result = run(
+        *("echoload", "compare", *QUICK, "--json", str(file), "--reference", "shouts"),
+        *("-t", f"my server={sys.executable} {student} {{port}}"),
+        *("-t", f"shouts={sys.executable} {wrong} {{port}}", "--", "no such=/no/such/program"),
+    )
+    assert result.returncode == 1, "what was asked for was not all done"
+    assert "Traceback" not in result.stderr
+    shouts, missing = [line for line in result.stderr.splitlines() if line.startswith("echoload: ")]
+    assert "shouts was left out: 127.0.0.1:" in shouts
+    assert f"to see why: echoload check -- {sys.executable} {wrong} '{{port}}'" in shouts
+    assert "no such was left out: cannot start /no/such/program" in missing
+    found = json.loads(file.read_text())
+    assert [row["target"] for row in found["results"]] == ["my server"]
+    assert any(note.startswith("shouts was left out: ") for note in found["notes"])
+    assert "shouts" in result.stdout, "and under the table"
+    assert result.stderr.index("trying no such") < result.stderr.index("round 1/")
+
+
+def test_who_fails_later_is_named_and_the_others_go_on(student: Path, tmp_path: Path) -> None:
+    file, script = tmp_path / "out.json", tmp_path / "tiring.py"
+    script.write_text(TIRING)
+    result = run(
+        *("echoload", "compare", *QUICK, "--rounds", "4", "--json", str(file), "-c", "1"),
+        # One message shows that it answers, before each round; they are four pieces at most.
+        *("-d", "50ms", "--think", "1s", "-t", f"fine={sys.executable} {student} {{port}}"),
+        *("-t", f"tires={sys.executable} {script} {{port}} {tmp_path}/count 5"),
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    rows = {row["target"]: row for row in json.loads(file.read_text())["results"]}
+    assert len(rows["fine"]["throughput"]["rounds"]) == 4
+    rounds = len(rows["tires"]["throughput"]["rounds"])
+    assert 0 < rounds < 4
+    assert f"tires was left out after {rounds} round" in result.stderr
+    assert "does not answer" in rows["tires"]["failed"]
+    assert "failed" not in rows["fine"]
+    assert "4 interleaved rounds" in result.stdout, "which is true of the others"
+
+
+def test_a_comparison_that_ended_early_does_not_claim_all_its_rounds(tmp_path: Path) -> None:
+    """Its client could not go on: no server is to blame, so none is left out."""
+    file = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [
+            *(command("echoload"), "compare", *QUICK, "--rounds", "50", "--backends", "selector"),
+            *("--json", str(file)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while not (line := process.stderr.readline()).startswith("round 1/50"):
+        assert line
+
+    def killed() -> bool:
+        for one in inspection.tree(process.pid)[1:]:
+            with suppress(psutil.Error):
+                if "loadtest.worker" in one.cmdline():
+                    one.kill()
+                    return True
+        return False
+
+    assert wire.eventually(killed, 30)
+    out, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the load client ended with exit code -9" in error
+    assert re.search(r"after [12] of 50 interleaved rounds", out)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("my server=python3 s.py {port}", "my server"),
+        ("python3 s.py --x=1 {port}", None),
+        ("python3 s.py x=1 {port}", None),
+        ("FOO=python3 s.py {port}", "FOO"),
+        ("fast 2=thread,workers=2", "fast 2"),
+        ("thread", None),
+    ],
+)
+def test_labels(text: str, label: str | None) -> None:
+    assert describe_target(text).label == label
+
+
 def test_a_command_dies_with_who_started_it(student: Path) -> None:
     process = subprocess.Popen(
         [
@@ -160,7 +269,7 @@ def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
         (["--sweep", "pipeline=99999999999"], "1000 at most"),
         (["--pin", "0:banana"], "SERVERCPUS:CLIENTCPUS"),
         (["--pin", "0:9999"], "this process may use"),
-        (["--slo", "p98<1ms"], "conditions such as"),
+        (["--slo", "p98<1ms"], "p95, p99, p999"),
         (["--slo", "p99<fast"], "duration"),
         (["--baseline", "/no/such.json"], "cannot read /no/such.json"),
         (["--max-regression", "much"], "10%"),
@@ -391,6 +500,39 @@ def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
 # -- find-max ------------------------------------------------------------------------------------
 
 
+def test_a_test_case_for_each_target_and_objective(student: Path, tmp_path: Path) -> None:
+    file, wrong = tmp_path / "out.xml", tmp_path / "wrong.py"
+    wrong.write_text(STUDENT.replace("sendall(data)", "sendall(data.upper())"))
+    result = run(
+        *("echoload", "compare", *QUICK, "--junit", str(file), "--slo", "p50>1h,errors=0"),
+        *("-t", f"my own={sys.executable} {student} {{port}}"),
+        *("-t", f"wrong={sys.executable} {wrong} {{port}}"),
+    )
+    assert result.returncode == 1, result.stderr
+    suite = ET.fromstring(file.read_text()).find("testsuite")  # noqa: S314 - our own
+    assert suite is not None
+    found = [
+        (case.get("classname"), case.get("name"), *(child.tag for child in case))
+        for case in suite.iter("testcase")
+    ]
+    assert found == [
+        ("echoload.my own", "every reply is right"),
+        ("echoload.my own", "p50>1h", "failure"),
+        ("echoload.my own", "errors=0"),
+        ("echoload", "it can be measured", "error"),
+    ]
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "1")
+
+
+def test_a_test_case_tells_that_nothing_could_be_measured(tmp_path: Path) -> None:
+    file = tmp_path / "out.xml"
+    words = ["-q", "-c", "1", "-n", "1", "--engine", "epoll", "--junit", str(file)]
+    result = run("echoload", "run", f"127.0.0.1:{free_port()}", *words)
+    assert result.returncode == 4
+    assert 'failures="1"' in file.read_text()
+    assert "the connection was refused" in file.read_text()
+
+
 def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> None:
     """One client at a time, 10 ms each: a hundred a second, and no more."""
     file = tmp_path / "out.json"
@@ -526,7 +668,7 @@ def test_doctor_names_what_will_bend_the_numbers() -> None:
         check=True,
         timeout=30,
     )
-    assert "no more than 200 connections" in ill.stdout
+    assert "no more than 168 connections" in ill.stdout
     assert "ulimit -Hn" in ill.stdout
 
 

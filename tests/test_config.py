@@ -165,13 +165,20 @@ def test_pool_size_in_the_environment_contradicts_nothing() -> None:
     [
         *(("5", 5), ("2.5", 2.5), (".5", 0.5), (3, 3), (0, 0)),
         *(("10us", 1e-5), ("500ms", 0.5), ("5s", 5), ("2m", 120), ("1h", 3600)),
+        *(("1m30s", 90), ("1h2m3.5s", 3723.5), ("1m 30s", 90), ("1s500ms", 1.5)),
     ],
 )
 def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1", "1e9", "5 days", "nan", "inf", "٣", float("nan")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "s", "-1", "1e9", "5 days", "nan", "inf", "٣", float("nan")),
+        *("30s1m", "1m1m", "1.5m30s", "1m30", "1m30s and more"),
+    ],
+)
 def test_no_durations(text: str | float) -> None:
     with pytest.raises(ValueError, match="500ms"):
         parse_duration(text)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -17,10 +18,11 @@ import pytest
 import echoserver
 from clients.address import format_address
 from clients.content import Content
+from clients.epoll import EpollLoad
 from clients.threads import ThreadLoad
 from clients.workload import Workload
 from tests import inspection, wire
-from tests.launching import command, free_port, run
+from tests.launching import command, few_tasks, free_port, run
 from tests.misbehaving import Answer
 from tests.misbehaving import server as misbehaving
 
@@ -257,6 +259,13 @@ def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.Spawne
         (["run", "127.0.0.1:1", "-d", "1s", "-n", "5"], "contradict"),
         (["run", "127.0.0.1:1", "-d", "soon"], "500ms"),
         (["run", "127.0.0.1:1", "-d", "0"], "more than 0"),
+        (["run", "tcp://127.0.0.1:9"], "leave out tcp://, as in 127.0.0.1:9"),
+        (["run", "127.0.0.1:1", "--slo", "p99<20"], "p99<20ms, or p99<20s, or p99<20us?"),
+        (
+            ["run", "127.0.0.1:1", "--slo", "p99.9<1s"],
+            "p50, p90, p95, p99, p999, max, mean, errors",
+        ),
+        (["find-max", "127.0.0.1:1", "--slo", "p99.9<1s"], "did you mean p999?"),
         (["run", "127.0.0.1:1", "-c", "0"], "-c"),
         (["run", "127.0.0.1:1", "--json", "/no/such/folder/x.json"], "/no/such/folder"),
         (["compare", "--backends", "thraed"], "did you mean 'thread'"),
@@ -290,6 +299,80 @@ def test_more_connections_than_descriptors() -> None:
     assert result.returncode == 1
     assert "ulimit -Hn" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_run_and_doctor_agree_on_how_many_connections_there_can_be() -> None:
+    script = (
+        'ulimit -n 64; "$0" doctor | grep "open files"; "$0" run 127.0.0.1:1 -c 32 -n 1 -q; '
+        'echo "exit $?"; "$0" run 127.0.0.1:1 -c 33 -n 1 -q; echo "exit $?"'
+    )
+    result = subprocess.run(
+        ["sh", "-c", script, command("echoload")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "no more than 32 connections at a time" in result.stdout
+    assert re.findall("exit [0-9]", result.stdout) == ["exit 4", "exit 1"]
+    assert "33 connections need 65 file descriptors" in result.stderr
+
+
+@pytest.mark.parametrize("command_", ["run", "compare"])
+def test_auto_takes_the_event_loop_where_threads_cannot_be_started(
+    command_: str, echo_server: echoserver.SpawnedServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "out.json"
+    where = format_address(*echo_server.address)
+    words = ["-q", "-c", "100", "-d", "200ms", "--json", str(file)]
+    words = [where, *words] if command_ == "run" else ["-t", where, "--rounds", "1", *words]
+    with few_tasks(60) as limited:
+        auto = subprocess.run(
+            [*limited, command("echoload"), command_, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        told = subprocess.run(
+            [*limited, command("echoload"), command_, *words, "--engine", "threads"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert auto.returncode == 0, auto.stderr
+    assert "Engine: epoll, chosen because cannot start 100 threads" in auto.stdout
+    assert one_result(file)["connections_served"] == 100
+    assert told.returncode == 1
+    assert "cannot start 100 threads" in told.stderr
+
+
+def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
+    """Once one has not been accepted within the timeout, the others are not tried."""
+    file = tmp_path / "out.json"
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        words = ["-c", "3000", "-d", "100ms", "--timeout", "300ms", "--engine", "epoll"]
+        load(listener.getsockname(), *words, "--json", str(file))
+        begun: list[object] = []
+
+        class Counting(EpollLoad):
+            def _begin(self, family: int, address: Any) -> Any:
+                begun.append(address)
+                return super()._begin(family, address)
+
+        host, port = listener.getsockname()
+        counting = Counting(Workload(host, port, connections=3000, timeout=0.1))
+        assert counting.connect() <= 2
+        counting.start()
+        counting.wait()
+        counting.finish()
+    assert len(begun) < 1000
+    found = one_result(file)
+    assert found["connections_made"] <= 2
+    assert found["errors"]["timeout"] >= 2998
 
 
 @pytest.mark.parametrize("every", [2, 5])

@@ -1,6 +1,5 @@
 """The command `echoload check`."""
 
-import signal
 import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -151,12 +150,14 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     """Grade an echo server, in any language: one that runs, or one that a command starts.
 
     Exit codes: 0 all passed; 1 something failed; 2 it could not be graded; 130 Ctrl-C or SIGTERM,
-    with what was found so far. With --format gradescope, classroom50 or autolab, it is 0 when it
-    was graded, for the host reads the outcome from the file.
+    with what was found so far; 141 all passed, but standard output was closed. With --format
+    gradescope, classroom50 or autolab, it is 0 when it was graded, for the host reads the outcome
+    from the file.
     """
     from loadtest.check.model import choose, every
     from loadtest.check.submission import CannotGrade
-    from loadtest.outcome import EXIT_INTERRUPTED, interrupt
+    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+    from loadtest.output import complain
 
     if options["list_"]:
         _show_all(every())
@@ -171,15 +172,15 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     except ValueError as error:
         usage(str(error))
     grading = Grading(files, shown)
-    signal.signal(signal.SIGTERM, interrupt)
+    treat_all_as_ctrl_c()
     try:
         grading.carry_out(session, chosen, weights, options)
     except KeyboardInterrupt:
-        grading.show()
-        print("interrupted: only the checks so far were carried out", file=sys.stderr)
+        grading.finish()
+        complain("interrupted: only the checks so far were carried out")
         return EXIT_INTERRUPTED
     except CannotGrade as problem:
-        print(f"echoload: cannot grade: {problem}", file=sys.stderr)
+        complain(f"echoload: cannot grade: {problem}")
         return EXIT_NOT_GRADED
     return grading.exit_code
 
@@ -193,6 +194,8 @@ class Grading:
         self._shown = shown
         self._trouble: dict[str, str] = {}
         self._report: Report | None = None
+        self._unshown: OSError | None = None
+        """Why nothing more can be shown."""
 
     def carry_out(
         self,
@@ -214,36 +217,51 @@ class Grading:
         self._report = report
         _allow_descriptors(session.clients)
         if self._shown == "text":
-            click.echo(f"{text.heading(report)}\n")
+            self._show(f"{text.heading(report)}\n\n")
         self._save(report)
         Runner(session, chosen, report, self._found, options["build"]).run()
         if "gradescope" in {*self._files.values(), self._shown}:
             self._compare(session, report)
-        self._save(report)
-        self.show()
+        self.finish()
 
-    def show(self) -> None:
-        """Show on the terminal what there is."""
+    def finish(self) -> None:
+        """Save and show what there is."""
         from loadtest.check.formats import FORMATS, text
 
-        if self._report is not None and self._shown == "text":
-            click.echo(f"\n{text.summary(self._report)}")
-        elif self._report is not None:
-            click.echo(FORMATS[self._shown].render(self._report), nl=False)
+        if self._report is None:
+            return
+        self._save(self._report, last=True)
+        if self._shown == "text":
+            self._show(f"\n{text.summary(self._report)}\n")
+        else:
+            self._show(FORMATS[self._shown].render(self._report))
+
+    def _show(self, said: str) -> None:
+        from loadtest.output import show
+
+        if self._unshown is None:  # it can still be saved
+            # Whether it is coloured is decided here, and not once more by click.
+            self._unshown = show(lambda: click.echo(said, nl=False, color=has_colours(sys.stdout)))
 
     @property
     def exit_code(self) -> int:
         """What this process ends with."""
         from loadtest.check.formats import FORMATS
+        from loadtest.output import EXIT_CLOSED_OUTPUT, complain
 
+        closed = isinstance(self._unshown, BrokenPipeError)  # the reader has seen enough
+        if self._unshown is not None and not closed:
+            self._trouble["what was found"] = self._unshown.strerror or str(self._unshown)
         for path, reason in self._trouble.items():
-            print(f"echoload: cannot write {path}: {reason}", file=sys.stderr)
+            complain(f"echoload: cannot write {path}: {reason}")
         report = self._report
         if report is None or self._trouble or report.of("error"):
             return EXIT_NOT_GRADED
         if any(FORMATS[one].counts_as_graded for one in (*self._files.values(), self._shown)):
             return 0
-        return 0 if report.good else EXIT_FAILED
+        if not report.good:
+            return EXIT_FAILED
+        return EXIT_CLOSED_OUTPUT if closed else 0
 
     def _found(self, report: "Report", result: "Result") -> None:
         if self._shown == "text":
@@ -251,18 +269,20 @@ class Grading:
 
             first, *rest = text.block(result)
             mark, _, title = first.partition(" ")
-            # Whether it is coloured is decided here, and not once more by click.
             colours = has_colours(sys.stdout)
             shown = click.style(mark, fg=_COLOURS[result.status]) if colours else mark
-            click.echo("\n".join([f"{shown} {title}", *rest]), color=colours)
+            self._show("\n".join([f"{shown} {title}", *rest, ""]))
         self._save(report)
 
-    def _save(self, report: "Report") -> None:
+    def _save(self, report: "Report", *, last: bool = False) -> None:
+        """Save what was found so far: again and again, lest it be lost; to a pipe, at the end."""
         from loadtest.check.formats import FORMATS
-        from loadtest.results import write
+        from loadtest.output import is_stream, write
 
         for path, form in self._files.items():
             try:
+                if not last and is_stream(path):
+                    continue
                 write(path, FORMATS[form].render(report))
                 self._trouble.pop(path, None)
             except OSError as error:
@@ -273,6 +293,7 @@ class Grading:
         """Measure what the leaderboard shows; without a server that answers, there is nothing."""
         from loadtest.check.leaderboard import figures
         from loadtest.check.submission import CannotGrade, NotStarted
+        from loadtest.output import complain
         from loadtest.workers import LoadError
 
         passed = {one.check.id for one in report.results if one.status == "passed"}
@@ -280,7 +301,7 @@ class Grading:
             try:
                 report.leaderboard = figures(session)
             except (NotStarted, CannotGrade, LoadError, OSError) as problem:
-                print(f"echoload: no leaderboard: {problem}", file=sys.stderr)
+                complain(f"echoload: no leaderboard: {problem}")
 
 
 def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
@@ -335,17 +356,21 @@ def _destinations(order: list[tuple[str, str]]) -> tuple[dict[str, str], str]:
 
     A file belongs to the format before it; one with none before it, to the next that has no file.
     """
-    from loadtest.outcome import refuse_unwritable
+    from loadtest.output import is_standard_output, refuse_unwritable
 
     files: dict[str, str] = {}
     formats: list[str] = []
     early: list[str] = []
+    shown: list[str] = []
 
     def to(path: str, form: str) -> None:
         if path in files:
             usage(f"--output {path} was given twice; each format needs a file of its own")
         refuse_unwritable(path, "--output")
-        files[path] = form
+        if is_standard_output(path):
+            shown.append(form)
+        else:
+            files[path] = form
 
     for option, value in order:
         if option == "--format" and early:
@@ -358,9 +383,10 @@ def _destinations(order: list[tuple[str, str]]) -> tuple[dict[str, str], str]:
             early.append(value)
     for path in early:
         to(path, "text")
-    if len(formats) > 1:
-        usage(f"only one of --format {' and '.join(formats)} can go to the terminal; give --output")
-    return files, formats[0] if formats else "text"
+    shown += formats
+    if len(shown) > 1:
+        usage(f"only one of --format {' and '.join(shown)} can go to the terminal; give --output")
+    return files, shown[0] if shown else "text"
 
 
 def _weights(path: str | None, formats: list[str]) -> dict[str, float]:

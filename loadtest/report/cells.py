@@ -128,11 +128,12 @@ def remarks(found: Document) -> list[str]:
                 "a reply; its rate and latency are those of the connections that did"
                 f"{', and it has no rank by rate' if found['comparison'] else ''}."
             )
-        if row["dropped"]:
+        if (late := row["dropped"] - row.get("unsent", 0)) > 0:
             said.append(
-                f"{label(row)}: {row['dropped']} messages that were due were never sent (dropped): "
+                f"{label(row)}: {late} messages that were due were never sent (dropped): "
                 "the server, or this client, could not keep up with the rate."
             )
+        said += _on_connections(row)
         if row["raw_latency_us"]["p99"] is not None:
             raw, lag = row["raw_latency_us"], row["lag_us"]
             said.append(
@@ -151,6 +152,32 @@ def remarks(found: Document) -> list[str]:
     for comparison in found["comparison"]:
         said += _on_ranks(comparison)
     return list(dict.fromkeys([*said, *found["notes"]]))
+
+
+def _on_connections(row: Row) -> list[str]:
+    """Return what became of connections that did not last."""
+    said = []
+    made = row.get("connections_made")
+    if made is not None and made < row["connections"]:
+        said.append(f"{label(row)}: only {made} of {row['connections']} connections were made.")
+    if unsent := row.get("unsent"):
+        said.append(
+            f"{label(row)}: {unsent} messages that were due were never sent (dropped): they "
+            "had no connection (any more); --reconnect makes lost ones again."
+        )
+    if ended := row.get("ended_idle"):
+        said.append(
+            f"{label(row)}: the server ended {ended} connections while it owed nothing on them, as "
+            "one that drains does; that is not an error."
+        )
+    if count := row.get("reconnects"):
+        took = row["recovery_us"]
+        said.append(
+            f"{label(row)}: {count} connections were lost and made again; until each was served "
+            f"again, it took p50 {milliseconds(took['p50'])} ms, p99 {milliseconds(took['p99'])} "
+            f"ms, max {milliseconds(took['max'])} ms."
+        )
+    return said
 
 
 def _on_ranks(comparison: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ def hgrm(found: Document) -> str:
 
     One section for each target, after a line with its name; the plotter takes one at a time.
     """
-    parts = []
+    parts = ["#[Interrupted]\n"] if found.get("interrupted") else []
     for row in found["results"]:
         text = io.BytesIO()
         histogram = HdrHistogram.decode(row["latency_histogram"])

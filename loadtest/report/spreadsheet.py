@@ -28,6 +28,7 @@ _COLUMNS = (
     "latency_p99_us_of_all_rounds",
     "latency_p999_us_of_all_rounds",
     "latency_max_us_of_all_rounds",
+    "interrupted",
 )
 
 
@@ -43,6 +44,7 @@ def as_csv(found: Document) -> str:
             writer.writerow(
                 {
                     **_facts(row, row["interpreter"] or own),
+                    "interrupted": found.get("interrupted", False),
                     "round": number + 1,
                     "messages_per_second": speed,
                     "server_cpu_us_per_message": cpu[number] if number < len(cpu) else "",

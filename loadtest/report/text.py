@@ -1,12 +1,11 @@
 """A document as tables on a terminal, or in a file or pipe."""
 
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.markup import escape
 from rich.table import Table
 
-from loadtest.console import console
+from loadtest.console import Screen
 from loadtest.report.cells import (
     ERRORS,
     HEADINGS,
@@ -27,17 +26,17 @@ if TYPE_CHECKING:
 
     from loadtest.hold import Held
 
-_NO_BOUND = 1000  # a file or a pipe has no width; the table takes what it needs
 _WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
 
 
-def _console() -> "Console":
-    return console(sys.stdout, _NO_BOUND)
+def show(found: Document, stream: TextIO | None = None) -> None:
+    """Print the tables, and under them what a reader must know to read them.
 
-
-def show(found: Document) -> None:
-    """Print the tables, and under them what a reader must know to read them."""
-    shown = _console()
+    Args:
+        found: What was measured.
+        stream: Where; None: on standard output.
+    """
+    shown = Screen(stream)
     rows = found["results"]
     if shown.width >= _WIDTH_OF_A_ROW:
         table = Table(header_style="bold")
@@ -107,7 +106,7 @@ def _show_peers(shown: "Console", found: Document) -> None:
     shown.print(table)
 
 
-def show_held(found: "list[Held]") -> None:
+def show_held(found: "list[Held]", stream: TextIO | None = None) -> None:
     """Print what servers held."""
     table = Table(header_style="bold")
     for heading in ("target", "held", "KiB each (PSS)", "accepted in s", "CPU while idle"):
@@ -121,4 +120,4 @@ def show_held(found: "list[Held]") -> None:
             f"{one.seconds:.2f}",
             f"{one.cpu_percent_idle:.1f} %",
         )
-    _console().print(table)
+    Screen(stream).print(table)

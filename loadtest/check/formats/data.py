@@ -2,6 +2,7 @@
 
 import json
 
+from loadtest import junit
 from loadtest.check.formats import text
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report, Result
 
@@ -44,50 +45,26 @@ def _check(result: Result) -> dict[str, object]:
 
 def as_junit(report: Report) -> str:
     """Return JUnit's XML, as CI systems read it: a test case for each check."""
-    from xml.etree import ElementTree as ET
-
-    suite = ET.Element(
-        "testsuite",
-        name="echoload check",
-        tests=str(len(report.results)),
-        failures=str(len(report.of(FAILED))),
-        errors=str(len(report.of(ERROR))),
-        skipped=str(len(report.of(SKIPPED))),
-        time=f"{report.seconds:.3f}",
-    )
-    properties = ET.SubElement(suite, "properties")
-    for name, value in (
-        ("server", report.server),
-        ("seed", report.seed),
-        ("score", report.score),
-        ("max_score", report.max_score),
-    ):
-        ET.SubElement(properties, "property", name=name, value=_xml(str(value)))
-    for result in report.results:
-        case = ET.SubElement(
-            suite,
-            "testcase",
+    outcomes = {FAILED: junit.FAILURE, ERROR: junit.ERROR, SKIPPED: junit.SKIPPED}
+    cases = [
+        junit.Case(
             classname=f"echoload.check.{result.check.group}",
             name=f"{result.check.id} {result.check.title}",
-            time=f"{result.seconds:.3f}",
+            outcome=outcomes.get(result.status),
+            message=result.message,
+            kind=result.check.id,
+            details="\n".join(text.details(result)),
+            seconds=result.seconds,
         )
-        element = {FAILED: "failure", ERROR: "error", SKIPPED: "skipped"}.get(result.status)
-        if element is not None:
-            found = ET.SubElement(case, element, message=_xml(result.message))
-            if result.status != SKIPPED:
-                found.set("type", result.check.id)
-                found.text = _xml("\n".join(text.details(result)))
-    suites = ET.Element("testsuites")
-    suites.append(suite)
-    ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _xml(said: str) -> str:
-    """Return a text without what XML 1.0 has no room for."""
-    return "".join(
-        c if c in "\t\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said
-    )
+        for result in report.results
+    ]
+    properties = {
+        "server": report.server,
+        "seed": report.seed,
+        "score": report.score,
+        "max_score": report.max_score,
+    }
+    return junit.as_junit("echoload check", cases, properties, report.seconds)
 
 
 def as_tap(report: Report) -> str:

@@ -1,0 +1,75 @@
+"""JUnit's XML, as CI systems read it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from xml.etree import ElementTree as ET
+
+FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A test case."""
+
+    classname: str
+    name: str
+    outcome: str | None = None
+    """`FAILURE`, `ERROR` or `SKIPPED`; None: it passed."""
+    message: str = ""
+    kind: str = ""
+    """What of, in one word; of a failure or an error."""
+    details: str = ""
+    seconds: float = 0.0
+
+
+def as_junit(
+    name: str, cases: Sequence[Case], properties: Mapping[str, object], seconds: float
+) -> str:
+    """Return a document with one suite.
+
+    Args:
+        name: Of the suite.
+        cases: In order.
+        properties: What there is to know of all of them.
+        seconds: That all of it took.
+    """
+
+    def count(outcome: str) -> str:
+        return str(sum(case.outcome == outcome for case in cases))
+
+    suite = ET.Element(
+        "testsuite",
+        name=name,
+        tests=str(len(cases)),
+        failures=count(FAILURE),
+        errors=count(ERROR),
+        skipped=count(SKIPPED),
+        time=f"{seconds:.3f}",
+    )
+    found = ET.SubElement(suite, "properties")
+    for key, value in properties.items():
+        ET.SubElement(found, "property", name=key, value=_xml(str(value)))
+    for case in cases:
+        element = ET.SubElement(
+            suite,
+            "testcase",
+            classname=_xml(case.classname),
+            name=_xml(case.name),
+            time=f"{case.seconds:.3f}",
+        )
+        if case.outcome is not None:
+            outcome = ET.SubElement(element, case.outcome, message=_xml(case.message))
+            if case.outcome != SKIPPED:
+                outcome.set("type", _xml(case.kind))
+                outcome.text = _xml(case.details)
+    suites = ET.Element("testsuites")
+    suites.append(suite)
+    ET.indent(suites)
+    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _xml(said: str) -> str:
+    """Return a text without what XML 1.0 has no room for."""
+    return "".join(
+        c if c in "\t\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said
+    )
