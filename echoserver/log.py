@@ -117,8 +117,12 @@ class StderrWriter:
     """Writes lines to stderr and never waits for it.
 
     O_NONBLOCK belongs to the open file description, which stderr shares with other programs; so
-    the file behind it is opened anew where that is allowed (not where a container's pipe belongs
+    the file behind it is reopened where that is allowed (not where a container's pipe belongs
     to another user, nor for a socket), and asked for room before each write where it is not.
+
+    A regular file has no reader to wait for, and is written to as it was inherited: all who share
+    it share one offset, which the kernel locks for each write. Reopened, it would have an offset
+    of its own, and what others write would lie on what is written here, unless all of them append.
     """
 
     def __init__(self, fd: int = _STDERR) -> None:
@@ -128,11 +132,9 @@ class StderrWriter:
         """What is written to."""
         self._ask_first = False
         try:
-            kind = os.fstat(fd).st_mode
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            if stat.S_ISREG(kind):
-                flags |= os.O_APPEND  # an offset of its own would overwrite what others wrote
-            self.fd = os.open(f"/proc/self/fd/{fd}", flags)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self.fd = os.open(f"/proc/self/fd/{fd}", flags)
         except OSError:
             self._ask_first = True
 
