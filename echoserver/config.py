@@ -9,12 +9,12 @@ import os
 import re
 from collections.abc import Callable, ItemsView, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
+from echoserver.files import read_file
 from echoserver.units import parse_duration, parse_endpoint
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -449,7 +449,7 @@ def reread(config: Config, *, in_workers: bool) -> tuple[Config, list[str]]:
     if config.origin is None:
         return config, []
     options, file = config.origin
-    fresh = load_config(options, file=file)
+    fresh = load_config(options, file=file, reload=True)
     kept: dict[str, Any] = {}
     waiting: list[str] = []
     for setting in settings():
@@ -476,6 +476,8 @@ def load_config(
     options: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     file: str | os.PathLike[str] | None = None,
+    *,
+    reload: bool = False,
 ) -> Config:
     """Merge command-line `options`, the `environment` and a TOML `file` over the defaults.
 
@@ -483,6 +485,7 @@ def load_config(
         options: Setting → text or value; a None counts as not given.
         environment: Variables to read ``ECHOSERVER_*`` from; default: this process's own.
         file: TOML file; default: what ``ECHOSERVER_CONFIG`` names.
+        reload: Read regular files only: a server goes on meanwhile.
 
     Raises:
         ConfigError: A value is not what its setting takes, or the file cannot be read.
@@ -497,7 +500,8 @@ def load_config(
     sources: dict[str, str] = {}
     layers = [
         _from_file(
-            file if file is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None
+            file if file is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None,
+            reload=reload,
         ),
         _from_environment(environment, warnings),
         {name: (option_name(name), value) for name, value in given.items()},
@@ -534,13 +538,13 @@ def _from_environment(
     return found
 
 
-def _from_file(file: str | os.PathLike[str] | None) -> dict[str, tuple[str, Any]]:
+def _from_file(file: str | os.PathLike[str] | None, *, reload: bool) -> dict[str, tuple[str, Any]]:
     if file is None:
         return {}
     import tomllib
 
     try:
-        table = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        table = tomllib.loads(read_file(file, reload=reload).decode("utf-8"))
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"cannot read the configuration file {file}: {reason}") from None

@@ -1,5 +1,6 @@
 """A server from its configuration to its exit code: bind, serve, drain."""
 
+import errno
 import gc
 import os
 import resource
@@ -48,6 +49,9 @@ _NEW_OBJECTS = 50_000  # between two looks for cycles
 
 EXIT_OUTPUT_OWED = 4
 
+# Of a reload: another user's file; a pipe, which can be read once; a mount that does not answer.
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ETIMEDOUT}
+
 
 def serve(config: Config | None = None, **overrides: Any) -> int:
     """Serve until SIGTERM or SIGINT, then drain; return the exit code.
@@ -71,7 +75,7 @@ def serve(config: Config | None = None, **overrides: Any) -> int:
 
 
 class _UnreadableError(ConfigError):
-    """A file is there, and this process may not read it."""
+    """A file is there, and this process may not read it, or not again (`read_file`)."""
 
 
 def _files_changed(one: Config, other: Config) -> bool:
@@ -109,7 +113,7 @@ class Design:
         options, source = config.handler_option, config.source("handler_option")
         _refuse_contradictions(config, backend)
         try:
-            secure = _secure(config)
+            secure = _secure(config, reload=before is not None)
         except _UnreadableError as error:
             if log is None or before is None or before.secure is None:
                 raise
@@ -210,6 +214,7 @@ class EchoServer:
         sock = sidecars = None
         started = time.monotonic()
         try:
+            lifecycle.on_forced_end(lambda: _log_forced_end(lifecycle, log))
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
             if os.getpid() == 1:
@@ -290,6 +295,15 @@ def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None
     )
 
 
+def _log_forced_end(lifecycle: Lifecycle, log: Log) -> None:
+    log.error(
+        "ended_by_force",
+        signal=lifecycle.signal_name,
+        reason="the main flow did not come back: from a handler, or from a plugin's import",
+        exit_code=128 + lifecycle.signal,
+    )
+
+
 def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
     """Return what a server that has done this, and ended so, exits with."""
     if lifecycle.killed:
@@ -360,8 +374,12 @@ def _refuse_odd_concurrency(config: Config, backend: type[Backend]) -> None:
         raise ConfigError(f"{asked} must be None or a whole number from 1, not {answer!r}")
 
 
-def _secure(config: Config) -> "TlsServer | None":
+def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
     """Return what puts TLS over connections.
+
+    Args:
+        config: Names the files.
+        reload: Clients are being served meanwhile.
 
     Raises:
         ConfigError: A file is missing, or not usable.
@@ -374,9 +392,11 @@ def _secure(config: Config) -> "TlsServer | None":
     from echoserver.tls import Credentials, CredentialsError, TlsServer
 
     try:
-        found = Credentials.read(config.tls_cert, config.tls_key, config.tls_client_ca)
+        found = Credentials.read(
+            config.tls_cert, config.tls_key, config.tls_client_ca, reload=reload
+        )
     except OSError as error:
-        kind = _UnreadableError if isinstance(error, PermissionError) else ConfigError
+        kind = _UnreadableError if error.errno in _UNREADABLE else ConfigError
         raise kind(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
     try:
         return TlsServer(found)

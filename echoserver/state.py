@@ -103,12 +103,17 @@ class State:
         if not self.running:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, again: bool = False) -> None:
         """End the wait of the guest that is to come to its end; for handlers of signals.
 
         A signal that arrives after its flow's last look at `running`, and before a system call
         begins, ends no wait. So it is interrupted again and again.
+
+        Args:
+            again: There is a new reason, so the first repetitions follow soon.
         """
+        if again:
+            self._pause = _FIRST_NAG
         guest = self._guest
         if guest is None or self.running:
             return

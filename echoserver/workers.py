@@ -109,6 +109,7 @@ class Master:
         lifecycle.wake_on(signal.SIGCHLD)
         lifecycle.on_hangup(self._on_hangup)
         lifecycle.on_wake(self._reap)
+        lifecycle.on_forced_end(self._tell_all_to_die)
         try:
             for number in range(1, self._count + 1):
                 self._start(number, self._design)
@@ -407,9 +408,12 @@ class Master:
         for _ in self._workers:
             self._totals.cut += 1  # at least; it did not even tell
 
-    def _kill_all(self) -> None:
+    def _tell_all_to_die(self) -> None:
         for worker in self._workers:
             self._tell(worker, signal.SIGKILL)
+
+    def _kill_all(self) -> None:
+        self._tell_all_to_die()
         for worker in self._workers:
             os.waitpid(worker.pid, 0)
             self._settle(worker)

@@ -39,11 +39,13 @@ def test_a_log_opened_without_append_keeps_what_others_write(tmp_path: Path) -> 
     assert told == ["listening", "of another program", "draining", "stopped"]
 
 
+SPELLINGS = ["-", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2", "{link}", "{path}"]
+
+
 @pytest.mark.parametrize(
-    "spelling",
-    ["-", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2", "{link}", "{path}"],
+    ("spelling", "layout"),
+    [*((spelling, "") for spelling in SPELLINGS), ("/dev/stderr", "--workers=2")],
 )
-@pytest.mark.parametrize("layout", ["", "--workers=2"], ids=["alone", "2workers"])
 def test_log_and_access_log_in_one_file(spelling: str, layout: str, tmp_path: Path) -> None:
     path, link, port = tmp_path / "both.log", tmp_path / "link", free_port()
     link.symlink_to("/dev/stderr")
