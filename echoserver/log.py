@@ -7,6 +7,7 @@ import os
 import select
 import stat
 import sys
+import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from copy import copy
@@ -68,7 +69,9 @@ class Log:
         self._make = logger
         self._announcer = logger(0)
         self._last: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
+        # Event → how many were not logged since its last line, and how to log the last of them.
+        self._held_back: dict[str, tuple[int, Any, dict[str, Any]]] = {}
+        self._lock = threading.Lock()  # of what each thread of connections may report
         self.set_level(config.log_level)
 
     def of(self, config: Config, **values: Any) -> "Log":
@@ -88,15 +91,30 @@ class Log:
         self._announcer.info(event, **values)
 
     def warning_each_second(self, event: str, **values: Any) -> None:
-        """Log a warning that may repeat without end, at most once a second per `event`."""
+        """Log a warning that clients may cause without end, at most once a second per `event`."""
+        self._each_second(event, self.warning, values)
+
+    def error_each_second(self, event: str, **values: Any) -> None:
+        """Log an error that clients may cause without end, at most once a second per `event`."""
+        self._each_second(event, self.error, values)
+
+    def _each_second(self, event: str, write: Any, values: dict[str, Any]) -> None:
         now = time.monotonic()
-        if now - self._last.get(event, -1.0) < 1.0:
-            self._held_back[event] = self._held_back.get(event, 0) + 1
-            return
-        self._last[event] = now
-        if repeated := self._held_back.pop(event, 0):
-            values["repeated"] = repeated
-        self.warning(event, **values)
+        with self._lock:
+            count = self._held_back[event][0] if event in self._held_back else 0
+            if now - self._last.get(event, -1.0) < 1.0:
+                self._held_back[event] = count + 1, write, values
+                return
+            self._last[event] = now
+            self._held_back.pop(event, None)
+        write(event, **values, **({"repeated": count} if count else {}))
+
+    def say_rest(self) -> None:
+        """Log the last of each event that was held back, and how many there were before it."""
+        with self._lock:
+            rest, self._held_back = self._held_back, {}
+        for event, (count, write, values) in rest.items():
+            write(event, **values, **({"repeated": count - 1} if count > 1 else {}))
 
     @property
     def fd(self) -> int:

@@ -165,6 +165,7 @@ class Design:
             raise BootError(f"{who} failed: {told}") from error
         if lifecycle.running:
             raise BootError(f"{who} stopped serving, and nobody had told it to")
+        log.say_rest()
         service.publish()
         return service.totals
 
@@ -234,6 +235,7 @@ class EchoServer:
             else:
                 totals = self._serve_alone(sock, lifecycle, log, scoreboard, sidecars)
             code = exit_code(lifecycle, totals)
+            log.say_rest()
             log.announce(
                 "stopped",
                 **asdict(totals),

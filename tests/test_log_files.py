@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 
 from echoserver.access_log import _Writer
 from echoserver.scoreboard import Scoreboard
-from tests import wire
-from tests.launching import await_listening, free_port, shell, terminate
+from tests import inspection, wire
+from tests.launching import await_listening, free_port, serving, shell, terminate
 
 CLIENTS = 100
 
@@ -96,3 +97,30 @@ def test_an_access_log_on_a_pipe_is_written_in_pieces_that_a_pipe_takes_whole() 
     assert scoreboard.lost == 0
     os.close(reader)
     os.close(writer)
+
+
+# -- how many lines ------------------------------------------------------------------------------
+
+
+def test_a_client_causes_a_line_a_second_of_each_kind_and_each_is_counted(
+    exemplar: str, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "from echoserver import Handler\n\n\nclass Fails(Handler):\n"
+        "    def receive(self, data):\n        raise ValueError\n"
+    )
+    begun = time.monotonic()
+    with serving(exemplar, handler=f"{plugin}:Fails") as server:
+        for _ in range(CLIENTS):
+            with wire.connect(server.address) as sock:
+                sock.sendall(b"fail")
+                wire.read_to_end(sock)
+        assert server.stop() == 0
+        assert server.stopped is not None
+        assert server.stopped["handler_errors"] == CLIENTS
+    lines = inspection.events(server, "handler_failed")
+    seconds = time.monotonic() - begun
+    assert 2 <= len(lines) <= seconds + 2, "one at once, and the rest at the end"
+    assert sum(1 + line.get("repeated", 0) for line in lines) == CLIENTS
+    assert all("plugin.py:6" in line["where"] for line in lines)
