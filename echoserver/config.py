@@ -232,7 +232,8 @@ class Config:
         _integer(1, 10_000_000),
         metavar="N",
         whole_number=True,
-        shown_default="the least of 10000, the descriptor limit - 64, and what the backend holds",
+        shown_default="the least of 10000, the descriptor limit less 64 (below 128, half of it), "
+        "and what the backend holds",
         heading="Limits",
     )
     overload: Overload = _setting(

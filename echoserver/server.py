@@ -31,15 +31,19 @@ from echoserver.scoreboard import Scoreboard
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import LocalSlots
-from echoserver.state import in_main_thread
+from echoserver.state import in_main_thread, remaining_threads
 from echoserver.units import parse_endpoint
 
 if TYPE_CHECKING:
     from echoserver.tls import TlsServer
 
-# Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
 _EVERYWHERE = {"0.0.0.0", "::"}
+# Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own. Where
+# there are few, half of them.
 _RESERVED_DESCRIPTORS = 64
+# With all that may stand beside a server, a worker holds up to 18, and more while it starts.
+_LEAST_DESCRIPTORS = 32
+_FEW_CONNECTIONS = 256
 _DEFAULT_MAX_CONNECTIONS = 10_000
 
 _SAMPLE = 1.0  # seconds between two looks at what open connections have done
@@ -137,8 +141,8 @@ class Design:
 
     def most(self) -> int:
         """Return that of a backend without a bound of its own: a reload may bring one."""
-        return self.config.max_connections or max(
-            1, min(_DEFAULT_MAX_CONNECTIONS, raise_descriptor_limit() - _RESERVED_DESCRIPTORS)
+        return self.config.max_connections or min(
+            _DEFAULT_MAX_CONNECTIONS, _for_connections(raise_descriptor_limit())
         )
 
     def serve(
@@ -159,7 +163,8 @@ class Design:
             with _rarely_collected():
                 self.backend().serve(listener, service)
         except (EchoServerError, OSError):
-            raise
+            if not lifecycle.killed:  # it was told to leave before it had started
+                raise
         except (Exception, SystemExit) as error:
             told = ", ".join(f"{key} {text}" for key, text in what_failed(error).items())
             raise BootError(f"{who} failed: {told}") from error
@@ -208,8 +213,20 @@ class EchoServer:
                 "a server handles signals, which Python allows in the main thread only; "
                 "echoserver.spawn() runs one beside your program"
             )
+        try:
+            return self._run()
+        except OSError as error:
+            raise BootError(f"cannot go on: {error.strerror or error}") from None
+
+    def _run(self) -> int:
         config = self.config
         descriptors = raise_descriptor_limit()
+        if descriptors < _LEAST_DESCRIPTORS:
+            raise BootError(
+                f"this process may open {descriptors} files, and needs {_LEAST_DESCRIPTORS} at "
+                "least; raise the limit (ulimit -n, and ulimit -Hn)"
+            )
+        threads = remaining_threads()
         log = Log(config)
         lifecycle = Lifecycle(config)
         sock = sidecars = None
@@ -236,6 +253,13 @@ class EchoServer:
                 totals = self._serve_alone(sock, lifecycle, log, scoreboard, sidecars)
             code = exit_code(lifecycle, totals)
             log.say_rest()
+            if left := remaining_threads() - threads:
+                log.warning(
+                    "threads_left",
+                    threads=sorted(one.name for one in left),
+                    advice="the process ends without them; a handler or backend that starts "
+                    "threads ends them, or makes them daemons",
+                )
             log.announce(
                 "stopped",
                 **asdict(totals),
@@ -480,13 +504,20 @@ def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> No
         )
     for reason in ignored:
         log.warning("setting_ignored", reason=reason)
-    if (config.max_connections or 0) > descriptors:
+    room = _for_connections(descriptors)
+    if (config.max_connections or _FEW_CONNECTIONS) > room:
         log.warning(
             "descriptors_scarce",
-            max_connections=config.max_connections,
+            max_connections=config.max_connections or room,
             descriptors=descriptors,
-            advice="raise the hard limit (ulimit -Hn)",
+            advice=f"there are descriptors for {room} connections at a time; raise the hard limit "
+            "(ulimit -Hn)",
         )
+
+
+def _for_connections(descriptors: int) -> int:
+    """Return how many of so many descriptors connections may have."""
+    return descriptors - min(_RESERVED_DESCRIPTORS, descriptors // 2)
 
 
 def raise_descriptor_limit() -> int:
