@@ -31,6 +31,7 @@ from echoserver.scoreboard import Scoreboard
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import LocalSlots
+from echoserver.sockets import spelled
 from echoserver.state import in_main_thread, remaining_threads
 from echoserver.units import parse_endpoint
 
@@ -312,7 +313,7 @@ def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None
     host, port = sock.getsockname()[:2]
     log.announce(
         "listening",
-        host=host,
+        host=spelled(host),
         port=port,
         backend=config.backend,
         handler=config.handler,
@@ -467,8 +468,8 @@ def _refuse_own_port(config: Config, sock: socket.socket) -> None:
     if config.metrics is None:
         return
     host, port = parse_endpoint(config.metrics)
-    own_host, own_port = sock.getsockname()[:2]
-    if port == own_port and (host == own_host or own_host in _EVERYWHERE):
+    own_host, own_port = spelled(sock.getsockname()[0]), sock.getsockname()[1]
+    if port == own_port and (spelled(host) == own_host or own_host in _EVERYWHERE):
         raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
 
 
@@ -478,7 +479,7 @@ def _warn_if_opened(before: Config | None, config: Config, sock: socket.socket, 
     if not (known or _guarded(config) or address_of(sock.getsockname()[0]).is_loopback):
         log.warning(
             "open_to_all",
-            host=sock.getsockname()[0],
+            host=spelled(sock.getsockname()[0]),
             advice="whoever reaches this address can use the server; --allow says who may, and "
             "--tls-cert with --tls-client-ca asks for proof",
         )
