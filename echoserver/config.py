@@ -22,6 +22,13 @@ _MAPPED = 96  # bits before the address in an IPv6 address that stands for one o
 
 ENVIRONMENT_PREFIX = "ECHOSERVER_"
 
+# What Kubernetes tells every pod of services that are called echoserver, or echoserver-metrics.
+_INJECTED = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|\w+_PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
+)
+
 Overload = Literal["queue", "reject", "shed-idle"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "console", "json"]
@@ -528,7 +535,7 @@ def _from_environment(
         value = environment.get(variable, "")
         if not value:  # compose files pass ${VARIABLE:-} along as an empty text
             continue
-        if setting.name == "port" and value.startswith(("tcp://", "udp://")):
+        if setting.name == "port" and value.startswith(("tcp://", "udp://", "sctp://")):
             # Kubernetes describes a service called "echoserver" to every pod in this very name.
             warnings.append(
                 f"{variable}={_shown(value)} looks like a service description that Kubernetes "
@@ -536,6 +543,22 @@ def _from_environment(
             )
             continue
         found[setting.name] = (variable, value)
+    warnings += _unknown_variables(environment)
+    return found
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting's and is none."""
+    hidden = {one.name.upper() for one in settings() if one.metadata.get("hidden")}
+    shown = ["CONFIG", *(one.name.upper() for one in settings() if one.name.upper() not in hidden)]
+    found = []
+    for variable, value in sorted(environment.items()):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or not value or name in hidden or name in shown:
+            continue
+        if not _INJECTED.fullmatch(f"{name}={value}"):
+            hint = _close_to(name.upper(), shown).replace("'", f"'{ENVIRONMENT_PREFIX}", 1)
+            found.append(f"{variable} is not a setting{hint}")
     return found
 
 
@@ -571,12 +594,16 @@ def _from_file(file: str | os.PathLike[str] | None, *, reload: bool) -> dict[str
     return found
 
 
-def did_you_mean(name: str, known: Any) -> str:
-    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
+def _close_to(name: str, known: Any) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0].replace('_', '-')!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
+    return _close_to(name, known).replace("_", "-")
 
 
 def _shown(value: Any) -> str:
