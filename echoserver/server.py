@@ -242,6 +242,7 @@ class EchoServer:
             _refuse_own_port(config, sock)
             sidecars = Sidecars(config, sock, log, self._identity)
             scoreboard = Scoreboard.of(config)
+            scoreboard.certificate_expiry = certificate_expiry(self._design.secure)
             sidecars.start(scoreboard, lifecycle)
             if self._identity is not None:
                 self._identity.assume()
@@ -296,7 +297,8 @@ class EchoServer:
 
         def reload(service: Service) -> None:
             sidecars.reloading()
-            reload_in_place(service, sock)
+            scoreboard.note_reload(successful=reload_in_place(service, sock))
+            scoreboard.certificate_expiry = certificate_expiry(service.secure)
             sidecars.ready()
 
         def ready(service: Service) -> None:
@@ -306,6 +308,16 @@ class EchoServer:
             sidecars.ready()
 
         return self._design.serve(sock, lifecycle, log, resources, ready)
+
+
+def certificate_expiry(secure: "TlsServer | None") -> float:
+    """Return when the certificate expires that is served with, in Unix time; 0: there is none."""
+    if secure is not None:
+        from echoserver.certificates import expiry
+
+        with suppress(ValueError):  # OpenSSL can read it, and that is enough to serve
+            return expiry(secure.credentials.cert)
+    return 0.0
 
 
 def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
@@ -338,21 +350,26 @@ def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
     return EXIT_OUTPUT_OWED if totals.cut else 0
 
 
-def reload_in_place(service: Service, sock: socket.socket) -> None:
-    """Read the configuration again, and serve by what can be changed without a new process."""
+def reload_in_place(service: Service, sock: socket.socket) -> bool:
+    """Read the configuration again, and serve by what can be changed without a new process.
+
+    Returns:
+        Whether it could be read.
+    """
     log = service.log
     try:
         config, waiting = reread(service.config, in_workers=False)
         design = Design.of(config, service, log)
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
-        return
+        return False
     except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
         log.error("reload_failed", **what_failed(error))
-        return
+        return False
     before = service.config
     service.reconfigure(config, design.make_handler, design.secure)
     take_effect(before, config, waiting, sock, service.lifecycle, log)
+    return True
 
 
 def take_effect(

@@ -80,6 +80,10 @@ class Vitals:
 
     open: int = 0
     """Connections."""
+    eof: int = 0
+    """Connections that their client ended."""
+    drained: int = 0
+    """Connections that the server, or its worker, ended because it stops."""
     log_lines_dropped: int = 0
     access_lines_dropped: int = 0
     accept_emfile: int = 0
@@ -126,7 +130,10 @@ COUNTED_OUTCOMES = {
     "shed": "shed",
     "cut": "cut",
 }
-"""Why connections end → the counter of `Totals` for it; other ends are as they should be."""
+"""Why connections end → the counter of `Totals` for it."""
+
+USUAL_OUTCOMES = {"eof": "eof", "drained": "drained"}
+"""Likewise for the ends that are as they should be, which `Vitals` counts."""
 
 
 class Service:
@@ -224,6 +231,8 @@ class Service:
             self._account_for(connection)
             if counter := COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
+            elif usual := USUAL_OUTCOMES.get(connection.outcome):
+                setattr(self.vitals, usual, getattr(self.vitals, usual) + 1)
             if self._promptly:
                 self.publish(leaving=1)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.

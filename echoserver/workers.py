@@ -23,7 +23,7 @@ from echoserver.forking import ParentalBond
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.scoreboard import Scoreboard
-from echoserver.server import Design, announce, exit_code, take_effect
+from echoserver.server import Design, announce, certificate_expiry, exit_code, take_effect
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import SharedSlots, SlotTable
@@ -227,6 +227,7 @@ class Master:
                 del self._due[number]
                 # By what is known to serve, if anything does now.
                 design = self._design if self._anybody_serves else self._newest_design
+                self._scoreboard.count_restart()
                 self._start(number, design)
         self._replace_next()
 
@@ -323,8 +324,10 @@ class Master:
             config, waiting = reread(self._design.config, in_workers=True)
             self._trial = Design.of(config, self._design, self._log), waiting
         except EchoServerError as error:
+            self._scoreboard.note_reload(successful=False)
             self._log.error("reload_failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
+            self._scoreboard.note_reload(successful=False)
             self._log.error("reload_failed", **what_failed(error))
         else:
             self._supersede()
@@ -363,12 +366,15 @@ class Master:
         self._design, self._trial = design, None
         self._pauses.pop(_SUCCESSOR, None)
         self._slot_table.set_limit(design.limit_of_all(self._count))
+        self._scoreboard.note_reload(successful=True)
+        self._scoreboard.certificate_expiry = certificate_expiry(design.secure)
         take_effect(before, design.config, waiting, self._sock, self._lifecycle, self._log)
         self._sidecars.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
         """Stay with what is known to serve; whoever is behind it has another try later."""
         self._trial = None
+        self._scoreboard.note_reload(successful=False)
         self._log.error("reload_failed", reason=reason)
         self._sidecars.ready()
         self._replace_from = time.monotonic() + self._longer_pause(_SUCCESSOR)
