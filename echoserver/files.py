@@ -4,7 +4,6 @@ import errno
 import os
 import select
 import stat
-import threading
 import time
 
 LONGEST = 4 << 20
@@ -33,6 +32,8 @@ def read_file(path: str | os.PathLike[str], *, reload: bool = False) -> bytes:
     """
     if not reload:
         return _read(path, reload=False)
+    import threading  # a forked child need not have it
+
     outcome: list[bytes | OSError] = []
 
     def read() -> None:
