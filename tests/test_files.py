@@ -122,6 +122,7 @@ def test_process_substitution(tmp_path: Path) -> None:
         ) as process,
     ):
         await_listening(port, process)
+        assert wire.eventually(lambda: '"listening"' in log.read_text())
         process.send_signal(signal.SIGHUP)
         assert wire.eventually(lambda: "reload_failed" in log.read_text())
         process.terminate()

@@ -57,6 +57,7 @@ def test_log_and_access_log_in_one_file(spelling: str, layout: str, tmp_path: Pa
         shell('exec "$@"', "echoserver", *arguments, stdout=log, stderr=log) as process,
     ):
         address = await_listening(port, process)
+        assert wire.eventually(lambda: b'"listening"' in path.read_bytes())
         for number in range(CLIENTS):
             assert wire.served(address)
             if number == CLIENTS // 2:
@@ -121,6 +122,7 @@ def test_a_client_causes_a_line_a_second_of_each_kind_and_each_is_counted(
         assert server.stopped["handler_errors"] == CLIENTS
     lines = inspection.events(server, "handler_failed")
     seconds = time.monotonic() - begun
-    assert 2 <= len(lines) <= seconds + 2, "one at once, and the rest at the end"
+    # One at once, one a second, and the rest when the drain begins and when it is over.
+    assert 2 <= len(lines) <= seconds + 3
     assert sum(1 + line.get("repeated", 0) for line in lines) == CLIENTS
     assert all("plugin.py:6" in line["where"] for line in lines)
