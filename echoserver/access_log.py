@@ -10,12 +10,14 @@ import fcntl
 import os
 import select
 import signal
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from echoserver.errors import BootError
+from echoserver.files import own_descriptor
 from echoserver.helpers import Helper
 from echoserver.log import Log
 from echoserver.privileges import Identity
@@ -23,7 +25,8 @@ from echoserver.scoreboard import Scoreboard
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 _ROOM = 1 << 20  # bytes: what a process without privileges may ask for (pipe(7))
-_STDOUT = 1
+_STDOUT, _STDERR = 1, 2
+_STANDARD = (_STDERR, _STDOUT)  # in this order: the log goes to the first
 _CHUNK = 1 << 18
 # Seconds in which lines gather: to be woken for each of them costs more than all the rest.
 _GATHER = 0.05
@@ -33,7 +36,8 @@ class AccessLog:
     """The side of those that serve: any number of processes, which inherit it.
 
     Args:
-        path: The file, which is appended to; ``-``: standard output.
+        path: The file, which is appended to; ``-``: standard output. What names a descriptor of
+            this process, such as ``/dev/stderr``, is written to as it was inherited.
         identity: Whom the server is to become. Where that user may write the file, it is opened,
             and made, as by that user.
 
@@ -58,7 +62,7 @@ class AccessLog:
 
         Args:
             scoreboard: Where it counts the lines that it cannot write.
-            log: Where it says that it cannot open the file anew.
+            log: Where it says that it cannot reopen the file.
         """
         writer = _Writer(self._path, self._file, self._source, scoreboard, log)
         identity = self._identity
@@ -114,16 +118,40 @@ class AccessLog:
 
 
 def _open(path: str, identity: Identity | None = None) -> int:
-    if path == "-":
-        return _STDOUT
+    inherited = _STDOUT if path == "-" else own_descriptor(path)
     try:
+        if inherited is not None:
+            return inherited if inherited in _STANDARD else os.dup(inherited)
         file = _open_as(identity, path)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise BootError(f"--access-log: nobody reads the pipe {path}") from None
         raise BootError(f"--access-log: cannot write {path}: {error.strerror}") from None
+    if (shared := _also_open_as(file)) is not None:
+        os.close(file)
+        return shared
     os.set_blocking(file, True)
     return file
+
+
+def _also_open_as(file: int) -> int | None:
+    """Return the standard descriptor that the same regular file is open for writing as.
+
+    Others who share it may not append, as after ``2> FILE``, and would overwrite what is written
+    by another descriptor.
+    """
+    this = os.fstat(file)
+    for fd in _STANDARD:
+        with suppress(OSError):  # it is closed
+            writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+            if writable and stat.S_ISREG(this.st_mode) and os.path.samestat(this, os.fstat(fd)):
+                return fd
+    return None
+
+
+def _let_go(file: int) -> None:
+    if file not in _STANDARD:
+        os.close(file)
 
 
 def _open_as(identity: Identity | None, path: str) -> int:
@@ -146,6 +174,7 @@ class _Writer:
     def __init__(self, path: str, file: int, source: int, scoreboard: Scoreboard, log: Log) -> None:
         self._path, self._file, self._source, self._scoreboard = path, file, source, scoreboard
         self._log = log
+        self._inherited = path == "-" or own_descriptor(path) is not None
         self._reopen = self._torn = False
 
     def run(self, *, reopen: bool) -> None:
@@ -170,7 +199,7 @@ class _Writer:
 
     def _open_anew(self) -> None:
         """Go on in a new file, where someone has moved the old one (logrotate(8))."""
-        if self._file == _STDOUT:
+        if self._inherited:
             return
         try:
             file = _open(self._path)
@@ -182,9 +211,8 @@ class _Writer:
                 "allowed to create files in its directory",
             )
             return
-        os.dup2(file, self._file, inheritable=False)
-        os.close(file)
-        self._torn = False
+        _let_go(self._file)
+        self._file, self._torn = file, False
 
     def _write(self, data: bytes) -> None:
         unwritten = memoryview(data)
@@ -192,10 +220,23 @@ class _Writer:
             if self._torn:  # the file ends with a part of a line
                 os.write(self._file, b"\n")
                 self._torn = False
+            whole = stat.S_ISREG(os.fstat(self._file).st_mode)  # whatever is written at once
             while unwritten:
-                unwritten = unwritten[os.write(self._file, unwritten) :]
+                size = len(unwritten) if whole else _lines_at_once(data, len(data) - len(unwritten))
+                unwritten = unwritten[os.write(self._file, unwritten[:size]) :]
         except OSError:  # the disk is full, or standard output closed
             written = len(data) - len(unwritten)
             if written:
                 self._torn = data[written - 1 : written] != b"\n"
             self._scoreboard.lose(bytes(unwritten).count(b"\n"))
+
+
+def _lines_at_once(data: bytes, start: int) -> int:
+    """Return the bytes of the lines from `start` on that a pipe takes as one.
+
+    What is longer than PIPE_BUF may be cut in two by what another program writes (pipe(7)).
+    """
+    if len(data) - start <= select.PIPE_BUF:
+        return len(data) - start
+    end = data.rfind(b"\n", start, start + select.PIPE_BUF) + 1
+    return (end or start + select.PIPE_BUF) - start

@@ -1,5 +1,6 @@
 """How the three commands speak at the prompt: one sentence, the right exit code, no traceback."""
 
+import atexit
 import io
 import os
 import signal
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from echoserver.errors import EchoServerError
+from echoserver.state import remaining_threads
 from echoserver.units import parse_duration
 
 EXIT_USAGE = 2
@@ -82,6 +84,9 @@ def _leave(code: int) -> NoReturn:
                 stream.flush()
         except (OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    if remaining_threads():  # a plugin's, for which the interpreter would wait
+        atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to call them before os._exit
+        os._exit(code)
     sys.exit(code)
 
 

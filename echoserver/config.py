@@ -9,18 +9,25 @@ import os
 import re
 from collections.abc import Callable, ItemsView, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
+from echoserver.files import read_file
 from echoserver.units import parse_duration, parse_endpoint
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAPPED = 96  # bits before the address in an IPv6 address that stands for one of IPv4 (RFC 4291)
 
 ENVIRONMENT_PREFIX = "ECHOSERVER_"
+
+# What Kubernetes tells every pod of services that are called echoserver, or echoserver-metrics.
+_INJECTED = re.compile(
+    r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|\w+_PORT=(tcp|udp|sctp)://.*",
+    re.DOTALL,
+)
 
 Overload = Literal["queue", "reject", "shed-idle"]
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
@@ -232,7 +239,8 @@ class Config:
         _integer(1, 10_000_000),
         metavar="N",
         whole_number=True,
-        shown_default="the least of 10000, the descriptor limit - 64, and what the backend holds",
+        shown_default="the least of 10000, the descriptor limit less 64 (below 128, half of it), "
+        "and what the backend holds",
         heading="Limits",
     )
     overload: Overload = _setting(
@@ -449,7 +457,7 @@ def reread(config: Config, *, in_workers: bool) -> tuple[Config, list[str]]:
     if config.origin is None:
         return config, []
     options, file = config.origin
-    fresh = load_config(options, file=file)
+    fresh = load_config(options, file=file, reload=True)
     kept: dict[str, Any] = {}
     waiting: list[str] = []
     for setting in settings():
@@ -476,6 +484,8 @@ def load_config(
     options: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     file: str | os.PathLike[str] | None = None,
+    *,
+    reload: bool = False,
 ) -> Config:
     """Merge command-line `options`, the `environment` and a TOML `file` over the defaults.
 
@@ -483,6 +493,7 @@ def load_config(
         options: Setting → text or value; a None counts as not given.
         environment: Variables to read ``ECHOSERVER_*`` from; default: this process's own.
         file: TOML file; default: what ``ECHOSERVER_CONFIG`` names.
+        reload: Read regular files only: a server goes on meanwhile.
 
     Raises:
         ConfigError: A value is not what its setting takes, or the file cannot be read.
@@ -497,7 +508,8 @@ def load_config(
     sources: dict[str, str] = {}
     layers = [
         _from_file(
-            file if file is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None
+            file if file is not None else environment.get(ENVIRONMENT_PREFIX + "CONFIG") or None,
+            reload=reload,
         ),
         _from_environment(environment, warnings),
         {name: (option_name(name), value) for name, value in given.items()},
@@ -523,7 +535,7 @@ def _from_environment(
         value = environment.get(variable, "")
         if not value:  # compose files pass ${VARIABLE:-} along as an empty text
             continue
-        if setting.name == "port" and value.startswith(("tcp://", "udp://")):
+        if setting.name == "port" and value.startswith(("tcp://", "udp://", "sctp://")):
             # Kubernetes describes a service called "echoserver" to every pod in this very name.
             warnings.append(
                 f"{variable}={_shown(value)} looks like a service description that Kubernetes "
@@ -531,16 +543,32 @@ def _from_environment(
             )
             continue
         found[setting.name] = (variable, value)
+    warnings += _unknown_variables(environment)
     return found
 
 
-def _from_file(file: str | os.PathLike[str] | None) -> dict[str, tuple[str, Any]]:
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting's and is none."""
+    hidden = {one.name.upper() for one in settings() if one.metadata.get("hidden")}
+    shown = ["CONFIG", *(one.name.upper() for one in settings() if one.name.upper() not in hidden)]
+    found = []
+    for variable, value in sorted(environment.items()):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if name == variable or not value or name in hidden or name in shown:
+            continue
+        if not _INJECTED.fullmatch(f"{name}={value}"):
+            hint = _close_to(name.upper(), shown).replace("'", f"'{ENVIRONMENT_PREFIX}", 1)
+            found.append(f"{variable} is not a setting{hint}")
+    return found
+
+
+def _from_file(file: str | os.PathLike[str] | None, *, reload: bool) -> dict[str, tuple[str, Any]]:
     if file is None:
         return {}
     import tomllib
 
     try:
-        table = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+        table = tomllib.loads(read_file(file, reload=reload).decode("utf-8"))
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(f"cannot read the configuration file {file}: {reason}") from None
@@ -566,12 +594,16 @@ def _from_file(file: str | os.PathLike[str] | None) -> dict[str, tuple[str, Any]
     return found
 
 
-def did_you_mean(name: str, known: Any) -> str:
-    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
+def _close_to(name: str, known: Any) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0].replace('_', '-')!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def did_you_mean(name: str, known: Any) -> str:
+    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
+    return _close_to(name, known).replace("_", "-")
 
 
 def _shown(value: Any) -> str:

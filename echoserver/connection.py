@@ -453,6 +453,9 @@ class Connection:
                         yield from self._send_rest(memoryview(answer)[taken:])
                 else:
                     yield from self._carry_out(answer)
+                # Before the next read, which takes its memory first, and may wait with it: of many
+                # threads, each would keep two chunks.
+                data = answer = b""
             if blocking:
                 continue
             if tls is not None and tls.pending:

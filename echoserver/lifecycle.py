@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,9 @@ from echoserver.state import LEAVE, NUDGE, RETIRE, State, in_main_thread
 
 _NO_SIGNALS = {0, NUDGE}
 """What `Lifecycle.wake` and an interruption leave in the pipe, beside the numbers of signals."""
+
+# Seconds within which the main flow must notice a second signal: else the process ends where it is.
+_TO_NOTICE = 2.0
 
 
 def _nothing() -> None:
@@ -51,6 +55,8 @@ class Lifecycle(State):
 
         self._hooks: list[Callable[[], None]] = []
         self._told_to_stop = False
+        self._unnoticed_since = inf  # when a stop signal came that the main flow has not seen yet
+        self._last_acts: list[Callable[[], None]] = []
         self._woken = False
         self._hung_up = False
         self._restore: list[Callable[[], object]] = []
@@ -165,15 +171,39 @@ class Lifecycle(State):
         again = self._told_to_stop or not self.running
         self._told_to_stop = True
         self.signal = number
+        self._unnoticed_since = min(self._unnoticed_since, time.monotonic())
         if again:
             self.killed = True
             self.wake()
+            self.interrupt(again=True)
+            self._await_main_flow()
         else:
             self.drain()
-        self.interrupt()
+            self.interrupt()
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         self.interrupt()
+        if self.killed:
+            self._await_main_flow()
+
+    def on_forced_end(self, act: Callable[[], None]) -> None:
+        """Call `act`, in a signal handler, before the process ends without its main flow.
+
+        That is where a second signal finds a main flow that does not come back: from a plugin's
+        import, or from a handler. What was called first is called last.
+        """
+        self._last_acts.append(act)
+
+    def _await_main_flow(self) -> None:
+        """After a second signal: end the process if its main flow does not notice it in time."""
+        left = self._unnoticed_since + _TO_NOTICE - time.monotonic()
+        if left <= 0:
+            for act in reversed(self._last_acts):
+                with suppress(Exception):
+                    act()
+            os._exit(128 + self.signal)
+        elif left < inf and self._guest is None:  # whose timer comes more often
+            signal.setitimer(signal.ITIMER_REAL, left)
 
     def _only_wake(self, _number: int, _frame: FrameType | None) -> None:
         self.wake()
@@ -234,6 +264,7 @@ class Lifecycle(State):
 
     def look(self) -> set[int]:
         """Return the watched descriptors that are readable, and do what a wake-up asks for."""
+        self._unnoticed_since = inf
         ready, self._ready = self._ready, None
         if ready is None:
             ready = {fd for fd, _ in self._epoll.poll(0)}
@@ -267,6 +298,8 @@ class Lifecycle(State):
 
     def close(self) -> None:
         """Give the signals back and close the descriptors."""
+        if self.killed:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # or it would end the process: its default
         for restore in reversed(self._restore):
             restore()
         self._close_pipe()

@@ -13,7 +13,7 @@ from echoserver.flow import Flow, Readable
 from echoserver.lingering import Lingering
 from echoserver.proxy_headers import AwaitedHeaders, Identified
 from echoserver.service import Service
-from echoserver.sockets import abort, accept_queue
+from echoserver.sockets import abort, accept_queue, spelled
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -30,6 +30,8 @@ _LATEST_RESET = 0.5  # seconds
 _GLANCE = 0.1
 _SHED_NEXT = 0.01  # seconds that one who was asked to leave has for it, before another is
 
+
+_IPV6 = 4  # parts of an address
 
 # How the log calls what `Totals` counts.
 _TURNED_AWAY = {
@@ -226,7 +228,7 @@ class Listener:
         """Return a client and its address; None where none waits or none can be taken now."""
         while True:
             try:
-                accepted = self._sock.accept()
+                sock, peer = self._sock.accept()
             except BlockingIOError:
                 self._pause_ends = 0.0
                 return None
@@ -241,7 +243,8 @@ class Listener:
                 self._service.log.warning_each_second("accept_failed", error=error.strerror)
             else:
                 self._pause_length = self._pause_ends = 0.0
-                return accepted
+                # An IPv4 client of an IPv6 socket is called what it is everywhere.
+                return sock, (spelled(peer[0]), peer[1]) if len(peer) == _IPV6 else peer
 
     def _back_off(self, error: OSError) -> None:
         self._pause_length = min(self._pause_length * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)

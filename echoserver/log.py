@@ -7,6 +7,7 @@ import os
 import select
 import stat
 import sys
+import threading
 import time
 from collections.abc import Mapping, MutableMapping
 from copy import copy
@@ -69,7 +70,9 @@ class Log:
         self._make = logger
         self._announcer = logger(0)
         self._last: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
+        # Event → how many were not logged since its last line, and how to log the last of them.
+        self._held_back: dict[str, tuple[int, Any, dict[str, Any]]] = {}
+        self._lock = threading.Lock()  # of what each thread of connections may report
         self.set_level(config.log_level)
 
     def of(self, config: Config, **values: Any) -> "Log":
@@ -89,15 +92,30 @@ class Log:
         self._announcer.info(event, **values)
 
     def warning_each_second(self, event: str, **values: Any) -> None:
-        """Log a warning that may repeat without end, at most once a second per `event`."""
+        """Log a warning that clients may cause without end, at most once a second per `event`."""
+        self._each_second(event, self.warning, values)
+
+    def error_each_second(self, event: str, **values: Any) -> None:
+        """Log an error that clients may cause without end, at most once a second per `event`."""
+        self._each_second(event, self.error, values)
+
+    def _each_second(self, event: str, write: Any, values: dict[str, Any]) -> None:
         now = time.monotonic()
-        if now - self._last.get(event, -1.0) < 1.0:
-            self._held_back[event] = self._held_back.get(event, 0) + 1
-            return
-        self._last[event] = now
-        if repeated := self._held_back.pop(event, 0):
-            values["repeated"] = repeated
-        self.warning(event, **values)
+        with self._lock:
+            count = self._held_back[event][0] if event in self._held_back else 0
+            if now - self._last.get(event, -1.0) < 1.0:
+                self._held_back[event] = count + 1, write, values
+                return
+            self._last[event] = now
+            self._held_back.pop(event, None)
+        write(event, **values, **({"repeated": count} if count else {}))
+
+    def say_rest(self) -> None:
+        """Log the last of each event that was held back, and how many there were before it."""
+        with self._lock:
+            rest, self._held_back = self._held_back, {}
+        for event, (count, write, values) in rest.items():
+            write(event, **values, **({"repeated": count - 1} if count > 1 else {}))
 
     @property
     def fd(self) -> int:
@@ -118,8 +136,12 @@ class StderrWriter:
     """Writes lines to stderr and never waits for it.
 
     O_NONBLOCK belongs to the open file description, which stderr shares with other programs; so
-    the file behind it is opened anew where that is allowed (not where a container's pipe belongs
+    the file behind it is reopened where that is allowed (not where a container's pipe belongs
     to another user, nor for a socket), and asked for room before each write where it is not.
+
+    A regular file has no reader to wait for, and is written to as it was inherited: all who share
+    it share one offset, which the kernel locks for each write. Reopened, it would have an offset
+    of its own, and what others write would lie on what is written here, unless all of them append.
     """
 
     def __init__(self, fd: int = _STDERR) -> None:
@@ -129,11 +151,9 @@ class StderrWriter:
         """What is written to."""
         self._ask_first = False
         try:
-            kind = os.fstat(fd).st_mode
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            if stat.S_ISREG(kind):
-                flags |= os.O_APPEND  # an offset of its own would overwrite what others wrote
-            self.fd = os.open(f"/proc/self/fd/{fd}", flags)
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                self.fd = os.open(f"/proc/self/fd/{fd}", flags)
         except OSError:
             self._ask_first = True
 

@@ -5,6 +5,7 @@ that hangs, nor for a port that is taken.
 """
 
 import os
+import platform
 import signal
 import socket
 import threading
@@ -15,11 +16,12 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
+from echoserver import __version__
 from echoserver.forking import ParentalBond
 from echoserver.helpers import Helper, SupervisedHelper
 from echoserver.privileges import Identity
 from echoserver.scoreboard import Account, Scoreboard
-from echoserver.service import COUNTED_OUTCOMES
+from echoserver.service import COUNTED_OUTCOMES, USUAL_OUTCOMES
 
 _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
 _AT_A_TIME = 32  # requests
@@ -45,9 +47,9 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
     ),
     (
         "connections_ended",
-        "Connections that ended in another way than a client's end or a drain.",
+        "Connections that have ended.",
         "reason",
-        {why: total for why, total in COUNTED_OUTCOMES.items() if why != "refused"},
+        COUNTED_OUTCOMES | USUAL_OUTCOMES,
     ),
     (
         "bytes",
@@ -189,6 +191,19 @@ class _Page:
             "Lines that the access log's file did not take.",
             value=scoreboard.lost,
         )
+        yield CounterMetricFamily(
+            "echoserver_worker_restarts",
+            "Workers that were started in the place of one that had died.",
+            value=scoreboard.restarts,
+        )
+        build = GaugeMetricFamily(
+            "echoserver_build_info",
+            "1, by what serves.",
+            labels=["version", "python", "implementation"],
+        )
+        python, implementation = platform.python_version(), platform.python_implementation()
+        build.add_metric([__version__, python, implementation], 1.0)
+        yield build
         opened: Counter[str] = Counter()
         for worker, account in accounts:
             opened[worker] += account.vitals.open
@@ -199,11 +214,24 @@ class _Page:
             gauge.add_metric([worker], count)
         yield gauge
         waiting, limit = scoreboard.queue
+        successful, reloaded = scoreboard.last_reload
+        if scoreboard.certificate_expiry:
+            yield GaugeMetricFamily(
+                "echoserver_certificate_expiry_timestamp_seconds",
+                "When the certificate expires that is served with, in Unix time.",
+                value=scoreboard.certificate_expiry,
+            )
         for name, about, figure in (
             ("draining", "1 while the server comes to its end.", scoreboard.everyone_drains),
             ("ready", "1 while it takes clients.", self.ready),
             ("accept_queue", "Clients that the kernel holds until they are accepted.", waiting),
             ("accept_queue_limit", "How many it may hold.", limit),
+            ("last_reload_successful", "0 where the last reload changed nothing.", successful),
+            (
+                "last_reload_timestamp_seconds",
+                "When the configuration was read the last time, in Unix time.",
+                reloaded,
+            ),
             ("start_time_seconds", "When the server started, in Unix time.", self._start_time),
         ):
             yield GaugeMetricFamily(f"echoserver_{name}", about, value=float(figure))

@@ -9,6 +9,7 @@ import ipaddress
 import re
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 LONGEST = 4096
 """Bytes of a header that are still believed: version 2 could have 65,551."""
@@ -94,7 +95,12 @@ def _version_1(data: bytes) -> Header | None:
         port, _ = map(_port, ports)
     except (ValueError, KeyError):
         raise ValueError("a PROXY header that is not well formed") from None
-    return Header(length, (str(client), port))
+    return Header(length, (_spelled(client), port))
+
+
+def _spelled(address: Any) -> str:
+    """Return an address in its one spelling: ``::ffff:192.0.2.1`` is one of IPv4."""
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _port(text: str) -> int:
@@ -123,4 +129,4 @@ def _version_2(data: bytes) -> Header | None:
     if command == _LOCAL or packed is None:
         return Header(length, None)
     source, _, port, _ = packed.unpack_from(data, _V2_HEAD.size)
-    return Header(length, (str(ipaddress.ip_address(source)), port))
+    return Header(length, (_spelled(ipaddress.ip_address(source)), port))

@@ -45,8 +45,9 @@ class Scoreboard:
         numbers: How many of them have a number, from 1; who replaces one has the same.
     """
 
-    _HEAD = struct.Struct("=QQQQQ")  # see the offsets below
-    _DRAINS, _CHANGES, _QUEUE, _QUEUE_LIMIT, _LOST = range(0, 40, 8)
+    _HEAD = struct.Struct("=QQQQQQQdd")  # see the offsets below
+    _DRAINS, _CHANGES, _QUEUE, _QUEUE_LIMIT, _LOST, _RESTARTS = range(0, 48, 8)
+    _RELOAD_FAILED, _RELOADED, _EXPIRES = range(48, 72, 8)
     _STATE = struct.Struct("=dQQ")  # beat, number, serves
     _DONE = struct.Struct(f"={len(_VITALS) + len(_TOTALS)}Q")
     _PLACE = _STATE.size + _DONE.size
@@ -58,6 +59,7 @@ class Scoreboard:
         self._words = memoryview(self._memory).cast("Q")
         self._times = memoryview(self._memory).cast("d")
         self._free = list(range(places))
+        self.note_reload(successful=True)  # the start is the first time
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -94,6 +96,34 @@ class Scoreboard:
     def lose(self, lines: int) -> None:
         """In the process that writes that file: count some more."""
         self._set(self._LOST, self.lost + lines)
+
+    @property
+    def restarts(self) -> int:
+        """Workers that were started in the place of one that had died."""
+        return self._get(self._RESTARTS)
+
+    def count_restart(self) -> None:
+        """In the master: count one more."""
+        self._set(self._RESTARTS, self.restarts + 1)
+
+    @property
+    def last_reload(self) -> tuple[bool, float]:
+        """Whether the last reload was successful, and when it was (Unix time)."""
+        return not self._get(self._RELOAD_FAILED), self._times[self._RELOADED // _WORD]
+
+    def note_reload(self, *, successful: bool) -> None:
+        """In the process that reads the configuration: note that it has done so again."""
+        self._set(self._RELOAD_FAILED, int(not successful))
+        self._times[self._RELOADED // _WORD] = time.time()
+
+    @property
+    def certificate_expiry(self) -> float:
+        """When the certificate expires that is served with (Unix time); 0: it is not TLS."""
+        return self._times[self._EXPIRES // _WORD]
+
+    @certificate_expiry.setter
+    def certificate_expiry(self, at: float) -> None:
+        self._times[self._EXPIRES // _WORD] = at
 
     # -- places --------------------------------------------------------------------------------
 

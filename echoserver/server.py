@@ -1,5 +1,6 @@
 """A server from its configuration to its exit code: bind, serve, drain."""
 
+import errno
 import gc
 import os
 import resource
@@ -30,15 +31,20 @@ from echoserver.scoreboard import Scoreboard
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import LocalSlots
-from echoserver.state import in_main_thread
+from echoserver.sockets import spelled
+from echoserver.state import in_main_thread, remaining_threads
 from echoserver.units import parse_endpoint
 
 if TYPE_CHECKING:
     from echoserver.tls import TlsServer
 
-# Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
 _EVERYWHERE = {"0.0.0.0", "::"}
+# Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own. Where
+# there are few, half of them.
 _RESERVED_DESCRIPTORS = 64
+# With all that may stand beside a server, a worker holds up to 18, and more while it starts.
+_LEAST_DESCRIPTORS = 32
+_FEW_CONNECTIONS = 256
 _DEFAULT_MAX_CONNECTIONS = 10_000
 
 _SAMPLE = 1.0  # seconds between two looks at what open connections have done
@@ -47,6 +53,9 @@ _REAP = 1.0  # seconds between two looks for strays, as process 1
 _NEW_OBJECTS = 50_000  # between two looks for cycles
 
 EXIT_OUTPUT_OWED = 4
+
+# Of a reload: another user's file; a pipe, which can be read once; a mount that does not answer.
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ETIMEDOUT}
 
 
 def serve(config: Config | None = None, **overrides: Any) -> int:
@@ -71,7 +80,7 @@ def serve(config: Config | None = None, **overrides: Any) -> int:
 
 
 class _UnreadableError(ConfigError):
-    """A file is there, and this process may not read it."""
+    """A file is there, and this process may not read it, or not again (`read_file`)."""
 
 
 def _files_changed(one: Config, other: Config) -> bool:
@@ -109,7 +118,7 @@ class Design:
         options, source = config.handler_option, config.source("handler_option")
         _refuse_contradictions(config, backend)
         try:
-            secure = _secure(config)
+            secure = _secure(config, reload=before is not None)
         except _UnreadableError as error:
             if log is None or before is None or before.secure is None:
                 raise
@@ -133,8 +142,8 @@ class Design:
 
     def most(self) -> int:
         """Return that of a backend without a bound of its own: a reload may bring one."""
-        return self.config.max_connections or max(
-            1, min(_DEFAULT_MAX_CONNECTIONS, raise_descriptor_limit() - _RESERVED_DESCRIPTORS)
+        return self.config.max_connections or min(
+            _DEFAULT_MAX_CONNECTIONS, _for_connections(raise_descriptor_limit())
         )
 
     def serve(
@@ -155,12 +164,14 @@ class Design:
             with _rarely_collected():
                 self.backend().serve(listener, service)
         except (EchoServerError, OSError):
-            raise
+            if not lifecycle.killed:  # it was told to leave before it had started
+                raise
         except (Exception, SystemExit) as error:
             told = ", ".join(f"{key} {text}" for key, text in what_failed(error).items())
             raise BootError(f"{who} failed: {told}") from error
         if lifecycle.running:
             raise BootError(f"{who} stopped serving, and nobody had told it to")
+        log.say_rest()
         service.publish()
         return service.totals
 
@@ -203,13 +214,26 @@ class EchoServer:
                 "a server handles signals, which Python allows in the main thread only; "
                 "echoserver.spawn() runs one beside your program"
             )
+        try:
+            return self._run()
+        except OSError as error:
+            raise BootError(f"cannot go on: {error.strerror or error}") from None
+
+    def _run(self) -> int:
         config = self.config
         descriptors = raise_descriptor_limit()
+        if descriptors < _LEAST_DESCRIPTORS:
+            raise BootError(
+                f"this process may open {descriptors} files, and needs {_LEAST_DESCRIPTORS} at "
+                "least; raise the limit (ulimit -n, and ulimit -Hn)"
+            )
+        threads = remaining_threads()
         log = Log(config)
         lifecycle = Lifecycle(config)
         sock = sidecars = None
         started = time.monotonic()
         try:
+            lifecycle.on_forced_end(lambda: _log_forced_end(lifecycle, log))
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
             if os.getpid() == 1:
@@ -218,6 +242,7 @@ class EchoServer:
             _refuse_own_port(config, sock)
             sidecars = Sidecars(config, sock, log, self._identity)
             scoreboard = Scoreboard.of(config)
+            scoreboard.certificate_expiry = certificate_expiry(self._design.secure)
             sidecars.start(scoreboard, lifecycle)
             if self._identity is not None:
                 self._identity.assume()
@@ -229,6 +254,14 @@ class EchoServer:
             else:
                 totals = self._serve_alone(sock, lifecycle, log, scoreboard, sidecars)
             code = exit_code(lifecycle, totals)
+            log.say_rest()
+            if left := remaining_threads() - threads:
+                log.warning(
+                    "threads_left",
+                    threads=sorted(one.name for one in left),
+                    advice="the process ends without them; a handler or backend that starts "
+                    "threads ends them, or makes them daemons",
+                )
             log.announce(
                 "stopped",
                 **asdict(totals),
@@ -264,7 +297,8 @@ class EchoServer:
 
         def reload(service: Service) -> None:
             sidecars.reloading()
-            reload_in_place(service, sock)
+            scoreboard.note_reload(successful=reload_in_place(service, sock))
+            scoreboard.certificate_expiry = certificate_expiry(service.secure)
             sidecars.ready()
 
         def ready(service: Service) -> None:
@@ -276,17 +310,36 @@ class EchoServer:
         return self._design.serve(sock, lifecycle, log, resources, ready)
 
 
+def certificate_expiry(secure: "TlsServer | None") -> float:
+    """Return when the certificate expires that is served with, in Unix time; 0: there is none."""
+    if secure is not None:
+        from echoserver.certificates import expiry
+
+        with suppress(ValueError):  # OpenSSL can read it, and that is enough to serve
+            return expiry(secure.credentials.cert)
+    return 0.0
+
+
 def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
     """Say that the server serves: whoever reads this line can connect."""
     host, port = sock.getsockname()[:2]
     log.announce(
         "listening",
-        host=host,
+        host=spelled(host),
         port=port,
         backend=config.backend,
         handler=config.handler,
         pid=os.getpid(),
         **more,
+    )
+
+
+def _log_forced_end(lifecycle: Lifecycle, log: Log) -> None:
+    log.error(
+        "ended_by_force",
+        signal=lifecycle.signal_name,
+        reason="the main flow did not come back: from a handler, or from a plugin's import",
+        exit_code=128 + lifecycle.signal,
     )
 
 
@@ -297,21 +350,26 @@ def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
     return EXIT_OUTPUT_OWED if totals.cut else 0
 
 
-def reload_in_place(service: Service, sock: socket.socket) -> None:
-    """Read the configuration again, and serve by what can be changed without a new process."""
+def reload_in_place(service: Service, sock: socket.socket) -> bool:
+    """Read the configuration again, and serve by what can be changed without a new process.
+
+    Returns:
+        Whether it could be read.
+    """
     log = service.log
     try:
         config, waiting = reread(service.config, in_workers=False)
         design = Design.of(config, service, log)
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
-        return
+        return False
     except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
         log.error("reload_failed", **what_failed(error))
-        return
+        return False
     before = service.config
     service.reconfigure(config, design.make_handler, design.secure)
     take_effect(before, config, waiting, sock, service.lifecycle, log)
+    return True
 
 
 def take_effect(
@@ -360,8 +418,12 @@ def _refuse_odd_concurrency(config: Config, backend: type[Backend]) -> None:
         raise ConfigError(f"{asked} must be None or a whole number from 1, not {answer!r}")
 
 
-def _secure(config: Config) -> "TlsServer | None":
+def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
     """Return what puts TLS over connections.
+
+    Args:
+        config: Names the files.
+        reload: Clients are being served meanwhile.
 
     Raises:
         ConfigError: A file is missing, or not usable.
@@ -374,9 +436,11 @@ def _secure(config: Config) -> "TlsServer | None":
     from echoserver.tls import Credentials, CredentialsError, TlsServer
 
     try:
-        found = Credentials.read(config.tls_cert, config.tls_key, config.tls_client_ca)
+        found = Credentials.read(
+            config.tls_cert, config.tls_key, config.tls_client_ca, reload=reload
+        )
     except OSError as error:
-        kind = _UnreadableError if isinstance(error, PermissionError) else ConfigError
+        kind = _UnreadableError if error.errno in _UNREADABLE else ConfigError
         raise kind(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
     try:
         return TlsServer(found)
@@ -422,8 +486,8 @@ def _refuse_own_port(config: Config, sock: socket.socket) -> None:
     if config.metrics is None:
         return
     host, port = parse_endpoint(config.metrics)
-    own_host, own_port = sock.getsockname()[:2]
-    if port == own_port and (host == own_host or own_host in _EVERYWHERE):
+    own_host, own_port = spelled(sock.getsockname()[0]), sock.getsockname()[1]
+    if port == own_port and (spelled(host) == own_host or own_host in _EVERYWHERE):
         raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
 
 
@@ -433,7 +497,7 @@ def _warn_if_opened(before: Config | None, config: Config, sock: socket.socket, 
     if not (known or _guarded(config) or address_of(sock.getsockname()[0]).is_loopback):
         log.warning(
             "open_to_all",
-            host=sock.getsockname()[0],
+            host=spelled(sock.getsockname()[0]),
             advice="whoever reaches this address can use the server; --allow says who may, and "
             "--tls-cert with --tls-client-ca asks for proof",
         )
@@ -459,13 +523,20 @@ def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> No
         )
     for reason in ignored:
         log.warning("setting_ignored", reason=reason)
-    if (config.max_connections or 0) > descriptors:
+    room = _for_connections(descriptors)
+    if (config.max_connections or _FEW_CONNECTIONS) > room:
         log.warning(
             "descriptors_scarce",
-            max_connections=config.max_connections,
+            max_connections=config.max_connections or room,
             descriptors=descriptors,
-            advice="raise the hard limit (ulimit -Hn)",
+            advice=f"there are descriptors for {room} connections at a time; raise the hard limit "
+            "(ulimit -Hn)",
         )
+
+
+def _for_connections(descriptors: int) -> int:
+    """Return how many of so many descriptors connections may have."""
+    return descriptors - min(_RESERVED_DESCRIPTORS, descriptors // 2)
 
 
 def raise_descriptor_limit() -> int:

@@ -80,6 +80,10 @@ class Vitals:
 
     open: int = 0
     """Connections."""
+    eof: int = 0
+    """Connections that their client ended."""
+    drained: int = 0
+    """Connections that the server, or its worker, ended because it stops."""
     log_lines_dropped: int = 0
     access_lines_dropped: int = 0
     accept_emfile: int = 0
@@ -126,7 +130,10 @@ COUNTED_OUTCOMES = {
     "shed": "shed",
     "cut": "cut",
 }
-"""Why connections end → the counter of `Totals` for it; other ends are as they should be."""
+"""Why connections end → the counter of `Totals` for it."""
+
+USUAL_OUTCOMES = {"eof": "eof", "drained": "drained"}
+"""Likewise for the ends that are as they should be, which `Vitals` counts."""
 
 
 class Service:
@@ -224,6 +231,8 @@ class Service:
             self._account_for(connection)
             if counter := COUNTED_OUTCOMES.get(connection.outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
+            elif usual := USUAL_OUTCOMES.get(connection.outcome):
+                setattr(self.vitals, usual, getattr(self.vitals, usual) + 1)
             if self._promptly:
                 self.publish(leaving=1)
             # Last: `drain` looks without the lock, and takes an empty set for complete totals.
@@ -350,6 +359,7 @@ class Service:
         """Do as `drain`, as a flow."""
         lifecycle = self.lifecycle
         self.wake_on_release = True
+        self.log.say_rest()
         self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
         lifecycle.run_hooks()
         self.tell_to_end()
@@ -391,18 +401,21 @@ class Service:
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Log what failed and where; never the error's words, which may quote what a peer sent."""
-        self.log.error(event, **describe(self.make_handler, error))
+        self.log.error_each_second(event, **describe(self.make_handler, error))
 
     def report_tls_failure(self, connection: Connection, reason: str) -> None:
         """Log why a peer, with which TLS was to be spoken, was not served."""
         self.report(connection, *tls_failed(reason))
 
     def report(self, connection: Connection, event: str, about: dict[str, str]) -> None:
-        """Log what a connection, here or in another process, has to report."""
-        if event in PEERS_FAULTS:  # of which anybody may make as many as they like
+        """Log what a connection, here or in another process, has to report.
+
+        Anybody may cause as many of them as they like.
+        """
+        if event in PEERS_FAULTS:
             self.log.warning_each_second(event, client=connection.peer[0], **about)
         else:
-            self.log.error(event, **about)
+            self.log.error_each_second(event, **about)
 
 
 def _address(peer: Any) -> str:

@@ -9,7 +9,13 @@ import termios
 from contextlib import suppress
 
 _NO_LINGER = struct.pack("ii", 1, 0)
+_MAPPED = "::ffff:"
 _TCP_CLOSE = 7  # tcp_states.h
+
+
+def spelled(host: str) -> str:
+    """Return an address in its one spelling: ``::ffff:192.0.2.1`` is one of IPv4 (RFC 4291)."""
+    return host[len(_MAPPED) :] if host.startswith(_MAPPED) and "." in host else host
 
 
 def set_timeout(sock: socket.socket, option: int, seconds: float) -> None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 # Interrupts a system call of another thread and means nothing else. Its default is to be ignored,
 # so one that arrives before the handler is installed does no harm.
@@ -103,12 +103,17 @@ class State:
         if not self.running:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def interrupt(self) -> None:
+    def interrupt(self, *, again: bool = False) -> None:
         """End the wait of the guest that is to come to its end; for handlers of signals.
 
         A signal that arrives after its flow's last look at `running`, and before a system call
         begins, ends no wait. So it is interrupted again and again.
+
+        Args:
+            again: There is a new reason, so the first repetitions follow soon.
         """
+        if again:
+            self._pause = _FIRST_NAG
         guest = self._guest
         if guest is None or self.running:
             return
@@ -132,3 +137,12 @@ def in_main_thread() -> bool:
     """Tell whether signals can be handled and children forked from here."""
     threading = sys.modules.get("threading")  # until someone imports it, there is one thread
     return threading is None or threading.get_ident() == threading.main_thread().ident
+
+
+def remaining_threads() -> set[Any]:
+    """Return the threads, besides the main one, for which the interpreter waits at its end."""
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return set()
+    main = threading.main_thread()
+    return {one for one in threading.enumerate() if not (one.daemon or one is main)}

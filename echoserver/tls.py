@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from echoserver.errors import NoContentError, TlsError
+from echoserver.files import read_file
 
 _RECORD = 5 + 16 * 1024 + 256  # bytes: the longest record, with its head and what encryption adds
 _CHUNK = 16 * 1024
@@ -94,16 +94,19 @@ class Credentials:
     """Authorities, of which every client must have a certificate; None: clients need none."""
 
     @classmethod
-    def read(cls, cert: str, key: str | None, client_ca: str | None) -> Self:
-        """Read the files.
+    def read(
+        cls, cert: str, key: str | None, client_ca: str | None, *, reload: bool = False
+    ) -> Self:
+        """Read the files; see `read_file`.
 
         Raises:
             OSError: One cannot be read; it has the name.
         """
+        text = read_file(cert, reload=reload)
         return cls(
-            Path(cert).read_bytes(),
-            Path(key or cert).read_bytes(),
-            Path(client_ca).read_bytes() if client_ca else None,
+            text,
+            read_file(key, reload=reload) if key else text,
+            read_file(client_ca, reload=reload) if client_ca else None,
         )
 
     def context(self) -> ssl.SSLContext:

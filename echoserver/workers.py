@@ -24,7 +24,7 @@ from echoserver.forking import ParentalBond
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.scoreboard import Scoreboard
-from echoserver.server import Design, announce, exit_code, take_effect
+from echoserver.server import Design, announce, certificate_expiry, exit_code, take_effect
 from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import SharedSlots, SlotTable
@@ -112,6 +112,7 @@ class Master:
         lifecycle.wake_on(signal.SIGCHLD)
         lifecycle.on_hangup(self._on_hangup)
         lifecycle.on_wake(self._reap)
+        lifecycle.on_forced_end(self._tell_all_to_die)
         try:
             for number in range(1, self._count + 1):
                 self._start(number, self._design)
@@ -234,6 +235,7 @@ class Master:
                 del self._due[number]
                 # By what is known to serve, if anything does now.
                 design = self._design if self._anybody_serves else self._newest_design
+                self._scoreboard.count_restart()
                 self._start(number, design)
         self._replace_next()
 
@@ -330,8 +332,10 @@ class Master:
             config, waiting = reread(self._design.config, in_workers=True)
             self._trial = Design.of(config, self._design, self._log), waiting
         except EchoServerError as error:
+            self._scoreboard.note_reload(successful=False)
             self._log.error("reload_failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
+            self._scoreboard.note_reload(successful=False)
             self._log.error("reload_failed", **what_failed(error))
         else:
             self._supersede()
@@ -370,12 +374,15 @@ class Master:
         self._design, self._trial = design, None
         self._pauses.pop(_SUCCESSOR, None)
         self._slot_table.set_limit(design.limit_of_all(self._count))
+        self._scoreboard.note_reload(successful=True)
+        self._scoreboard.certificate_expiry = certificate_expiry(design.secure)
         take_effect(before, design.config, waiting, self._sock, self._lifecycle, self._log)
         self._sidecars.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
         """Stay with what is known to serve; whoever is behind it has another try later."""
         self._trial = None
+        self._scoreboard.note_reload(successful=False)
         self._log.error("reload_failed", reason=reason)
         self._sidecars.ready()
         self._replace_from = time.monotonic() + self._longer_pause(_SUCCESSOR)
@@ -415,9 +422,12 @@ class Master:
         for _ in self._workers:
             self._totals.cut += 1  # at least; it did not even tell
 
-    def _kill_all(self) -> None:
+    def _tell_all_to_die(self) -> None:
         for worker in self._workers:
             self._tell(worker, signal.SIGKILL)
+
+    def _kill_all(self) -> None:
+        self._tell_all_to_die()
         for worker in self._workers:
             os.waitpid(worker.pid, 0)
             self._settle(worker)

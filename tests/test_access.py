@@ -1,12 +1,14 @@
 """Who may connect: rules by address, limits by address, and balancers that pass clients on."""
 
 import ipaddress
+import json
 import os
 import signal
 import socket
 import struct
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +56,35 @@ def test_rules(rules: dict[str, Any], welcome: list[str], others: list[str]) -> 
         assert all(turned_away(wire.connect(server.address, source=one)) for one in others)
         found = totals(server)
         assert (found["connections"], found["denied"]) == (len(welcome), len(others))
+
+
+def test_an_ipv4_client_of_an_ipv6_socket_is_spelled_as_ipv4_everywhere(tmp_path: Path) -> None:
+    accesses = tmp_path / "access.log"
+    with serving(
+        "selector", host="::", deny="127.0.0.2", log_level="debug", access_log=accesses
+    ) as server:
+        ipv4 = ("127.0.0.1", server.port)
+        assert answered(wire.connect(ipv4))
+        assert answered(wire.connect(("::1", server.port)))
+        assert turned_away(wire.connect(ipv4, source="127.0.0.2"))
+        assert server.stop() == 0
+    opened = {
+        event["peer"].rpartition(":")[0] for event in inspection.events(server, "connection_opened")
+    }
+    assert opened == {"127.0.0.1", "[::1]"}
+    assert [event["client"] for event in inspection.events(server, "client_denied")] == [
+        "127.0.0.2"
+    ]
+    said = {
+        json.loads(line)["peer"].rpartition(":")[0] for line in accesses.read_text().splitlines()
+    }
+    assert said == opened
+
+
+def test_a_listener_on_a_mapped_address_is_spelled_as_ipv4() -> None:
+    with serving("selector", host="::ffff:127.0.0.1") as server:
+        assert server.host == "127.0.0.1"
+        assert answered(wire.connect(server.address))
 
 
 @pytest.mark.parametrize("network", ["::ffff:127.0.0.1", "::ffff:127.0.0.0/104", "::ffff:0:0/96"])
@@ -278,6 +309,11 @@ def version_2(command: int, family: int, block: bytes) -> bytes:
     [
         (HEADER, ("192.0.2.7", 50000)),
         (b"PROXY TCP6 2001:db8::7 ::1 1 65535\r\n", ("2001:db8::7", 1)),
+        (b"PROXY TCP6 ::ffff:192.0.2.7 ::1 1 65535\r\n", ("192.0.2.7", 1)),
+        (
+            version_2(0x21, 0x21, ipaddress.ip_address("::ffff:192.0.2.7").packed * 2 + bytes(4)),
+            ("192.0.2.7", 0),
+        ),
         (b"PROXY UNKNOWN\r\n", None),
         (b"PROXY UNKNOWN ffff::1 whatever 1 2\r\n", None),
         (HEADER_2, ("192.0.2.7", 50000)),

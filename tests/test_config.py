@@ -97,6 +97,49 @@ def test_kubernetes_service_variable_is_ignored_with_a_warning() -> None:
     assert "Kubernetes" in config.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("ECHOSERVER_PROT", "; did you mean 'ECHOSERVER_PORT'?"),
+        ("ECHOSERVER_MAX_CONNECTION", "; did you mean 'ECHOSERVER_MAX_CONNECTIONS'?"),
+        ("ECHOSERVER_TLSCERT", "; did you mean 'ECHOSERVER_TLS_CERT'?"),
+        ("ECHOSERVER_CONFIG_FILE", "; did you mean 'ECHOSERVER_CONFIG'?"),
+        ("ECHOSERVER_port", "; did you mean 'ECHOSERVER_PORT'?"),
+        ("ECHOSERVER_XYZZY", ""),
+    ],
+)
+def test_unknown_variables_are_warned_of(variable: str, hint: str) -> None:
+    config = echoserver.load_config(environment={variable: "7", "ECHOSERVER_HOST": "::1"})
+    assert config.host == "::1"
+    assert config.warnings == (f"{variable} is not a setting{hint}",)
+
+
+def test_what_kubernetes_injects_is_no_mistake() -> None:
+    """Of a service that is called echoserver, and of one that is called echoserver-metrics."""
+    injected: dict[str, str] = {}
+    for service, port in (("ECHOSERVER", "9999"), ("ECHOSERVER_METRICS", "9100")):
+        url, prefix = f"tcp://10.0.0.1:{port}", f"{service}_PORT_{port}_TCP"
+        injected |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": port,
+            f"{service}_SERVICE_PORT_ECHO_TLS": port,
+            f"{service}_PORT": url,
+            prefix: url,
+            f"{prefix}_PROTO": "tcp",
+            f"{prefix}_PORT": port,
+            f"{prefix}_ADDR": "10.0.0.1",
+        }
+    config = echoserver.load_config(environment=injected)
+    (warning,) = config.warnings
+    assert warning.startswith("ECHOSERVER_PORT='tcp://10.0.0.1:9999' looks like")
+    assert config.port == 9999
+
+
+def test_variables_of_others_and_empty_ones_are_not_warned_of() -> None:
+    found = {"ECHOCLIENT_PROT": "1", "ECHOSERVER_PROT": "", "ECHOSERVERS": "1", "PATH": "/"}
+    assert echoserver.load_config(environment=found).warnings == ()
+
+
 def test_the_warning_is_logged() -> None:
     process = subprocess.Popen(
         [command("echoserver"), "--host", "::1", "--log-format", "json"],

@@ -1,7 +1,9 @@
 """What stands beside a server: metrics, access log, privileges, service managers, overload."""
 
+import datetime as dt
 import json
 import os
+import platform
 import pwd
 import re
 import resource
@@ -23,10 +25,13 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
+from cryptography import x509
 from prometheus_client.parser import text_string_to_metric_families
 
 import echoserver
 from clients.tls import Trust
+from echoserver import certificates
 from echoserver.scoreboard import Scoreboard
 from echoserver.service import Totals, Vitals
 from tests import inspection, pace, wire
@@ -102,7 +107,7 @@ def test_metrics_tell_what_happened(exemplar: str, processes: int | None) -> Non
 
 
 def test_the_documented_metrics_are_those_there_are() -> None:
-    with monitored() as (_, base):
+    with monitored(tls_cert=SERVERS.issue()) as (_, base):
         page = fetch(f"{base}/metrics")[1]
     said = set(re.findall(r"`(echoserver_[a-z_]+)`", OPERATING.read_text()))
     assert said == set(re.findall(r"^(echoserver_[a-z_]+?)(?:\{| )", page, re.MULTILINE))
@@ -145,6 +150,103 @@ def test_counters_never_go_back_when_a_worker_dies() -> None:
         seen += [metrics(base)["connections_total"] for _ in range(5)]
         assert seen == sorted(seen)
         assert seen[-1] == 20
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_every_connection_that_has_ended_is_counted_by_its_reason(
+    exemplar: str, processes: int | None, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text(
+        "from echoserver import Handler\n\n\nclass Fails(Handler):\n"
+        "    def receive(self, data):\n        return data if data != b'fail' else None\n"
+    )
+    with monitored(exemplar, handler=f"{plugin}:Fails", idle_timeout=0.3, workers=processes) as (
+        server,
+        base,
+    ):
+        for _ in range(3):
+            assert wire.served(server.address)
+        assert wire.read_to_end(wire.connect(server.address)) == b""
+        failing = wire.connect(server.address)
+        failing.sendall(b"fail")
+        assert wire.read_to_end(failing) == b""
+        reset = wire.connect(server.address)
+        assert wire.ask(reset, b"hello") == b"hello"
+        wire.reset(reset)
+        expected = {"eof": 3.0, "idle_timeout": 1.0, "handler_error": 1.0, "reset": 1.0}
+
+        def ended() -> dict[str, float]:
+            return {
+                name.rpartition("/")[2]: count
+                for name, count in metrics(base).items()
+                if name.startswith("connections_ended_total/") and count
+            }
+
+        assert wire.eventually(lambda: ended() == expected), ended()
+        assert metrics(base)["connections_total"] == 6
+
+
+def test_reloads_and_restarts_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text("")
+    with monitored("selector", workers=1, arguments=["--config", str(file)]) as (server, base):
+        first = metrics(base)
+        assert first["last_reload_successful"] == 1
+        assert 0 <= first["last_reload_timestamp_seconds"] - first["start_time_seconds"] < 60
+        assert first["worker_restarts_total"] == 0
+        file.write_text("nonsense = 1")
+        server.process.send_signal(signal.SIGHUP)
+        assert wire.eventually(lambda: metrics(base)["last_reload_successful"] == 0)
+        failed = metrics(base)["last_reload_timestamp_seconds"]
+        assert failed > first["last_reload_timestamp_seconds"]
+        file.write_text("idle-timeout = 7")
+        server.process.send_signal(signal.SIGHUP)
+        assert wire.eventually(lambda: metrics(base)["last_reload_successful"] == 1)
+        assert metrics(base)["last_reload_timestamp_seconds"] > failed
+        assert metrics(base)["worker_restarts_total"] == 0, "it was replaced"
+        os.kill(inspection.events(server, "worker_started")[-1]["worker_pid"], signal.SIGKILL)
+        assert wire.eventually(lambda: metrics(base)["worker_restarts_total"] == 1)
+
+
+def test_what_serves_is_told() -> None:
+    with monitored("selector") as (_, base):
+        page = fetch(f"{base}/metrics")[1]
+        assert re.search(
+            rf'^echoserver_build_info{{.*version="{re.escape(echoserver.__version__)}"}} 1.0$',
+            page,
+            re.MULTILINE,
+        )
+        assert f'python="{platform.python_version()}"' in page
+        assert "certificate" not in page
+
+
+def test_the_certificates_expiry_follows_a_reload(tmp_path: Path) -> None:
+    cert = tmp_path / "server.pem"
+    cert.write_bytes(Path(SERVERS.issue()).read_bytes())
+    with monitored("selector", tls_cert=cert) as (server, base):
+        name = "certificate_expiry_timestamp_seconds"
+        assert metrics(base)[name] == _expiry(cert)
+        cert.write_bytes(Path(SERVERS.issue(expired=True)).read_bytes())
+        server.process.send_signal(signal.SIGHUP)
+        assert wire.eventually(lambda: metrics(base)[name] == _expiry(cert))
+        assert metrics(base)[name] < time.time()
+
+
+def _expiry(cert: Path) -> float:
+    found = x509.load_pem_x509_certificate(cert.read_bytes())
+    return found.not_valid_after_utc.timestamp()
+
+
+@pytest.mark.parametrize("year", [2049, 2050, 9999])
+def test_a_certificates_expiry_in_either_form(year: int) -> None:
+    """Until 2049 a year has two digits, from 2050 on four (RFC 5280)."""
+    until = dt.datetime(year, 12, 31, 23, 59, 58, tzinfo=dt.UTC)
+    issued = trustme.CA().issue_cert("localhost", not_after=until)
+    pem = issued.private_key_pem.bytes() + issued.cert_chain_pems[0].bytes()
+    assert certificates.expiry(pem) == until.timestamp()
+    with pytest.raises(ValueError, match="PEM"):
+        certificates.expiry(issued.private_key_pem.bytes())
 
 
 def test_health_and_readiness() -> None:
@@ -942,18 +1044,24 @@ def test_who_is_owed_something_is_not_shed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_memory_is_bounded_by_the_limit(tls: bool, exemplar: str) -> None:  # noqa: FBT001 - parametrised
-    """Peers that read nothing, as many as there may be: see docs/operating.md."""
-    count = 24
-    settings = {"tls_cert": SERVERS.issue()} if tls else {}
+    """Peers that read nothing, as many as there may be: see docs/operating.md.
+
+    They send in turns, so all of them are served at the same time, and what each once needed for
+    a moment adds up.
+    """
+    count, data = 24 if exemplar == "process" else 100, wire.content(1 << 16)
+    settings: dict[str, Any] = {"tls_cert": SERVERS.issue()} if tls else {}
+    if exemplar == "pool":
+        settings["pool_size"] = count
     with serving(exemplar, max_connections=count, **settings) as server:
         before = _memory(server.pid)
         wire.trust = Trust(SERVERS.cert) if tls else None
         try:
-            deaf = [wire.connect(server.address, receive_buffer=4096) for _ in range(count)]
-            for sock in deaf:
+            sending = [wire.connect(server.address, receive_buffer=4096) for _ in range(count)]
+            for sock in sending:
                 sock.settimeout(0.05)
-                with suppress(TimeoutError, ConnectionError):
-                    sock.sendall(wire.content(8 << 20))
+            while sending:
+                sending = [sock for sock in sending if _takes(sock, data)]
         finally:
             wire.trust = None
         each = (_memory(server.pid) - before) / count
@@ -961,6 +1069,14 @@ def test_memory_is_bounded_by_the_limit(tls: bool, exemplar: str) -> None:  # no
         assert each / 1024 < bound.get(exemplar, 512 if tls else 160), (
             f"{each / 1024:.0f} KiB for each"
         )
+
+
+def _takes(sock: socket.socket, data: bytes) -> bool:
+    try:
+        sock.sendall(data)
+    except (TimeoutError, ConnectionError):
+        return False
+    return True
 
 
 def _memory(pid: int) -> int:

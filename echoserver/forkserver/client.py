@@ -211,7 +211,7 @@ class ForkServer:
 
     def _on_death(self) -> None:
         """It has died, and its children with it; the next connection starts another one."""
-        self._service.log.error("fork_server_died", connections=len(self._served))
+        self._service.log.error_each_second("fork_server_died", connections=len(self._served))
         self._alive = False
         self._forget()
         self._hear()  # its last words
@@ -307,7 +307,7 @@ class ForkServer:
         elif kind == UNUSABLE:
             self._service.log.error("reload_failed", reason=_text(message))
         elif kind == FAILED:
-            self._service.log.error("fork_server_failed", reason=_text(message))
+            self._service.log.error_each_second("fork_server_failed", reason=_text(message))
 
     def _ended(self, number: int) -> None:
         """Take over what a child did, and free its place."""
