@@ -8,8 +8,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from clients.client import EchoClient
-from loadtest.measure import allow_descriptors
-from loadtest.sampler import Sampler, accept_queue
+from loadtest.measure import allow_descriptors, describe_end
+from loadtest.sampler import Sampler
+from loadtest.sockets import accept_queue
 from loadtest.targets import Running, Target
 
 _PROBE = b"held"
@@ -33,8 +34,10 @@ class Held:
     """
     seconds: float
     """Until all were accepted."""
-    cpu_percent_idle: float
-    """CPU of the server while nobody asks; 100 is one core."""
+    cpu_percent_idle: float | None
+    """CPU of the server while nobody asks; 100 is one core. None: it is gone."""
+    ended: str = ""
+    """How the server ended before it was told to, where it did."""
 
 
 def hold(target: Target, connections: int) -> Held:
@@ -46,7 +49,7 @@ def hold(target: Target, connections: int) -> Held:
         loadtest.measure.LoadError: This machine has not so many descriptors.
     """
     allow_descriptors(connections)
-    with target.started() as server, Sampler(server.pid or 0) as watch, ExitStack() as stack:
+    with target.started() as server, _watch(server) as watch, ExitStack() as stack:
         with EchoClient(server.host, server.port) as client:
             client.echo(_PROBE)
         before = watch.pss_bytes(files=False)
@@ -60,14 +63,21 @@ def hold(target: Target, connections: int) -> Held:
         time.sleep(_SETTLED)
         idle = (watch.cpu_seconds() - used) / (time.monotonic() - idle_from)
         held = len(_who_answer(asked))
+        gone = watch.has_ended()
+        ended = describe_end(server.exit_code() if server.exit_code else None, watch)
     return Held(
         target.name,
         connections,
         held,
         (after - before) / held if before and after and held else None,
         seconds,
-        100 * idle,
+        None if gone else 100 * idle,
+        ended if gone else "",
     )
+
+
+def _watch(server: Running) -> Sampler:
+    return Sampler(server.pid, (server.host, server.port))
 
 
 def _connect(server: Running) -> socket.socket:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import echoserver
-from loadtest.sampler import accept_queue
+from loadtest.sockets import accept_queue
 from tests import inspection, wire
 from tests.inspection import events
 from tests.launching import await_listening, command, free_port, limit_descriptors, task_limit
