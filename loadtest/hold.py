@@ -12,6 +12,7 @@ from loadtest.measure import allow_descriptors, describe_end
 from loadtest.sampler import Sampler
 from loadtest.sockets import accept_queue
 from loadtest.targets import Running, Target
+from loadtest.workers import LoadError
 
 _PROBE = b"held"
 _GLANCE = 0.05  # seconds
@@ -46,7 +47,7 @@ def hold(target: Target, connections: int) -> Held:
     Each asks once, so that it has what a connection that was in use has.
 
     Raises:
-        loadtest.measure.LoadError: This machine has not so many descriptors.
+        LoadError: This machine has not so many descriptors, or the server takes no connection.
     """
     allow_descriptors(connections)
     with target.started() as server, _watch(server) as watch, ExitStack() as stack:
@@ -54,7 +55,12 @@ def hold(target: Target, connections: int) -> Held:
             client.echo(_PROBE)
         before = watch.pss_bytes(files=False)
         begun = time.monotonic()
-        socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
+        try:
+            socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
+        except OSError as error:
+            if watch.has_ended():
+                raise LoadError(f"{target.name}: {_how_it_ended(server, watch)}") from None
+            raise LoadError(f"{target.name}: {error.strerror or error}") from None
         _await_accepted(server)
         seconds = time.monotonic() - begun
         asked = _who_answer(socks)
@@ -64,7 +70,7 @@ def hold(target: Target, connections: int) -> Held:
         idle = (watch.cpu_seconds() - used) / (time.monotonic() - idle_from)
         held = len(_who_answer(asked))
         gone = watch.has_ended()
-        ended = describe_end(server.exit_code() if server.exit_code else None, watch)
+        ended = _how_it_ended(server, watch)
     return Held(
         target.name,
         connections,
@@ -74,6 +80,10 @@ def hold(target: Target, connections: int) -> Held:
         None if gone else 100 * idle,
         ended if gone else "",
     )
+
+
+def _how_it_ended(server: Running, watch: Sampler) -> str:
+    return describe_end(server.exit_code() if server.exit_code else None, watch)
 
 
 def _watch(server: Running) -> Sampler:

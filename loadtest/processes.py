@@ -71,7 +71,7 @@ def process(pid: int) -> Process | None:
         Key(pid, int(fields[19])),
         int(fields[1]),
         fields[0] in {"Z", "X"},
-        before.partition("(")[2],
+        _printable(before.partition("(")[2]),
         int(fields[17]),
         int(fields[21]) * _PAGE,
         (int(fields[13]) + int(fields[14])) * _TICK_NS,
@@ -155,5 +155,11 @@ def program(one: Process) -> str:
         if script is not None:
             module = "-m " if script and words[script - 1] == "-m" else ""
             inline = script and words[script - 1] in {"-c", "-e"}
-            return f"{one.name} {module}{'' if inline else Path(words[script]).name}".strip()
+            name = "" if inline else _printable(Path(words[script]).name)
+            return f"{one.name} {module}{name}".strip()
     return one.name
+
+
+def _printable(text: str) -> str:
+    """Return a name that a process has given itself so that it can be shown on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -112,7 +112,7 @@ class Result:
         if self.verified and empty:
             said.append(
                 f"{empty} of {len(self.rounds)} rounds verified nothing; they are in the median of "
-                "messages/s as 0, and leave CPU per message unknown."
+                "messages/s as 0, leave CPU per message unknown, and it is not ranked."
             )
         watched = self.watched
         if watched and watched.by_socket:
@@ -154,6 +154,10 @@ class Result:
         pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
         reasons = [reason for one in self.rounds for reason in one.limit.reasons]
         watched = self.watched
+        # A round that was over at once had no time of which a share could be told.
+        told = [one for one in self.rounds if one.client_cpu_percent]
+        shares = [one.client_cpu_percent for one in told]
+        waits = [one.client_wait_percent for one in told]
         middle = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][:1]
         return {
             "target": self.target,
@@ -191,12 +195,8 @@ class Result:
                 "watched": asdict(watched) if watched else None,
             },
             "client": {
-                "cpu_percent": round(median(one.client_cpu_percent for one in self.rounds), 1)
-                if self.rounds
-                else None,
-                "waited_percent": round(median(one.client_wait_percent for one in self.rounds), 1)
-                if self.rounds
-                else None,
+                "cpu_percent": round(median(shares), 1) if shares else None,
+                "waited_percent": round(median(waits), 1) if shares else None,
             },
             "client_limited": self.client_limited,
             "client_limited_rounds": sum(bool(one.limit) for one in self.rounds),

@@ -22,6 +22,7 @@ from loadtest.results import Result, document, load
 from loadtest.statistics import least_rounds
 from loadtest.targets import CommandTarget
 from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
+from loadtest.workers import LoadError
 from tests import wire
 from tests.launching import await_listening, free_port, run
 from tests.misbehaving import server as misbehaving
@@ -241,6 +242,22 @@ def test_hold_has_no_cpu_of_a_server_that_is_gone(dies: Path) -> None:
     assert held.ended == "the server process exited with 3"
 
 
+def test_hold_names_a_server_that_ends_while_connections_are_made() -> None:
+    """It takes the one that looks, and those that find out whether it accepts."""
+    takes_three = (
+        "import os, socket, sys\n"
+        "listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=1)\n"
+        "listener.accept()[0].close()\n"
+        "sock = listener.accept()[0]\n"
+        "while data := sock.recv(99): sock.sendall(data)\n"
+        "listener.accept()\n"
+        "os._exit(5)\n"
+    )
+    words = [sys.executable, "-c", takes_three, "{port}"]
+    with pytest.raises(LoadError, match="mine: the server process exited with 5"):
+        hold(CommandTarget(words, "mine"), 400)
+
+
 # -- what follows from it ------------------------------------------------------------------------
 
 
@@ -387,3 +404,12 @@ def test_what_the_server_failed_is_not_tried_again() -> None:
     assert found.rate is not None
     assert found.rate < 2_000
     assert not any(step.spoiled for step in found.steps)
+
+
+def test_a_share_of_no_time_is_not_known() -> None:
+    """A run of a few messages is over before a share of a core says anything."""
+    at_once = Round(LoadResult(verified=1, seconds=0.001, served=1), client_cpu_percent=0.0)
+    assert Result("it", None, "echo", 1, rounds=[at_once]).as_json()["client"] == {
+        "cpu_percent": None,
+        "waited_percent": None,
+    }
