@@ -305,6 +305,9 @@ def test_a_sweep(tmp_path: Path) -> None:
         ("selector", 5, {"connections": 5}),
     ]
     assert [one["sweep"] for one in found["comparison"]] == [{"connections": 2}, {"connections": 5}]
+    for one in found["results"]:  # whose limit each point shows, and how sure it is
+        assert one["client_limited_rounds"] == int(one["client_limited"])
+        assert one["throughput"]["low"] <= one["throughput"]["median"] <= one["throughput"]["high"]
 
 
 @pytest.mark.slow

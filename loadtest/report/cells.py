@@ -115,7 +115,8 @@ def remarks(found: Document) -> list[str]:
         if row["verified"] and row["starved"]:
             said.append(
                 f"{label(row)}: {row['starved']} of {row['connections']} connections never got "
-                "a reply; its rate and latency are those of the connections that did."
+                "a reply; its rate and latency are those of the connections that did"
+                + ("; it has no rank by rate." if found["comparison"] else ".")
             )
         if (late := row["dropped"] - row.get("unsent", 0)) > 0:
             said.append(
