@@ -48,7 +48,10 @@ class LoadResult:
     served: int = 0
     """Connections that got at least one reply, within the time."""
     seconds: float = 0.0
-    """From the end of the warm-up to the end of the time, or to the last of so many messages."""
+    """From the end of the warm-up to the end of the time, or to the last of so many messages.
+
+    The time that was asked for, also where every connection failed before its end.
+    """
     cpu_share: float = 0.0
     """CPU time of this process while it was at work, as a share of a core."""
     wait_share: float = 0.0
@@ -187,12 +190,14 @@ class Load(ABC):
         if not self._ticked:  # it was over before the warm-up was
             self._tick(now)
         self._tick(now)
-        end = min(now, self._deadline)
-        if (
-            self._deadline == NEVER and not self._stopped
-        ):  # who waited in vain does not make the others slower
+        # Where every connection failed before, the rest of the time was without a reply.
+        end = min(now, self._deadline) if self._stopped else self._deadline
+        if self._deadline == NEVER and not self._stopped:
+            # Who waited in vain does not make the others slower.
             end = max((peer.last_reply for peer in self._peers), default=0) or now
         self.result.seconds = max(0, end - self._counts_from) / 1e9
+        if self.workload.duration is not None:  # it may have been over before the warm-up was
+            self.result.seconds = min(self.result.seconds, self.workload.duration)
         at_work = (now - self._counts_from) / 1e9
         if at_work >= _TELLING:
             self.result.cpu_share = (time.process_time() - self._cpu) / at_work

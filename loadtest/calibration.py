@@ -164,5 +164,7 @@ def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> floa
             raise LoadError(f"the client in C failed: {error}") from None
         return int(said[0]) / float(said[1])
     found = measure(workload, pinning, running.pid, engine=Engine(client))
+    if found.ended_early:
+        raise LoadError(f"the server that it was to be measured against {found.ended_early}")
     share = min(1.0, found.client_cpu_percent / 100) or 1.0
     return found.throughput / share

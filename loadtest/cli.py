@@ -71,9 +71,9 @@ def command() -> None:
     """Put echo servers under load, and check every byte that comes back.
 
     Exit codes: 0 measured; 1 could not run; 2 usage; 3 an objective or the baseline was missed; 4 a
-    reply was wrong, or nothing was verified; 5 it cannot be told, because the client was the limit
-    or the rounds were too few; 130 Ctrl-C or SIGTERM, after the table and files so far; 141
-    measured and saved, but standard output was closed.
+    reply was wrong, nothing was verified, or the server ended early; 5 it cannot be told, because
+    the client was the limit or the rounds were too few; 130 Ctrl-C or SIGTERM, after the table and
+    files so far; 141 measured and saved, but standard output was closed.
     """
 
 
@@ -115,7 +115,6 @@ def run(
     """Put one running server under load."""
     from loadtest.measure import RoundInterrupt, measure
     from loadtest.outcome import Measurement, chosen_files
-    from loadtest.sampler import local_server
     from loadtest.workers import NoThreadsError
 
     if options["duration"] is not None and options["messages"] is not None:
@@ -146,9 +145,8 @@ def run(
             this.notes.append(why)
             this.plan["engine"] = chosen.name
         progress.begin(0, result.target)
-        pid = local_server(workload.host, workload.port)
         try:
-            measured = measure(workload, cpus, pid, progress.during, chosen)
+            measured = measure(workload, cpus, None, progress.during, chosen)
         except RoundInterrupt as interrupt:
             result.rounds.append(interrupt.round)
             raise

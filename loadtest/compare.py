@@ -152,6 +152,7 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failu
                     server.pid,
                     progress.during,
                     plan.engine,
+                    server.exit_code,
                 )
                 mine[which].rounds.append(measured)
         except RoundInterrupt as interrupt:
@@ -165,7 +166,8 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failu
             mine[which].failed = str(error)
             progress.end(f"failed: {error}")
             continue
-        progress.end(f"{measured.throughput:,.0f} messages/s")
+        because = f", {measured.ended_early}" if measured.ended_early else ""
+        progress.end(f"{measured.throughput:,.0f} messages/s{because}")
     return list(failures.values())
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from clients.client import EchoClient
 from echoserver.errors import EchoServerError
-from loadtest.measure import allow_descriptors
-from loadtest.sampler import Sampler, accept_queue
+from loadtest.measure import allow_descriptors, describe_end
+from loadtest.sampler import Sampler
+from loadtest.sockets import accept_queue
 from loadtest.targets import Running, Target
 from loadtest.workers import ClientError, LoadError
 
@@ -36,8 +37,10 @@ class Held:
     """
     seconds: float
     """Until all were accepted."""
-    cpu_percent_idle: float
-    """CPU of the server while nobody asks; 100 is one core."""
+    cpu_percent_idle: float | None
+    """CPU of the server while nobody asks; 100 is one core. None: it is gone."""
+    ended: str = ""
+    """How the server ended before it was told to, where it did."""
 
 
 def hold(target: Target, connections: int) -> Held:
@@ -46,15 +49,20 @@ def hold(target: Target, connections: int) -> Held:
     Each asks once, so that it has what a connection that was in use has.
 
     Raises:
-        loadtest.measure.LoadError: This machine has not so many descriptors.
+        LoadError: This machine has not so many descriptors, or the server takes no connection.
     """
     allow_descriptors(connections)
-    with target.started() as server, Sampler(server.pid or 0) as watch, ExitStack() as stack:
+    with target.started() as server, _watch(server) as watch, ExitStack() as stack:
         with EchoClient(server.host, server.port) as client:
             client.echo(_PROBE)
         before = watch.pss_bytes(files=False)
         begun = time.monotonic()
-        socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
+        try:
+            socks = [stack.enter_context(_connect(server)) for _ in range(connections)]
+        except OSError as error:
+            if watch.has_ended():
+                raise LoadError(f"{target.name}: {_how_it_ended(server, watch)}") from None
+            raise LoadError(f"{target.name}: {error.strerror or error}") from None
         _await_accepted(server)
         seconds = time.monotonic() - begun
         asked = _who_answer(socks)
@@ -63,13 +71,16 @@ def hold(target: Target, connections: int) -> Held:
         time.sleep(_SETTLED)
         idle = (watch.cpu_seconds() - used) / (time.monotonic() - idle_from)
         held = len(_who_answer(asked))
+        gone = watch.has_ended()
+        ended = _how_it_ended(server, watch)
     return Held(
         target.name,
         connections,
         held,
         (after - before) / held if before and after and held else None,
         seconds,
-        100 * idle,
+        None if gone else 100 * idle,
+        ended if gone else "",
     )
 
 
@@ -97,6 +108,14 @@ def hold_each(
         except (LoadError, EchoServerError, OSError) as error:
             failures.append(f"{target.name} was left out: {error}")
     return failures
+
+
+def _how_it_ended(server: Running, watch: Sampler) -> str:
+    return describe_end(server.exit_code() if server.exit_code else None, watch)
+
+
+def _watch(server: Running) -> Sampler:
+    return Sampler(server.pid, (server.host, server.port))
 
 
 def _connect(server: Running) -> socket.socket:

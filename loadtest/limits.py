@@ -47,6 +47,7 @@ def judge(
     workload: Workload,
     *,
     client_share: float,
+    client_waited: float = 0.0,
     client_cores_busy: float | None = None,
     server_share: float | None,
     busiest_server_thread: float | None,
@@ -57,7 +58,8 @@ def judge(
     Args:
         load: What came of it.
         workload: What was asked.
-        client_share: How much of a core each process of the client used, or waited for.
+        client_share: How much of a core each process of the client used.
+        client_waited: For how much of the time it could have run, and somebody else had its core.
         client_cores_busy: How much of the time these were not idle. Somebody else may have had a
             part, and then the client could not have had more; None: they are not its own.
         server_share: CPU time of the server, as a share of the cores it may use; None: unknown.
@@ -67,11 +69,14 @@ def judge(
     if not load.verified or 2 * load.gone > workload.asking:
         return ClientLimit()  # without connections, it is not the client that holds it back
     reasons = []
-    crowded = (client_cores_busy or 0.0) >= _CROWDED and client_share >= _MAINLY
-    busy = client_share >= _BUSY or crowded
+    wanted = client_share + client_waited
+    crowded = (client_cores_busy or 0.0) >= _CROWDED and wanted >= _MAINLY
+    busy = wanted >= _BUSY or crowded
     rate = load.verified / load.seconds if load.seconds else 0.0
-    if busy:
-        reasons.append(f"its CPU was {min(1.0, client_share):.0%} busy")
+    if client_share >= _BUSY:
+        reasons.append(f"its CPU was busy for {_BUSY:.0%} of the time or more")
+    elif busy:
+        reasons.append("its core was never idle, and somebody else had it for a part of the time")
     if capacity and comparable(workload) and rate >= _NEAR_CAPACITY * capacity:
         reasons.append(f"it was near its calibrated limit of {capacity:,.0f} messages/s")
     server_busy = max(server_share or 0.0, busiest_server_thread or 0.0) >= _SATURATED

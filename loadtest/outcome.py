@@ -107,12 +107,19 @@ class Measurement:
         """Say what did not hold, and return what this process ends with."""
         if self.failures:
             return EXIT_COULD_NOT_RUN
-        if any(result.wrong or not result.verified for result in done):
-            return EXIT_WRONG
+        failed = [result for result in done if result.wrong or result.failure]
+        for result in failed:
+            wrong = "a reply was wrong" if result.wrong else ""
+            because = "; ".join(filter(None, (wrong, result.failure)))
+            complain(f"echoload: {label(result.as_json())}: {because}")
         for sentence in verdict.broken:
             complain(f"echoload: {sentence}")
         for sentence in verdict.unsure:
             complain(f"echoload: inconclusive: {sentence}")
+        if failed:
+            return EXIT_WRONG
+        for sentence in verdict.held:
+            complain(f"echoload: {sentence}")
         return EXIT_BROKEN if verdict.broken else EXIT_UNSURE if verdict.unsure else 0
 
     def _show(self, found: Document) -> bool:
@@ -168,7 +175,11 @@ class Measurement:
         verdict = check_objectives(found, self.objectives)
         if self.baseline is not None:
             before = check_regressions(found, self.baseline, self.most_regression)
-            verdict = Verdict(verdict.broken + before.broken, verdict.unsure + before.unsure)
+            verdict = Verdict(
+                verdict.broken + before.broken,
+                verdict.unsure + before.unsure,
+                verdict.held + before.held,
+            )
         return verdict
 
 

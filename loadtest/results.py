@@ -15,6 +15,7 @@ from clients.content import WRONG
 from clients.recording import histogram
 from loadtest.measure import Round
 from loadtest.peers import peers_of
+from loadtest.sampler import Watched
 from loadtest.statistics import (
     Ratio,
     interval,
@@ -28,7 +29,10 @@ from loadtest.statistics import (
 
 SCHEMA = "echoload/2"
 
-LATER_COLUMNS = {"connections_made", "unsent", "ended_idle", "reconnects", "recovery_us"}
+LATER_COLUMNS = {
+    *("connections_made", "unsent", "ended_idle", "reconnects", "recovery_us"),
+    *("client_limited_rounds", "ended_early", "rounds_without_a_reply", "starves", "remarks"),
+}
 """What a row of this schema may lack, because it was added without changing what was there."""
 
 FIGURES = ("cpu_us_per_message", "throughput")
@@ -68,6 +72,63 @@ class Result:
         return sum(bool(one.limit) for one in self.rounds) * 2 > len(self.rounds)
 
     @property
+    def ended_early(self) -> list[dict[str, Any]]:
+        """Rounds that were over before their time, by their number (from 1), and why."""
+        return [
+            {"round": number, **asdict(one.ended_early)}
+            for number, one in enumerate(self.rounds, 1)
+            if one.ended_early
+        ]
+
+    @property
+    def starves(self) -> bool:
+        """In some round, a connection that asked got no reply: its rate is that of the others."""
+        return any(one.load.served < one.asking for one in self.rounds)
+
+    @property
+    def failure(self) -> str:
+        """Why this is no measurement, as the end of a sentence; nothing where it is one."""
+        ended = [(n, one.ended_early) for n, one in enumerate(self.rounds, 1) if one.ended_early]
+        if not self.verified:
+            gone = [early.how for _, early in ended if early.server_gone]
+            return "; ".join(["nothing was verified", *gone[:1]])
+        if not ended:
+            return ""
+        number, first = ended[0]
+        if len(self.rounds) == 1:
+            return str(first)
+        many = f"{len(ended)} of {len(self.rounds)} rounds ended early"
+        return f"{many}; in round {number}, {first.how}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of these figures must know, as sentences without the target's name."""
+        said = []
+        if self.verified and self.ended_early:
+            duration = self.rounds[0].duration
+            time = f"Its rate counts all of the {duration:g} s asked for. " if duration else ""
+            said.append(f"{self.failure}. {time}It is not ranked, and meets no objective.")
+        empty = sum(not one.load.verified for one in self.rounds)
+        if self.verified and empty:
+            said.append(
+                f"{empty} of {len(self.rounds)} rounds verified nothing; they are in the median of "
+                "messages/s as 0, leave CPU per message unknown, and it is not ranked."
+            )
+        watched = self.watched
+        if watched and watched.by_socket:
+            said.append(
+                f"watched: {watched}, by the listening socket. Of servers that it passes "
+                "connections on to, the CPU and memory are not counted."
+            )
+        return said
+
+    @property
+    def watched(self) -> Watched | None:
+        """Whose the server's figures are, in the round that had most processes."""
+        known = [one.watched for one in self.rounds if one.watched]
+        return max(known, key=lambda one: sum(one.programs.values()), default=None)
+
+    @property
     def wrong(self) -> bool:
         """Some reply was not what was owed."""
         return any(self.errors[kind] for kind in WRONG)
@@ -92,6 +153,11 @@ class Result:
         peaks = [one.peaks for one in self.rounds if one.peaks is not None]
         pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
         reasons = [reason for one in self.rounds for reason in one.limit.reasons]
+        watched = self.watched
+        # A round that was over at once had no time of which a share could be told.
+        told = [one for one in self.rounds if one.client_cpu_percent]
+        shares = [one.client_cpu_percent for one in told]
+        waits = [one.client_wait_percent for one in told]
         middle = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][:1]
         return {
             "target": self.target,
@@ -126,16 +192,21 @@ class Result:
                 "pss_bytes": max(pss, default=None),
                 "threads": max((peak.threads for peak in peaks), default=None),
                 "processes": max((peak.processes for peak in peaks), default=None),
+                "watched": asdict(watched) if watched else None,
             },
             "client": {
-                "cpu_percent": round(median(one.client_cpu_percent for one in self.rounds), 1)
-                if self.rounds
-                else None
+                "cpu_percent": round(median(shares), 1) if shares else None,
+                "waited_percent": round(median(waits), 1) if shares else None,
             },
             "client_limited": self.client_limited,
+            "client_limited_rounds": sum(bool(one.limit) for one in self.rounds),
             "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
             "unstable": unstable(rounds) or unstable(cpu),
             "series": middle[0].series if middle else [],
+            "ended_early": self.ended_early,
+            "rounds_without_a_reply": sum(not one.load.verified for one in self.rounds),
+            "starves": self.starves,
+            "remarks": self.remarks,
             **({"failed": self.failed} if self.failed else {}),
         }
 
@@ -214,11 +285,10 @@ def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
         "figures": {},
     }
     for figure in FIGURES:
-        # Whoever was limited by the client has no throughput of its own to be ranked by.
         values = {
             result.target: result.figure(figure)
             for result in whole
-            if result.figure(figure) and not (figure == "throughput" and result.client_limited)
+            if result.figure(figure) and _can_be_ranked(result, figure)
         }
         enough = rounds >= found["least_rounds"] and len(values) > 1
         ranking = rank(values, lowest_first=figure == "cpu_us_per_message") if enough else None
@@ -239,8 +309,21 @@ def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
     return found
 
 
+def _can_be_ranked(result: Result, figure: str) -> bool:
+    """Tell whether a figure is one that others can be held against.
+
+    Where the client was the limit, the rate is the client's; where connections got no reply, it is
+    that of the others, who had the server to themselves. What ended early is no measurement.
+    """
+    if result.ended_early:
+        return False
+    return figure != "throughput" or not (result.client_limited or result.starves)
+
+
 def _paired(one: Result, two: Result, figure: str) -> tuple[list[float], list[float]] | None:
     """Return the rounds that both have, in pairs; None where the figure is not known."""
+    if one.ended_early or two.ended_early:
+        return None
     pairs = list(zip(one.figure(figure), two.figure(figure), strict=False))
     return ([mine for mine, _ in pairs], [its for _, its in pairs]) if pairs else None
 

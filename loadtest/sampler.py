@@ -1,19 +1,36 @@
-"""What a server's whole process tree uses: CPU time, memory, threads, processes."""
+"""What a server's processes use while it is measured: CPU time, memory, threads."""
 
 import os
-import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
-import psutil
+from loadtest import sockets
+from loadtest.processes import (
+    Key,
+    Process,
+    Table,
+    ThreadTime,
+    ancestors,
+    cpu_ns,
+    descendants,
+    now_in_ticks,
+    program,
+    table,
+    thread_times,
+)
 
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
-_PERIOD = 0.5  # seconds between two looks at memory; each costs the client's core some time
+_PERIOD = 0.5  # seconds between two looks; each costs the client's core some time
+_LOOKS = 4  # at most, until one has seen no process end under it
+
+_SERVICE_MANAGERS = frozenset({"systemd", "init", "launchd", "xinetd", "inetd"})
+"""They keep the sockets that they hand to others, and everything runs below them."""
 
 
 @dataclass(slots=True)
@@ -26,41 +43,57 @@ class Peaks:
     processes: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Whose figures a sampler's are."""
+
+    programs: Mapping[str, int]
+    """How many processes of which program, when they were most."""
+    by_socket: bool
+    """They were found by the listening socket that they hold, and not started by us."""
+
+    def __str__(self) -> str:
+        number = sum(self.programs.values())
+        names = sorted(self.programs.items(), key=lambda item: -item[1])
+        if len(names) == 1:
+            return f"{number} process{'es' * (number > 1)} of {names[0][0]}"
+        return f"{number} processes: {', '.join(f'{count} of {name}' for name, count in names)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU time that a process tree has used."""
+    """CPU time that a server's processes have used."""
 
     at: float
     """When, as `time.monotonic` counts."""
-    dead_ns: int = 0
-    """By children that were waited for."""
-    living_ns: int = 0
-    """By the processes that live, with those of their threads that have ended."""
-    threads_ns: dict[int, int] = field(default_factory=dict)
-    """By each living thread."""
-
-    @property
-    def seconds(self) -> float:
-        """All of it."""
-        return (self.dead_ns + self.living_ns) / 1e9
+    seconds: float = 0.0
+    threads: Mapping[int, ThreadTime] = field(default_factory=dict)
+    """Of each living thread, by its number."""
 
     def busiest_since(self, before: "Usage") -> float:
         """Return the CPU time of the thread that used most since, as a share of one core."""
-        used = (ns - before.threads_ns.get(tid, 0) for tid, ns in self.threads_ns.items())
+        return self._most_since(before, lambda time: time.ran)
+
+    def longest_wait_since(self, before: "Usage") -> float:
+        """Return for which share of the time since a thread could have run, and got no CPU."""
+        return self._most_since(before, lambda time: time.waited)
+
+    def _most_since(self, before: "Usage", part: Callable[[ThreadTime], int]) -> float:
+        none = ThreadTime()
         passed = self.at - before.at
-        return max(used, default=0) / 1e9 / passed if passed else 0.0
+        most = max(
+            (part(now) - part(before.threads.get(tid, none)) for tid, now in self.threads.items()),
+            default=0,
+        )
+        return most / 1e9 / passed if passed else 0.0
 
 
-def _cpu_clock(pid: int) -> int:
-    """Return the clock of a process's CPU time, which its threads' ends do not set back.
-
-    (What clock_getcpuclockid(3) returns, which Python does not have; CPUCLOCK_SCHED of the kernel's
-    include/linux/posix-timers.h.)
-    """
-    return (~pid << 3) | 2
+class _Numbered(Protocol):
+    @property
+    def pid(self) -> int: ...
 
 
-def pss_bytes(processes: Iterable[psutil.Process], *, files: bool) -> int | None:
+def pss_bytes(processes: Iterable[_Numbered], *, files: bool) -> int | None:
     """Return the memory of processes, each shared page counted once; None where it cannot be told.
 
     Args:
@@ -77,41 +110,102 @@ def pss_bytes(processes: Iterable[psutil.Process], *, files: bool) -> int | None
     return total or None
 
 
-class Sampler:
-    """Watches the process `pid` and its descendants."""
+@dataclass(slots=True)
+class _Account:
+    """What one process has used, as far as was seen; it stays when the process is gone.
 
-    def __init__(self, pid: int) -> None:
+    A process that is waited for adds its CPU time to its parent's `waited_ns`. So that nothing
+    counts twice, `settled_ns` is the part of it that has an account here, too.
+    """
+
+    parent: int
+    name: str
+    program: str
+    earlier_ns: int = 0
+    """Used before it was watched."""
+    own_ns: int = 0
+    waited_ns: int = 0
+    settled_ns: int = 0
+    unseen_ns: int = 0
+    """Of children that ended between two looks: what is left of `waited_ns`."""
+    alive: bool = True
+    gone: bool = False
+    """It has been waited for: even a zombie lives no more."""
+
+    @property
+    def used_ns(self) -> int:
+        return self.own_ns + self.unseen_ns - self.earlier_ns
+
+
+class Sampler:
+    """Watches the processes of a server as they come and go.
+
+    These are the process that was started, those that hold the socket that listens on an address,
+    and all below them. Once watched, a process stays so when its parent ends; when it ends itself,
+    what it had used stays in the sum.
+
+    Args:
+        pid: The server's process, where we have started it.
+        address: Where the server listens. If that is not on this machine, nothing is found by it.
+    """
+
+    def __init__(self, pid: int | None = None, address: tuple[str, int] | None = None) -> None:
         self.peaks = Peaks()
-        self._root = psutil.Process(pid)
+        self.holders: set[Key] = set()
+        """Processes that were seen to hold the listening socket."""
+        self._pid = pid
+        self._root: Key | None = None
+        self._addresses = sockets.addresses_here(*address) if address else frozenset()
+        self._port = address[1] if address else 0
+        self._accounts: dict[Key, _Account] = {}
+        self._searched: set[Key] = set()  # they do not hold it
+        self._inodes: frozenset[int] = frozenset()
+        self._most: Counter[str] = Counter()
+        self._begun = now_in_ticks()
+        self._first_look = True
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
+        self.look()
+
+    # -- what was seen ---------------------------------------------------------------------------
+
+    @property
+    def watched(self) -> Watched | None:
+        """Whose figures they are; None where no process was found."""
+        return Watched(dict(self._most), self._pid is None) if self._most else None
+
+    def has_ended(self) -> bool:
+        """Tell whether there was a server of which nothing is left.
+
+        That is so when none of its processes lives, or none that has, or had, its listening socket.
+        """
+        living = {one.key for one in self._take()}
+        with self._lock:
+            if not self._accounts:
+                return False
+            if not living:
+                return True
+            if not self.holders or living & self.holders:
+                return False
+            found = table()  # perhaps somebody else has the socket now
+            self._searched.clear()
+            self.holders |= self._new_holders(found, set())
+            return not any(_is_there(key, found) for key in self.holders)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time that the tree has used so far, its dead members included."""
+        """Return the CPU time that the processes have used so far, those that ended included."""
         return self.usage().seconds
 
-    def usage(self) -> "Usage":
-        """Return the CPU time that the tree has used so far.
-
-        The living are asked for it in nanoseconds (clock_getcpuclockid(3), schedstat): utime
-        counts ticks of 10 ms and truncates, so hundreds of children that each did a little would
-        read as nothing. Of those that were waited for, the kernel keeps the sum exactly, and shows
-        it in ticks (proc(5)).
-        """
-        found = Usage(time.monotonic())
-        for process in self._tree():
-            with suppress(OSError, IndexError):
-                stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii")
-                after_name = stat.rpartition(")")[2].split()
-                found.dead_ns += sum(map(int, after_name[13:15])) * _TICK_NS
-            with suppress(OSError):
-                found.living_ns += time.clock_gettime_ns(_cpu_clock(process.pid))
-            with suppress(OSError):
-                for task in Path(f"/proc/{process.pid}/task").iterdir():
-                    with suppress(OSError):
-                        used = int((task / "schedstat").read_bytes().split()[0])
-                        found.threads_ns[int(task.name)] = used
-        return found
+    def usage(self) -> Usage:
+        """Return the CPU time that the processes have used so far, those that ended included."""
+        living = self._take(_LOOKS)
+        threads: dict[int, ThreadTime] = {}
+        for one in living:
+            threads |= thread_times(one.pid)
+        with self._lock:
+            used = sum(one.used_ns for one in self._accounts.values())
+        return Usage(time.monotonic(), used / 1e9, threads)
 
     def pss_bytes(self, *, files: bool = True) -> int | None:
         """Return the memory in use, each shared page counted once; None where it cannot be told.
@@ -120,20 +214,11 @@ class Sampler:
             files: With the pages of files, such as libraries. Their share changes whenever any
                 program that uses the same library starts or ends.
         """
-        return pss_bytes(self._tree(), files=files)
+        return pss_bytes(self._take(), files=files)
 
     def look(self) -> None:
-        """Take the present values into the peaks."""
-        rss = threads = processes = 0
-        for process in self._tree():
-            with suppress(psutil.Error), process.oneshot():
-                rss += process.memory_info().rss
-                threads += process.num_threads()
-                processes += 1
-        peaks = self.peaks
-        peaks.rss_bytes = max(peaks.rss_bytes, rss)
-        peaks.threads = max(peaks.threads, threads)
-        peaks.processes = max(peaks.processes, processes)
+        """Take the present values into the accounts and the peaks."""
+        self._take()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -147,50 +232,148 @@ class Sampler:
         while not self._stop.wait(_PERIOD):
             self.look()
 
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            return [self._root, *self._root.children(recursive=True)]
-        except psutil.Error:
-            return []
+    # -- who belongs to it -----------------------------------------------------------------------
+
+    def _take(self, looks: int = 1) -> list[Process]:
+        """Take the present values into the accounts and the peaks; return the living processes.
+
+        Args:
+            looks: How often to look, at most, until what was used is known of all; if it is more
+                than one, what is not known then is decided.
+        """
+        with self._lock:
+            if looks > 1 and not self.holders:
+                self._searched.clear()
+            exact, clear = looks > 1, False
+            while looks and not clear:
+                looks -= 1
+                found = table()
+                members = self._members(found)
+                clear = self._read(found, members, decide=exact and not looks)
+            living = [one for one in members if not one.zombie]
+            self._first_look = False
+            if len(living) > self._most.total():
+                known = (self._accounts.get(one.key) for one in living)
+                self._most = Counter(account.program for account in known if account)
+            peaks = self.peaks
+            peaks.rss_bytes = max(peaks.rss_bytes, sum(one.rss_bytes for one in living))
+            peaks.threads = max(peaks.threads, sum(one.threads for one in living))
+            peaks.processes = max(peaks.processes, len(living))
+        return living
+
+    def _members(self, found: Table) -> list[Process]:
+        """Return the processes of the server."""
+        present = found.processes
+        if self._pid is not None and self._root is None and (root := present.get(self._pid)):
+            self._root = root.key
+        seeds = {key for key in (*self._accounts, self._root) if key and _is_there(key, found)}
+        members = descendants((key.pid for key in seeds), found)
+        new = self._new_holders(found, members)
+        self.holders |= new
+        members |= descendants((key.pid for key in new), found)
+        return [present[pid] for pid in members]
+
+    def _new_holders(self, found: Table, members: set[int]) -> set[Key]:
+        """Return who holds the listening socket, of those that were not searched for it yet.
+
+        A service manager does not count, nor does a process that we run below: what else is below
+        them is not the server.
+
+        Args:
+            found: All processes.
+            members: The server's. One of these will do, which most often is the first.
+        """
+        inodes = sockets.listening_inodes(self._addresses, self._port)
+        if inodes - self._inodes:  # it listens on a new one
+            self._searched.clear()
+        self._inodes = inodes
+        new = {
+            one.key
+            for one in found.processes.values()
+            if one.key not in self._searched and not (self.holders and one.pid in members)
+        }
+        self._searched |= new
+        holding = sockets.holders(inodes, (key.pid for key in new))
+        above_us = ancestors(os.getpid(), found) if holding else set()
+        return {
+            key
+            for key in new
+            if key.pid in holding
+            and key.pid not in above_us
+            and found.processes[key.pid].name not in _SERVICE_MANAGERS
+        }
+
+    # -- what they have used ---------------------------------------------------------------------
+
+    def _read(self, found: Table, members: list[Process], *, decide: bool) -> bool:
+        """Take what processes have used into their accounts; tell whether it is known of all.
+
+        What a process has used is on its own clock until it has been waited for, and in its
+        parent's sum from then on. The sums were read before the clocks here: of a process that was
+        gone before, its parent's sum has it; of one whose clock can still be read, it has not. Of
+        one that was there and is gone now, it cannot be told.
+
+        Args:
+            found: All processes.
+            members: The server's.
+            decide: Then take the sum to have it, which at worst is too little.
+        """
+        unclear: set[Key] = set()
+        for one in members:
+            account = self._accounts.get(one.key)
+            try:
+                own_ns = cpu_ns(one.pid)
+            except OSError:
+                if account:
+                    unclear.add(one.key)
+                continue
+            if account is None:
+                account = self._accounts[one.key] = _Account(one.parent, "", "")
+                if one.key.start < self._begun and not self._first_look:
+                    account.earlier_ns = own_ns + one.waited_ns
+            if account.name != one.name:  # it has become another program, perhaps
+                account.name, account.program = one.name, program(one)
+            account.parent, account.alive = one.parent, not one.zombie
+            account.own_ns = max(account.own_ns, own_ns)
+            account.waited_ns = one.waited_ns
+        gone = {
+            key
+            for key, account in self._accounts.items()
+            if not (account.gone or _is_there(key, found))
+        }
+        unclear |= {key for key in gone if key.pid in found.listed - found.processes.keys()}
+        if decide:
+            gone |= unclear
+        elif unclear:
+            return False
+        self._close(gone, found)
+        return True
+
+    def _close(self, gone: set[Key], found: Table) -> None:
+        """Close the accounts of those that are gone: their parents' sums have it, too, now."""
+        for key in gone:
+            account = self._accounts[key]
+            account.gone, account.alive = True, False
+            above = found.processes.get(account.parent)
+            if above and (parent := self._accounts.get(above.key)):
+                parent.settled_ns += account.own_ns + account.waited_ns
+        for account in self._accounts.values():
+            left = account.waited_ns - account.settled_ns
+            account.unseen_ns = max(account.unseen_ns, left)
 
 
-def local_server(host: str, port: int) -> int | None:
-    """Return the process that listens on a port of this machine, of several the one above all.
+def _is_there(key: Key, found: Table) -> bool:
+    one = found.processes.get(key.pid)
+    return one is not None and one.key == key
 
-    None: it is on another machine, or not ours to see, or we are its children and so a part of what
-    it uses.
+
+def busy_seconds(cpus: Iterable[int], *, interrupts: bool = True) -> float:
+    """Return how long CPUs have not been idle so far, whoever used them (proc(5), /proc/stat).
+
+    Args:
+        cpus: Their numbers.
+        interrupts: With the time for which they served interrupts, which is nobody's.
     """
-    try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-        listening = [
-            one
-            for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN
-            and one.laddr
-            and one.laddr.port == port
-            and (one.laddr.ip in addresses or one.laddr.ip in {"0.0.0.0", "::"})
-        ]
-        pids = {one.pid for one in listening if one.pid is not None}
-        own = {os.getpid()} | _ancestors(os.getpid())
-        above = [pid for pid in pids if not _ancestors(pid) & pids]
-        mine = addresses <= _own_addresses()
-    except (OSError, psutil.Error):
-        return None
-    if len(above) != 1 or pids & own or not mine:
-        return None
-    return above[0]
-
-
-def _ancestors(pid: int) -> set[int]:
-    return {parent.pid for parent in psutil.Process(pid).parents()}
-
-
-def _own_addresses() -> set[str]:
-    return {one.address for cards in psutil.net_if_addrs().values() for one in cards}
-
-
-def busy_seconds(cpus: Iterable[int]) -> float:
-    """Return how long CPUs have not been idle so far, whoever used them (proc(5), /proc/stat)."""
     wanted = {f"cpu{number}" for number in cpus}
     ticks = 0
     with suppress(OSError, ValueError):
@@ -198,47 +381,5 @@ def busy_seconds(cpus: Iterable[int]) -> float:
             name, *times = line.split()
             if name in wanted:
                 user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, times)
-                ticks += user + nice + system + irq + softirq + steal
+                ticks += user + nice + system + steal + (irq + softirq) * interrupts
     return ticks * _TICK_NS / 1e9
-
-
-_LISTENING = "0A"  # TCP_LISTEN, as proc(5) writes it
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """This machine's end of a TCP connection, or a listening socket."""
-
-    port: int
-    state: str
-    """As proc(5) writes it: ``0A`` listens."""
-    queued: int
-    """Bytes that nobody has read; of one that listens, connections that wait to be accepted."""
-
-
-TCP_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
-
-
-def endpoints(table: str) -> Iterator[Endpoint]:
-    """Yield what one of the `TCP_TABLES` has, first those that listen; nothing where it is not."""
-    with suppress(OSError), Path(table).open(encoding="ascii") as lines:
-        next(lines, "")
-        for line in lines:
-            _, local, _, state, queues, *_ = line.split()
-            port, queued = (int(pair.rpartition(":")[2], 16) for pair in (local, queues))
-            yield Endpoint(port, state, queued)
-
-
-def accept_queue(port: int) -> int | None:
-    """Return how many connections wait to be accepted on a TCP port of this machine.
-
-    None: nothing listens there that this network namespace can see.
-    """
-    found = None
-    for table in TCP_TABLES:
-        for one in endpoints(table):
-            if one.state != _LISTENING:  # thousands may follow
-                break
-            if one.port == port:
-                found = (found or 0) + one.queued
-    return found

@@ -14,6 +14,7 @@ from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over
 from loadtest.pinning import Pinning
 from loadtest.report.cells import milliseconds
 from loadtest.results import SCHEMA
+from loadtest.sampler import Watched
 from loadtest.thresholds import Objective
 from loadtest.workers import LoadError
 
@@ -58,6 +59,9 @@ def carry_out(
             "objectives": wanted,
             "rate": found.rate,
             "client_limited": found.client_limited,
+            "inconclusive": found.unsure,
+            "ended_early": found.ended_early or None,
+            "retries": sum(len(step.spoiled) for step in found.steps),
             "steps": [asdict(step) for step in found.steps],
             "interrupted": interrupted,
         },
@@ -87,24 +91,40 @@ def _shown(step: Step) -> str:
         f"p99 {milliseconds(latency['p99'])} ms  "
         + ("holds" if step.holds else f"does not hold: {step.because}")
         + (" (the client was the limit)" if step.client_limited else "")
+        + _after(step.spoiled)
     )
+
+
+def _after(spoiled: tuple[str, ...]) -> str:
+    """Return what to add to a step that was tried again."""
+    if not spoiled:
+        return ""
+    times = "once" if len(spoiled) == 1 else f"{len(spoiled)} times"
+    return f"; tried again {times}, because {'; then '.join(dict.fromkeys(spoiled))}"
 
 
 def _said(found: Found, label: str, wanted: str, *, partial: bool) -> tuple[list[str], int]:
     """Return what there is to say of a search, and the exit code where it came to its end."""
     if not any(step.row["verified"] for step in found.steps) and not partial:
         return [f"{label}: nothing was verified; this is a failure, not a result"], EXIT_WRONG
+    if found.ended_early:
+        return [f"{label}: {found.ended_early}"], EXIT_WRONG
     if found.rate is None:
         if partial:
             return [f"{label}: no rate was found to meet {wanted} yet"], EXIT_UNSURE
-        code = EXIT_UNSURE if found.client_limited else EXIT_BROKEN
+        code = EXIT_UNSURE if found.unsure else EXIT_BROKEN
         return [f"{label}: not even the lowest rate meets {wanted}"], code
-    sign = "≥ " if found.client_limited or partial else ""
-    said = [f"{label}: {sign}{found.rate:,.0f} messages/s with {wanted}"]
+    sign = "≥ " if found.unsure or partial else ""
+    said = []
+    if watched := found.steps[-1].row["server"]["watched"]:
+        said.append(f"watched: {Watched(**watched)}, by the listening socket")
+    said += [f"{label}: {sign}{found.rate:,.0f} messages/s with {wanted}"]
     if partial:
         said.append("≥: the search did not come to its end")
     elif found.client_limited:
         said.append(
             "≥: beyond it, the client was the limit; try --engine epoll, or more --processes"
         )
-    return said, EXIT_UNSURE if found.client_limited else 0
+    elif found.unsure:
+        said.append("≥: beyond it, other programs took the CPU; try where nothing else runs")
+    return said, EXIT_UNSURE if found.unsure else 0

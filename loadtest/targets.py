@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,6 @@ from loadtest.commands import HOST, addressed
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import pinned
 from loadtest.ports import free_port
-from loadtest.sampler import local_server
 from loadtest.workers import LoadError
 
 _START_TIMEOUT = 20.0  # seconds
@@ -42,7 +41,9 @@ class Running:
     host: str
     port: int
     pid: int | None
-    """Of its process; None where that is none of ours to look at."""
+    """Of the process that we have started; None where it was running already."""
+    exit_code: Callable[[], int | None] | None = None
+    """Tells how that process ended, as `subprocess.Popen.poll` does; None: it is not ours."""
 
 
 class Target(Protocol):
@@ -152,7 +153,7 @@ class BackendTarget:
         server = echoserver.spawn(backend=self.backend, interpreter=path, **settings)
         try:
             with server:
-                yield Running(server.host, server.port, server.pid)
+                yield Running(server.host, server.port, server.pid, server.process.poll)
         except subprocess.TimeoutExpired as error:
             raise LoadError(
                 f"the server of {self.name} did not end within {error.timeout:.0f} s of SIGTERM"
@@ -266,7 +267,7 @@ class AddressTarget:
     @contextmanager
     def started(self) -> Iterator[Running]:
         """Do nothing."""
-        yield Running(self.host, self.port, local_server(self.host, self.port))
+        yield Running(self.host, self.port, None)
 
 
 @contextmanager
@@ -304,7 +305,7 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
                 last = said.read().decode(errors="replace").strip().splitlines()[-1:]
                 because = f"; it said: {last[0]}" if last else ""
                 raise LoadError(f"the server {name} does not accept on port {port}{because}")
-            yield Running(HOST, port, process.pid)
+            yield Running(HOST, port, process.pid, process.poll)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The processes of the load client (`loadtest.worker`), from this side."""
 
 import json
+import math
 import selectors
 import subprocess
 import sys
@@ -59,6 +60,8 @@ class Point:
             "max_us": self.latency.get_max_value() if messages else None,
         }
 
+
+_NO_LATENCY = dict.fromkeys(("p50_us", "p99_us", "max_us"))
 
 Progress = Callable[[float, float, int], None]
 """Told, again and again: the seconds since the start, the present rate, the errors so far."""
@@ -136,6 +139,7 @@ class Workers:
         self.series: list[dict[str, Any]] = []
         """What each second gave, in order."""
         self._result = LoadResult()
+        self._duration = workload.duration
         self._points: dict[int, Point] = {}
         self._rate = 0.0
         self._begun = 0
@@ -211,6 +215,7 @@ class Workers:
             total.first_errors = found.first_errors | total.first_errors
         for number in sorted(self._points):
             self._finish_second(number)
+        self._complete_series()
         return total
 
     # -- what they say ---------------------------------------------------------------------------
@@ -271,6 +276,23 @@ class Workers:
         self._rate = said["messages"] / point.seconds if point.seconds else 0.0
         self.series.append({"second": number, **said})
         self._errors = point.errors
+
+    def _complete_series(self) -> None:
+        """Let the seconds reach to the end of the time, also where every connection failed before.
+
+        A rate over the part of a second that they lived would be one that nobody had.
+        """
+        if self._duration is None or self._stopped:
+            return
+        known = {one["second"]: one for one in self.series}
+        last = max(known, default=0)
+        for number in range(last, math.ceil(self._duration)):
+            nothing = {"second": number, "seconds": 0.0, "messages": 0, **_NO_LATENCY}
+            nothing["errors"] = self._result.errors.total()
+            one = known.get(number, nothing)
+            one["seconds"] = max(one["seconds"], round(min(1.0, self._duration - number), 3))
+            if number not in known:
+                self.series.append(one)
 
     # -- their end -------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from loadtest.limits import ClientLimit, judge
 from loadtest.measure import Engine, Round
 from loadtest.peers import PEERS
 from loadtest.pinning import choose
+from loadtest.report.cells import remarks
+from loadtest.results import Result, document
 from loadtest.targets import BackendTarget
 from tests.launching import run
 
@@ -86,6 +88,45 @@ def test_who_is_the_limit(case: dict[str, Any], *, limited: bool) -> None:
     assert judged(**case) is limited
 
 
+def because(client: float, waited: float, cores: float | None = None) -> tuple[str, ...]:
+    load = LoadResult(verified=10_000, seconds=1.0)
+    return judge(
+        load,
+        Workload("127.0.0.1", 1, duration=1.0),
+        client_share=client,
+        client_waited=waited,
+        client_cores_busy=cores,
+        server_share=0.2,
+        busiest_server_thread=0.2,
+        capacity=None,
+    ).reasons
+
+
+def test_the_reason_is_what_was_so() -> None:
+    """A core that others had is not a busy client; its own CPU stands in the table."""
+    assert because(0.95, 0.03) == ("its CPU was busy for 90% of the time or more",)
+    others = ("its core was never idle, and somebody else had it for a part of the time",)
+    assert because(0.24, 0.70) == others
+    assert because(0.24, 0.18, 0.99) == others
+    assert because(0.24, 0.18, 0.50) == ()
+
+
+def test_each_reason_is_said_once_with_its_targets() -> None:
+    rows = []
+    for target, cpu, wait in (("a", 0.95, 0.0), ("b", 0.92, 0.0), ("c", 0.2, 0.75), ("d", 0.5, 0)):
+        load = LoadResult(verified=100, seconds=1.0, served=1)
+        measured = Round(load, 100 * cpu, limit=ClientLimit(because(cpu, wait)))
+        rows.append(Result(target, None, "echo", 1, rounds=[measured]))
+    found = document(rows, {}, {}, [], "a")
+    assert [one for one in remarks(found) if "the client was the limit because" in one] == [
+        "a, b: the client was the limit because its CPU was busy for 90% of the time or more.",
+        (
+            "c: the client was the limit because its core was never idle, and somebody else had it "
+            "for a part of the time."
+        ),
+    ]
+
+
 def compared(*words: str, file: Path, code: int = 0) -> tuple[dict[str, Any], str]:
     result = run(
         *("echoload", "compare", "--rounds", "1", "-d", "700ms", "--json", str(file), *words)
@@ -128,7 +169,7 @@ def test_a_fast_server_and_a_saturated_client(tmp_path: Path) -> None:
     ]
     found, shown = compared(*words, file=tmp_path / "out.json")
     assert found["client_limited"] is True
-    assert "busy" in found["client_limited_because"]
+    assert any(word in found["client_limited_because"] for word in ("busy", "never idle"))
     assert "≥ " in shown
     assert found["server"]["cpu_us_per_message"] > 1, "which is valid all the same"
     # A rate that only the client may have failed to reach is no verdict.

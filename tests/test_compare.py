@@ -306,6 +306,9 @@ def test_a_sweep(tmp_path: Path) -> None:
         ("selector", 5, {"connections": 5}),
     ]
     assert [one["sweep"] for one in found["comparison"]] == [{"connections": 2}, {"connections": 5}]
+    for one in found["results"]:  # whose limit each point shows, and how sure it is
+        assert one["client_limited_rounds"] == int(one["client_limited"])
+        assert one["throughput"]["low"] <= one["throughput"]["median"] <= one["throughput"]["high"]
 
 
 @pytest.mark.slow
@@ -434,7 +437,40 @@ def test_objectives(text: str, *, holds: bool) -> None:
     assert (not verdict.broken) is holds
     assert not verdict.unsure
     if not holds:
-        assert "does not hold: it was" in verdict.broken[0]
+        assert ", which is not " in verdict.broken[0]
+
+
+def test_what_does_not_hold_has_its_unit_and_what_holds_is_said() -> None:
+    found = {"results": [row(), row(target="other", latency_us={"p99": 23_100, "p50": 900})]}
+    broken = check_objectives(found, parse_objectives("p99<20ms,cpu<=9us,throughput>1k,errors>1"))
+    assert broken.broken == (
+        "it: cpu 10 µs, which is not <= 9 µs",
+        "it: throughput 100 messages/s, which is not > 1,000 messages/s",
+        "it: errors 0, which is not > 1",
+        "other: p99 23.1 ms, which is not < 20 ms",
+        "other: cpu 10 µs, which is not <= 9 µs",
+        "other: throughput 100 messages/s, which is not > 1,000 messages/s",
+        "other: errors 0, which is not > 1",
+    )
+    assert not broken.held
+    held = check_objectives(found, parse_objectives("p99 < 2s, errors=0, throughput>50"))
+    assert held.held == (
+        (
+            "every objective holds of all 2 targets: p99 23.1 ms of other (< 2 s), errors 0 of it "
+            "(= 0), throughput 100 messages/s of it (> 50 messages/s)"
+        ),
+    )
+    one = check_objectives({"results": [row()]}, parse_objectives("p50<1ms"))
+    assert one.held == ("every objective holds: p50 900 µs (< 1 ms)",)
+    assert check_objectives(found, ()).held == ()
+
+
+def test_a_baseline_that_holds_says_so() -> None:
+    found = {"results": [row(), row(target="new")]}
+    verdict = check_regressions(found, {"results": [row()]}, 0.10)
+    (said,) = verdict.held
+    assert said.startswith("the baseline holds: nothing is worse by more than 10 %; the worst: it:")
+    assert said.endswith("not compared: new")
 
 
 def test_a_rate_that_the_client_limited_is_no_verdict() -> None:
@@ -468,9 +504,11 @@ def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
     words = ("--backends", "thread")
     compared(*words, file=base)
     compared(*words, "--slo", "p99<20s,errors=0", file=file)
+    met = run("echoload", "compare", *QUICK, *words, "--slo", "p99<20s,errors=0", "-q")
+    assert re.match(r"echoload: every objective holds: p99 .*s \(< 20 s\), errors 0", met.stderr)
     result = run("echoload", "compare", *QUICK, *words, "--slo", "p50<1us")
     assert result.returncode == 3
-    assert "thread: p50<1us does not hold: it was" in result.stderr
+    assert re.search(r"thread: p50 .* s, which is not < 1 µs", result.stderr)
     document = json.loads(base.read_text())
     server = document["results"][0]["server"]
     server["cpu"]["rounds"] = [server["cpu"]["median"] / 1000] * 6  # far beyond any noise
@@ -543,8 +581,8 @@ def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> Non
         )
     found = json.loads(file.read_text())["find_max"]
     # On a crowded machine the client itself is late, and says so.
-    assert result.returncode == (5 if found["client_limited"] else 0), result.stderr
-    assert (30 if found["client_limited"] else 60) < found["rate"] < 125
+    assert result.returncode == (5 if found["inconclusive"] else 0), result.stderr
+    assert (30 if found["inconclusive"] else 60) < found["rate"] < 125
     assert any(step["holds"] for step in found["steps"])
     assert any(
         "p99<100ms" in step["because"] or "dropped" in step["because"] for step in found["steps"]
@@ -564,7 +602,8 @@ def test_find_max_where_nothing_holds() -> None:
             *("echoload", "find-max", format_address(*server.address), "-c", "2", "-d", "300ms"),
             *("--slo", "p50<1ms"),
         )
-    assert result.returncode == 3
+    # On a crowded machine, it might have been the others' fault.
+    assert result.returncode == (5 if "tried again 2 times" in result.stderr else 3)
     assert "not even the lowest rate" in result.stdout
 
 

@@ -18,7 +18,7 @@ import pytest
 import echoserver
 from echoserver.locks import SharedLock
 from echoserver.slots import SharedSlots, SlotTable
-from loadtest.sampler import accept_queue
+from loadtest.sockets import accept_queue
 from tests import inspection, pace, wire
 from tests.inspection import events
 from tests.launching import changed_server, command, free_port, run

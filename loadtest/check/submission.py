@@ -21,7 +21,7 @@ from loadtest.check.keeper import Order
 from loadtest.check.model import Failure
 from loadtest.commands import HOST, addressed
 from loadtest.ports import free_port
-from loadtest.sampler import accept_queue
+from loadtest.sockets import accept_queue
 
 _GLANCE = 0.01  # seconds
 _KEEPER_PATIENCE = 30.0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.sampler import TCP_TABLES, endpoints, pss_bytes
+from loadtest.sampler import pss_bytes
+from loadtest.sockets import TCP_TABLES, endpoints
 
 _MOST_SHOWN = 6  # processes
 _STATES = {

@@ -119,9 +119,9 @@ def remarks(found: Document) -> list[str]:
             "≥: the client was at its limit, and the server (where it could be watched) was not: "
             "it can do more than this. Compare such servers by CPU per message, within this run."
         )
-        because = {row["client_limited_because"] for row in rows if row["client_limited"]}
-        said.append(f"The client was the limit because {'; '.join(sorted(filter(None, because)))}.")
+        said += _whom_the_client_limited(rows)
     for row in rows:
+        said += [f"{label(row)}: {remark}" for remark in row.get("remarks", ())]
         if row["verified"] and row["starved"]:
             said.append(
                 f"{label(row)}: {row['starved']} of {row['connections']} connections never got "
@@ -180,6 +180,17 @@ def _on_connections(row: Row) -> list[str]:
     return said
 
 
+def _whom_the_client_limited(rows: list[Row]) -> list[str]:
+    limited: dict[str, list[str]] = {}
+    for row in rows:
+        if row["client_limited"] and (because := row["client_limited_because"]):
+            limited.setdefault(because, []).append(label(row))
+    return [
+        f"{', '.join(names)}: the client was the limit because {because}."
+        for because, names in limited.items()
+    ]
+
+
 def _on_ranks(comparison: dict[str, Any]) -> list[str]:
     least, rounds = comparison["least_rounds"], comparison["rounds"]
     if rounds < least:
@@ -188,6 +199,8 @@ def _on_ranks(comparison: dict[str, Any]) -> list[str]:
             f"takes {least} (Mann-Whitney, Holm over all pairs, 5 %): --rounds {least}."
         )
         return [sentence]
+    if not any(figure["ranks"] for figure in comparison["figures"].values()):
+        return ["No ranking: of fewer than two targets there is a figure that can be ranked."]
     alike = [
         f"{pair['one']} and {pair['two']}"
         for pair in comparison["figures"]["cpu_us_per_message"]["pairs"]

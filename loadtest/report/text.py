@@ -118,6 +118,10 @@ def show_held(found: "list[Held]", stream: TextIO | None = None) -> None:
             held if one.held == one.wanted else f"[bold red]{held}[/]",
             or_dash(one.bytes_each, lambda value: f"{value / 1024:.1f}"),
             f"{one.seconds:.2f}",
-            f"{one.cpu_percent_idle:.1f} %",
+            or_dash(one.cpu_percent_idle, lambda value: f"{value:.1f} %"),
         )
-    Screen(stream).print(table)
+    screen = Screen(stream)
+    screen.print(table)
+    for one in found:
+        if one.ended:
+            screen.print(f"{one.target}: ended early: {one.ended}", markup=False, highlight=False)

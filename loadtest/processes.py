@@ -1,0 +1,165 @@
+"""Processes of this machine as /proc tells of them: who is whose child, what each has used."""
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+_TICKS = os.sysconf("SC_CLK_TCK")  # a second
+_TICK_NS = 10**9 // _TICKS
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_INTERPRETERS = ("python", "pypy", "node", "ruby", "perl", "java", "sh", "bash", "dash")
+
+
+class Key(NamedTuple):
+    """A process, which its number alone does not tell from a later one."""
+
+    pid: int
+    start: int
+    """When it began, in ticks since the machine did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as one look found it."""
+
+    key: Key
+    parent: int
+    zombie: bool
+    name: str
+    threads: int
+    rss_bytes: int
+    waited_ns: int
+    """CPU time of the children that it has waited for, and of those that they had waited for."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self.key.pid
+
+
+class Table(NamedTuple):
+    """All processes."""
+
+    listed: frozenset[int]
+    """Those that there were before any of them was looked at."""
+    processes: dict[int, Process]
+    """Those that were still there when it was their turn."""
+
+
+def table() -> Table:
+    """Return all processes."""
+    listed: frozenset[int] = frozenset()
+    with suppress(OSError):  # a system without it
+        listed = frozenset(int(one) for one in os.listdir("/proc") if one.isdigit())  # noqa: PTH208 - a tenth of the time
+    found = ((pid, process(pid)) for pid in listed)
+    return Table(listed, {pid: one for pid, one in found if one is not None})
+
+
+def process(pid: int) -> Process | None:
+    """Return a process; None where it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    before, _, after = text.rpartition(")")
+    fields = after.split()  # from the third on, as proc(5) numbers them
+    return Process(
+        Key(pid, int(fields[19])),
+        int(fields[1]),
+        fields[0] in {"Z", "X"},
+        _printable(before.partition("(")[2]),
+        int(fields[17]),
+        int(fields[21]) * _PAGE,
+        (int(fields[13]) + int(fields[14])) * _TICK_NS,
+    )
+
+
+def descendants(roots: Iterable[int], found: Table) -> set[int]:
+    """Return processes, with all that are below them."""
+    children: dict[int, list[int]] = {}
+    for one in found.processes.values():
+        children.setdefault(one.parent, []).append(one.pid)
+    reached: set[int] = set()
+    waiting = [pid for pid in roots if pid in found.processes]
+    while waiting:
+        pid = waiting.pop()
+        if pid not in reached:
+            reached.add(pid)
+            waiting += children.get(pid, ())
+    return reached
+
+
+def ancestors(pid: int, found: Table) -> set[int]:
+    """Return a process, with all that are above it."""
+    above: set[int] = set()
+    while pid in found.processes and pid not in above:
+        above.add(pid)
+        pid = found.processes[pid].parent
+    return above
+
+
+def now_in_ticks() -> int:
+    """Return the time as `Key.start` counts it; 0 where that is not known."""
+    with suppress(OSError):
+        return int(float(Path("/proc/uptime").read_text(encoding="ascii").split()[0]) * _TICKS)
+    return 0
+
+
+def cpu_ns(pid: int) -> int:
+    """Return the CPU time that a process has used, with those of its threads that have ended.
+
+    A zombie still has it. The clock is what clock_getcpuclockid(3) returns, which Python does not
+    have (CPUCLOCK_SCHED of the kernel's include/linux/posix-timers.h). It counts nanoseconds;
+    utime counts ticks of 10 ms and truncates, so hundreds of children that each did a little would
+    read as nothing.
+
+    Raises:
+        OSError: It is gone.
+    """
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+class ThreadTime(NamedTuple):
+    """Nanoseconds of one thread."""
+
+    ran: int = 0
+    waited: int = 0
+    """For a CPU, that another thread had."""
+
+
+def thread_times(pid: int) -> dict[int, ThreadTime]:
+    """Return the times of each living thread of a process (schedstat)."""
+    found: dict[int, ThreadTime] = {}
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError, IndexError, ValueError):
+                ran, waited, *_ = map(int, (task / "schedstat").read_bytes().split())
+                found[int(task.name)] = ThreadTime(ran, waited)
+    return found
+
+
+def program(one: Process) -> str:
+    """Return what people call a process: its name, and of an interpreter, its script's as well."""
+    if not one.name.startswith(_INTERPRETERS):
+        return one.name
+    with suppress(OSError):
+        text = Path(f"/proc/{one.pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+        _, *words = text.split("\0")
+        script = next(
+            (number for number, word in enumerate(words) if word[:1] not in {"", "-"}), None
+        )
+        if script is not None:
+            module = "-m " if script and words[script - 1] == "-m" else ""
+            inline = script and words[script - 1] in {"-c", "-e"}
+            name = "" if inline else _printable(Path(words[script]).name)
+            return f"{one.name} {module}{name}".strip()
+    return one.name
+
+
+def _printable(text: str) -> str:
+    """Return a name that a process has given itself so that it can be shown on a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,0 +1,123 @@
+"""TCP sockets of this machine as /proc has them, and the processes that hold them (proc(5))."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import psutil
+
+LISTENING = "0A"  # TCP_LISTEN, as proc(5) writes it
+
+TCP_TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """This machine's end of a TCP connection, or a listening socket."""
+
+    port: int
+    state: str
+    """As proc(5) writes it: ``0A`` listens."""
+    queued: int
+    """Bytes that nobody has read; of one that listens, connections that wait to be accepted."""
+    inode: int = 0
+    """By which /proc/PID/fd names the socket."""
+    hexadecimal: str = "00000000"
+    """The local address, as proc(5) writes it."""
+
+    @property
+    def address(self) -> IpAddress:
+        """The local address."""
+        # Words of four bytes, each in the order of this machine.
+        words = (self.hexadecimal[at : at + 8] for at in range(0, len(self.hexadecimal), 8))
+        return _plain(ipaddress.ip_address(b"".join(bytes.fromhex(word)[::-1] for word in words)))
+
+
+def endpoints(table: str) -> Iterator[Endpoint]:
+    """Yield what one of the `TCP_TABLES` has, first those that listen; nothing where it is not."""
+    with suppress(OSError), Path(table).open(encoding="ascii") as lines:
+        next(lines, "")
+        for line in lines:
+            _, local, _, state, queues, _, _, _, _, inode, *_ = line.split()
+            address, _, port = local.rpartition(":")
+            queued = int(queues.rpartition(":")[2], 16)
+            yield Endpoint(int(port, 16), state, queued, int(inode), address)
+
+
+def _listeners(port: int) -> Iterator[Endpoint]:
+    for table in TCP_TABLES:
+        for one in endpoints(table):
+            if one.state != LISTENING:  # thousands may follow
+                break
+            if one.port == port:
+                yield one
+
+
+def accept_queue(port: int) -> int | None:
+    """Return how many connections wait to be accepted on a TCP port of this machine.
+
+    None: nothing listens there that this network namespace can see.
+    """
+    waiting = [one.queued for one in _listeners(port)]
+    return sum(waiting) if waiting else None
+
+
+def addresses_here(host: str, port: int) -> frozenset[IpAddress]:
+    """Return the addresses of a host; none where one of them is another machine's."""
+    with suppress(OSError, UnicodeError, ValueError):
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = frozenset(_read(str(info[4][0])) for info in infos)
+        if all(one.is_loopback or one.is_unspecified for one in found):
+            return found
+        cards = chain.from_iterable(psutil.net_if_addrs().values())
+        own = {
+            _read(card.address)
+            for card in cards
+            if card.family in {socket.AF_INET, socket.AF_INET6}
+        }
+        if all(one.is_loopback or one in own for one in found):
+            return found
+    return frozenset()
+
+
+def listening_inodes(addresses: frozenset[IpAddress], port: int) -> frozenset[int]:
+    """Return the sockets that listen on a port for one of `addresses`, or for every address.
+
+    There are several where each process of a server has its own (SO_REUSEPORT).
+    """
+    return frozenset(
+        one.inode
+        for one in _listeners(port)
+        if addresses and (one.address in addresses or one.address.is_unspecified)
+    )
+
+
+def holders(inodes: frozenset[int], pids: Iterable[int]) -> set[int]:
+    """Return those processes that hold one of the sockets; not those of which we may not know."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    return {pid for pid in pids if wanted and _holds(pid, wanted)}
+
+
+def _holds(pid: int, wanted: set[str]) -> bool:
+    with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
+        for one in descriptors:
+            with suppress(OSError):
+                if os.readlink(one.path) in wanted:  # noqa: PTH115 - there may be thousands
+                    return True
+    return False
+
+
+def _read(text: str) -> IpAddress:
+    return _plain(ipaddress.ip_address(text.partition("%")[0]))  # after it, an IPv6 scope
+
+
+def _plain(address: IpAddress) -> IpAddress:
+    """Return the IPv4 address that an IPv6 address stands for, where it does."""
+    return getattr(address, "ipv4_mapped", None) or address
