@@ -544,7 +544,9 @@ def calibrate(*, pin: str, rounds: int) -> int:
     try:
         path = None if interrupted else calibration.keep(found)
     except OSError as error:
-        failure = f"cannot keep it in {calibration.cache_file()}: {error.strerror}"
+        where = f"{error.filename}: " if error.filename else ""
+        failure = f"cannot keep it: {where}{error.strerror}; set XDG_CACHE_HOME to a folder "
+        failure += "that can be written to"
     for engine, one in found.items():
         share = f", {one.of_c:.0%} of a client in C that verifies nothing" if one.of_c else ""
         print(f"{engine}: {one.capacity:,.0f} messages/s for each process{share}")

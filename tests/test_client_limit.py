@@ -246,8 +246,10 @@ def test_calibration_is_kept_and_used(tmp_path: Path) -> None:
 def test_a_calibration_that_cannot_be_kept_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = {"epoll": calibration.Calibration(1234.0, "c-epoll")}
-    monkeypatch.setattr("loadtest.calibration.calibrate", lambda *_: found)
+    def measured(_pinning: object, rates: calibration.Rates) -> None:
+        rates.server, rates.by_client = "c-epoll", {"epoll": [1234.0]}
+
+    monkeypatch.setattr("loadtest.calibration.calibrate", measured)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     with pytest.raises(click.ClickException) as failed:
         calibrate.main(["--rounds", "1"], standalone_mode=False)
