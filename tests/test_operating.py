@@ -749,6 +749,7 @@ def test_who_waits_at_a_socket_that_stays_is_not_sent_away(words: tuple[str, ...
             stopped = "reject" in words
             if stopped:
                 process.send_signal(signal.SIGSTOP)
+                assert inspection.stopped(process.pid)
             waiting = [wire.connect(ours.getsockname()) for _ in range(1 if stopped else 5)]
             for sock in waiting:
                 sock.sendall(b"hello")
