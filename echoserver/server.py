@@ -3,7 +3,6 @@
 import gc
 import os
 import resource
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +11,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from echoserver.access import LocalQuota, address_of
+from echoserver.addresses import EVERY_ADDRESS, is_unix, parse_endpoint
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.backends import Backend
-from echoserver.binding import bind, handed_over, set_inherited_timeouts, somaxconn
+from echoserver.binding import ListeningSockets, bind, somaxconn
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.failures import what_failed
@@ -31,13 +31,11 @@ from echoserver.service import Resources, Service, Totals
 from echoserver.sidecars import Sidecars
 from echoserver.slots import LocalSlots
 from echoserver.state import in_main_thread
-from echoserver.units import parse_endpoint
 
 if TYPE_CHECKING:
     from echoserver.tls import TlsServer
 
-# Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own.
-_EVERYWHERE = {"0.0.0.0", "::"}
+# Descriptors that are not connections': stderr, listeners, the wake-up pipe, a loop's own.
 _RESERVED_DESCRIPTORS = 64
 _DEFAULT_MAX_CONNECTIONS = 10_000
 
@@ -139,7 +137,7 @@ class Design:
 
     def serve(
         self,
-        sock: socket.socket,
+        sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
         resources: Resources,
@@ -149,7 +147,7 @@ class Design:
         service = Service(self.config, self.make_handler, lifecycle, log, resources, self.secure)
         if self.config.metrics is not None:
             lifecycle.every(_SAMPLE, service.sample)
-        listener = Listener(sock, service, lambda: ready(service))
+        listener = Listener(sockets, service, lambda: ready(service))
         who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
         try:
             with _rarely_collected():
@@ -207,27 +205,27 @@ class EchoServer:
         descriptors = raise_descriptor_limit()
         log = Log(config)
         lifecycle = Lifecycle(config)
-        sock = sidecars = None
+        sockets = sidecars = None
         started = time.monotonic()
         try:
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
             if os.getpid() == 1:
                 lifecycle.every(_REAP, Strays().collect)
-            sock = bind(config)
-            _refuse_own_port(config, sock)
-            sidecars = Sidecars(config, sock, log, self._identity)
+            sockets = bind(config, self._identity)
+            _refuse_own_port(config, sockets)
+            sidecars = Sidecars(config, sockets, log, self._identity)
             scoreboard = Scoreboard.of(config)
             sidecars.start(scoreboard, lifecycle)
             if self._identity is not None:
                 self._identity.assume()
-            _warn(config, sock, log, descriptors)
+            _warn(config, sockets, log, descriptors)
             if config.workers is not None:
                 from echoserver.workers import Master
 
-                totals = Master(self._design, sock, lifecycle, log, scoreboard, sidecars).run()
+                totals = Master(self._design, sockets, lifecycle, log, scoreboard, sidecars).run()
             else:
-                totals = self._serve_alone(sock, lifecycle, log, scoreboard, sidecars)
+                totals = self._serve_alone(sockets, lifecycle, log, scoreboard, sidecars)
             code = exit_code(lifecycle, totals)
             log.announce(
                 "stopped",
@@ -240,13 +238,13 @@ class EchoServer:
             if sidecars is not None:
                 sidecars.close()
             lifecycle.close()
-            if sock is not None:
-                sock.close()
+            if sockets is not None:
+                sockets.close()
         return code
 
     def _serve_alone(
         self,
-        sock: socket.socket,
+        sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
         scoreboard: Scoreboard,
@@ -264,25 +262,30 @@ class EchoServer:
 
         def reload(service: Service) -> None:
             sidecars.reloading()
-            reload_in_place(service, sock)
+            reload_in_place(service, sockets)
             sidecars.ready()
 
         def ready(service: Service) -> None:
             lifecycle.on_hangup(lambda: reload(service))
             scoreboard.tell_serving(place)
-            announce(self.config, sock, log, **sidecars.metrics_address())
+            announce(self.config, sockets, log, **sidecars.metrics_address())
             sidecars.ready()
 
-        return self._design.serve(sock, lifecycle, log, resources, ready)
+        return self._design.serve(sockets, lifecycle, log, resources, ready)
 
 
-def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
-    """Say that the server serves: whoever reads this line can connect."""
-    host, port = sock.getsockname()[:2]
+def announce(config: Config, sockets: ListeningSockets, log: Log, **more: Any) -> None:
+    """Say that the server serves: whoever reads this line can connect.
+
+    Host and port are the first address; where there are several, all of them follow.
+    """
+    host, port = sockets.addresses[0]
+    several = {"addresses": sockets.shown} if len(sockets.addresses) > 1 else {}
     log.announce(
         "listening",
         host=host,
         port=port,
+        **several,
         backend=config.backend,
         handler=config.handler,
         pid=os.getpid(),
@@ -297,7 +300,7 @@ def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
     return EXIT_OUTPUT_OWED if totals.cut else 0
 
 
-def reload_in_place(service: Service, sock: socket.socket) -> None:
+def reload_in_place(service: Service, sockets: ListeningSockets) -> None:
     """Read the configuration again, and serve by what can be changed without a new process."""
     log = service.log
     try:
@@ -311,14 +314,14 @@ def reload_in_place(service: Service, sock: socket.socket) -> None:
         return
     before = service.config
     service.reconfigure(config, design.make_handler, design.secure)
-    take_effect(before, config, waiting, sock, service.lifecycle, log)
+    take_effect(before, config, waiting, sockets, service.lifecycle, log)
 
 
 def take_effect(
     before: Config,
     config: Config,
     waiting: list[str],
-    sock: socket.socket,
+    sockets: ListeningSockets,
     lifecycle: Lifecycle,
     log: Log,
 ) -> None:
@@ -328,13 +331,13 @@ def take_effect(
         before: What held until now.
         config: What holds from now on.
         waiting: The options of it that cannot take effect.
-        sock: The listening socket, which workers share.
+        sockets: The listening sockets, which workers share.
         lifecycle: Of this process.
         log: Of this process.
     """
-    _warn_if_opened(before, config, sock, log)
+    _warn_if_opened(before, config, sockets, log)
     lifecycle.drain_timeout = config.drain_timeout
-    set_inherited_timeouts(sock, config)
+    sockets.set_timeouts(config)
     log.set_level(config.log_level)
     if waiting:
         log.warning("reload_incomplete", restart_for=", ".join(waiting))
@@ -388,6 +391,11 @@ def _secure(config: Config) -> "TlsServer | None":
 
 
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
+    if config.overload == "shed-idle" and (local := [one for one in config.host if is_unix(one)]):
+        raise ConfigError(
+            f"{config.source('overload')} shed-idle: of UNIX sockets ({local[0]}), the kernel does "
+            "not tell who has been silent; use queue or reject, or listen on TCP alone"
+        )
     if config.proxy_protocol and not config.proxy_from:
         raise ConfigError(
             f"{config.source('proxy_protocol')} needs --proxy-from: anybody can write a header"
@@ -417,37 +425,47 @@ def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
         )
 
 
-def _refuse_own_port(config: Config, sock: socket.socket) -> None:
+def _refuse_own_port(config: Config, sockets: ListeningSockets) -> None:
     if config.metrics is None:
         return
     host, port = parse_endpoint(config.metrics)
-    own_host, own_port = sock.getsockname()[:2]
-    if port == own_port and (host == own_host or own_host in _EVERYWHERE):
-        raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
+    for own_host, own_port in sockets.addresses:
+        if port and port == own_port and (host == own_host or own_host in EVERY_ADDRESS):
+            raise ConfigError(
+                f"{config.source('metrics')} is the server's own port; choose another"
+            )
 
 
-def _warn_if_opened(before: Config | None, config: Config, sock: socket.socket, log: Log) -> None:
+def _warn_if_opened(
+    before: Config | None, config: Config, sockets: ListeningSockets, log: Log
+) -> None:
     """Say that everybody is let in now, where that is so, and was not before."""
     known = before is not None and not _guarded(before)
-    if not (known or _guarded(config) or address_of(sock.getsockname()[0]).is_loopback):
+    reached = [host for host, _ in sockets.addresses if not _local(host)]
+    if reached and not (known or _guarded(config)):
         log.warning(
             "open_to_all",
-            host=sock.getsockname()[0],
+            host=reached[0],
             advice="whoever reaches this address can use the server; --allow says who may, and "
             "--tls-cert with --tls-client-ca asks for proof",
         )
+
+
+def _local(host: str) -> bool:
+    return is_unix(host) or address_of(host).is_loopback
 
 
 def _guarded(config: Config) -> bool:
     return bool(config.tls_cert or config.allow or config.proxy_protocol)
 
 
-def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:
-    _warn_if_opened(None, config, sock, log)
+def _warn(config: Config, sockets: ListeningSockets, log: Log, descriptors: int) -> None:
+    _warn_if_opened(None, config, sockets, log)
     ignored = list(config.warnings)
     cap = somaxconn()
-    if handed_over(sock):
-        typed = (config.source(one) for one in ("host", "port", "backlog") if one in config.sources)
+    if sockets.handed_over:
+        names = ("host", "port", "backlog", "socket_mode")
+        typed = (config.source(one) for one in names if one in config.sources)
         ignored += [f"{one} has no effect on a socket that was handed over" for one in typed]
     elif cap is not None and cap < config.backlog:
         log.warning(
