@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+from clients.address import connect, is_unix
 from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, ReplyError, Step
 from clients.load import LOOK, Load, LoadResult, flush
 from clients.recording import Second
@@ -23,6 +24,7 @@ from clients.workload import Workload
 
 _MOST_EVENTS = 1024  # a turn
 _AT_ONCE = 256  # connections that are being made at a time, lest a backlog overflow
+_SHORTEST = 0.001  # seconds
 _FINE = 0.01  # seconds: shorter waits are not rounded to milliseconds, as epoll_wait(2) would
 
 
@@ -45,7 +47,8 @@ class EpollLoad(Load):
     def connect(self) -> int:
         """Make every connection, many at a time; return how many were made."""
         lines = iter(self._lines.values())
-        address = None
+        begun, timeout = time.monotonic(), self.workload.timeout
+        address: tuple[int, Any] | None = None  # family, and what connect(2) takes
         for line in lines:  # the first that is made finds out which of the host's addresses it is
             try:
                 sock = self._open()
@@ -55,7 +58,9 @@ class EpollLoad(Load):
             address = sock.family, sock.getpeername()
             line.use(sock, _nothing)
             break
-        if address is None:
+        if address is None and is_unix(self.workload.host):
+            address = socket.AF_UNIX, None
+        elif address is None:
             family, _, _, _, where = socket.getaddrinfo(
                 self.workload.host, self.workload.port, type=socket.SOCK_STREAM
             )[0]
@@ -63,8 +68,9 @@ class EpollLoad(Load):
         waiting: dict[int, tuple[_Line, int]] = {}
         while batch := [*itertools.islice(lines, _AT_ONCE - len(waiting))] or waiting:
             for line in batch if isinstance(batch, list) else ():
+                left = max(_SHORTEST, begun + timeout - time.monotonic())
                 try:
-                    line.use(self._begin(*address), _nothing)
+                    line.use(self._begin(address[0], address[1], left), _nothing)
                 except OSError as error:
                     self._fail(line.peer, error)
                     continue
@@ -270,11 +276,19 @@ class EpollLoad(Load):
         talk = line.talk
         self._forget(line)
         line.connection.close()
-        line.use(self._begin(family, address), talk)
+        line.use(self._begin(family, address, self.workload.timeout), talk)
         self._watch(line)
 
-    def _begin(self, family: int, address: Any) -> Socket:
-        """Return a connection that is being made, and does not block."""
+    def _begin(self, family: int, address: Any, timeout: float) -> Socket:
+        """Return a connection that is being made, and does not block.
+
+        Over a UNIX socket, it is made when this returns; so long may it take that there is room in
+        the server's queue.
+        """
+        if family == socket.AF_UNIX:
+            sock = connect(self.workload.host, 0, timeout)
+            sock.setblocking(False)
+            return self._secured(sock)
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hdrh.histogram import HdrHistogram
 
+from clients.address import connect, server_name
 from clients.content import Content
 from clients.conversation import NEVER, Conversation, ReplyError
 from clients.recording import Recorder, Second, histogram
@@ -196,8 +197,7 @@ class Load(ABC):
         A timeout of the kernel's (SO_RCVTIMEO) would start and stop a timer for every message.
         """
         workload = self.workload
-        sock = socket.create_connection((workload.host, workload.port), workload.timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = connect(workload.host, workload.port, workload.timeout)
         secured = self._secured(sock)
         if isinstance(secured, TlsSocket):
             secured.handshake()
@@ -208,7 +208,7 @@ class Load(ABC):
         """Return what speaks TLS over a connection, where the workload says so."""
         if self._context is None:
             return sock
-        return TlsSocket(sock, self._context, self.workload.host)
+        return TlsSocket(sock, self._context, server_name(self.workload.host))
 
     # -- what came of it -------------------------------------------------------------------------
 

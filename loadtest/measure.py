@@ -10,7 +10,7 @@ from clients.load import LoadResult
 from clients.workload import Workload
 from loadtest.limits import ClientLimit, judge
 from loadtest.pinning import Pinning
-from loadtest.sampler import Peaks, Sampler, Usage, accept_queue, busy_seconds
+from loadtest.sampler import Peaks, Sampler, Usage, busy_seconds, queue_length
 from loadtest.workers import LoadError, Progress, Workers, no_progress
 
 _RESERVED_DESCRIPTORS = 64
@@ -84,7 +84,7 @@ def measure(
         watch or nullcontext(),
     ):
         workers.connected()
-        _settle(workload.port)
+        _settle(workload.host, workload.port)
         usage = watch.usage if watch else _unknown
         # Before they go: where the machine is busy, a short round may be over until we have a turn.
         before, busy, since = usage(), busy_seconds(pinning.client), time.monotonic()
@@ -124,18 +124,18 @@ def _unknown() -> Usage:
     return Usage(0.0)
 
 
-def _settle(port: int) -> None:
+def _settle(host: str, port: int) -> None:
     """Wait until the server has accepted everyone, or accepts no more.
 
     A connection is made as soon as the kernel has queued it. Where the server forks for each, the
     clients who are served already would keep it from the others: the measurement would be of a
     server that is still starting.
     """
-    waiting = accept_queue(port)
+    waiting = queue_length(host, port)
     changed = time.monotonic()
     while waiting and time.monotonic() < changed + _SETTLED:
         time.sleep(_GLANCE)
-        if (now_waiting := accept_queue(port)) != waiting:
+        if (now_waiting := queue_length(host, port)) != waiting:
             waiting, changed = now_waiting, time.monotonic()
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psutil
+
+from echoserver.addresses import EVERY_ADDRESS, UNIX, is_unix
 
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 _PERIOD = 0.5  # seconds between two looks at memory; each costs the client's core some time
@@ -161,24 +163,42 @@ def local_server(host: str, port: int) -> int | None:
     it uses.
     """
     try:
-        addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-        listening = [
-            one
-            for one in psutil.net_connections("tcp")
-            if one.status == psutil.CONN_LISTEN
-            and one.laddr
-            and one.laddr.port == port
-            and (one.laddr.ip in addresses or one.laddr.ip in {"0.0.0.0", "::"})
-        ]
-        pids = {one.pid for one in listening if one.pid is not None}
+        pids = _who_has(host) if is_unix(host) else _who_listens(host, port)
         own = {os.getpid()} | _ancestors(os.getpid())
         above = [pid for pid in pids if not _ancestors(pid) & pids]
-        mine = addresses <= _own_addresses()
     except (OSError, psutil.Error):
         return None
-    if len(above) != 1 or pids & own or not mine:
+    if len(above) != 1 or pids & own:
         return None
     return above[0]
+
+
+def _who_listens(host: str, port: int) -> set[int]:
+    """Return the processes that listen on a TCP port; none where that is another machine's."""
+    addresses = {info[4][0] for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    if not addresses <= _own_addresses():
+        return set()
+    return {
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+        and one.pid is not None
+        and one.laddr
+        and one.laddr.port == port
+        and (one.laddr.ip in addresses or one.laddr.ip in EVERY_ADDRESS)
+    }
+
+
+def _who_has(host: str) -> set[int]:
+    """Return the processes with a UNIX socket of that name: a server's, listening or accepted."""
+    name = _shown_name(host)
+    found: list[Any] = psutil.net_connections("unix")  # whose addresses are texts
+    return {one.pid for one in found if one.laddr == name and one.pid is not None}
+
+
+def _shown_name(host: str) -> str:
+    """Return a UNIX socket's name as proc(5) shows it, where ``@`` stands for a NUL."""
+    return host.removeprefix(UNIX)
 
 
 def _ancestors(pid: int) -> set[int]:
@@ -227,6 +247,33 @@ def endpoints(table: str) -> Iterator[Endpoint]:
             _, local, _, state, queues, *_ = line.split()
             port, queued = (int(pair.rpartition(":")[2], 16) for pair in (local, queues))
             yield Endpoint(port, state, queued)
+
+
+def queue_length(host: str, port: int) -> int | None:
+    """Return how many connections wait to be accepted by a server of this machine.
+
+    None: nothing listens there that this network namespace can see.
+    """
+    return _unix_queue(_shown_name(host)) if is_unix(host) else accept_queue(port)
+
+
+_UNIX_LISTENS, _UNIX_WAITS = 0x10000, "02"  # SO_ACCEPTCON in flags; SS_CONNECTING (proc(5))
+
+
+def _unix_queue(name: str) -> int | None:
+    """Return how many connections wait to be accepted by the UNIX socket of that name.
+
+    One that waits has a socket of the server's, with its name, that no process has yet.
+    """
+    listens, waiting = False, 0
+    with suppress(OSError), Path("/proc/net/unix").open("rb") as lines:
+        next(lines, b"")
+        for line in lines:
+            _, _, _, flags, _, state, _, *path = line.split(maxsplit=7)
+            if path and path[0].rstrip(b"\n") == os.fsencode(name):
+                listens = listens or bool(int(flags, 16) & _UNIX_LISTENS)
+                waiting += state.decode("ascii") == _UNIX_WAITS
+    return waiting if listens else None
 
 
 def accept_queue(port: int) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import echoserver
-from clients.address import parse_address
+from clients.address import is_unix, parse_address
 from echoserver.forking import ParentalBond
 from loadtest.commands import HOST, addressed, free_port
 from loadtest.peers import PEERS, Peer
@@ -290,7 +290,7 @@ class Described:
     @property
     def is_address(self) -> bool:
         """It is a server that runs already."""
-        return not self.is_command and bool(_ADDRESS.fullmatch(self.server))
+        return not self.is_command and bool(is_unix(self.server) or _ADDRESS.fullmatch(self.server))
 
     @property
     def is_peer(self) -> bool:
@@ -307,7 +307,7 @@ def describe_target(text: str) -> Described:
     label = None
     if found := _LABEL.fullmatch(text.strip()):
         label, text = found["label"], found["rest"]
-    if "{port}" in text:
+    if "{port}" in text or is_unix(text):
         return Described(text, label)
     server, *words = (word.strip() for word in text.split(","))
     settings = {}

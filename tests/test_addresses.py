@@ -25,6 +25,7 @@ from clients.address import format_address, parse_address
 from clients.tls import Trust
 from echoserver import binding
 from echoserver.binding import ListeningSockets, bind
+from loadtest.sampler import local_server, queue_length
 from tests import inspection, wire
 from tests.certificates import SERVERS
 from tests.launching import command, run, serving, totals
@@ -273,6 +274,9 @@ def test_how_many_wait_at_a_unix_socket(folder: Path) -> None:
                 wire.connect((host, 0))
             assert next(iter(sockets)).queue() == (2, 7)
             assert sockets.queue() == (2, 14)
+            assert queue_length(host, 0) == 2
+            assert local_server(host, 0) is None  # it is this very process
+        assert queue_length(host, 0) is None
 
 
 def test_no_shedding_of_clients_of_unix_sockets(folder: Path) -> None:
@@ -545,6 +549,17 @@ def test_the_client_at_the_prompt(here: echoserver.SpawnedServer) -> None:
     assert f"cannot connect to {here.host}-not: there is no such socket; is the" in sentence(nobody)
 
 
+@pytest.mark.parametrize("engine", ["threads", "epoll"])
+def test_load(here: echoserver.SpawnedServer, engine: str, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    words = ["-c", "5", "-n", "50", "--engine", engine, "--reconnect-every", "3"]
+    result = run("echoload", "run", here.host, *words, "--json", str(file))
+    assert result.returncode == 0, result.stderr
+    (row,) = json.loads(file.read_text())["results"]
+    assert (row["target"], row["errors"]) == (here.host, {})
+    assert row["server"]["cpu_us_per_message"]  # its process was found
+
+
 def test_a_queue_without_room_is_waited_for(folder: Path) -> None:
     """connect(2) on a UNIX socket that does not block fails at once there (EAGAIN)."""
     host = unix(folder / "echo")
@@ -557,3 +572,24 @@ def test_a_queue_without_room_is_waited_for(folder: Path) -> None:
             listener.accept()[0].close()
         EchoClient(host, 0, timeout=5).close()
         assert len(full) == 2
+
+
+def test_check_refuses(here: echoserver.SpawnedServer) -> None:
+    result = run("echoload", "check", here.host)
+    assert result.returncode == 2
+    assert "is a UNIX socket; what check looks at is TCP" in sentence(result)
+
+
+@pytest.mark.slow
+def test_find_max_and_compare(here: echoserver.SpawnedServer, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    words = ["-c", "2", "-d", "300ms"]
+    found = run("echoload", "find-max", here.host, *words, "--slo", "errors=0")
+    assert found.returncode in {0, 5}, found.stderr
+    compared = run(
+        *("echoload", "compare", "--backends", "thread", "-t", f"there={here.host}", *words),
+        *("--rounds", "1", "--json", str(file)),
+    )
+    assert compared.returncode == 0, compared.stderr
+    rows = json.loads(file.read_text())["results"]
+    assert {row["target"] for row in rows} == {"thread", "there"}
