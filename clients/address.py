@@ -1,27 +1,76 @@
-"""Server addresses as people type them."""
+"""Servers' addresses: as people type them, and connections to them."""
 
-_HIGHEST_PORT = 65535
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from echoserver.addresses import (
+    EVERY_ADDRESS,
+    format_address,
+    is_unix,
+    parse_address,
+    socket_name,
+    unix_host,
+)
+from echoserver.sockets import set_timeout
+
+if TYPE_CHECKING:
+    from echoserver.tls import TlsSocket
+
+__all__ = [
+    "EVERY_ADDRESS",
+    "connect",
+    "format_address",
+    "is_unix",
+    "parse_address",
+    "peer_address",
+    "server_name",
+]
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``, ``[IPV6]:PORT`` or ``:PORT`` (127.0.0.1).
+def connect(host: str, port: int, timeout: float | None = None) -> socket.socket:
+    """Return a connection to a server.
+
+    Args:
+        host: Name or address, ``unix:/path`` or ``@name``.
+        port: TCP port; 0 for a UNIX socket.
+        timeout: Seconds that this, and then each wait for the server, may take; None: no limit.
 
     Raises:
-        ValueError: It is none of these; the message is a sentence.
+        OSError: It could not be made.
     """
-    if "://" in text:
-        scheme, _, rest = text.partition("://")
-        raise ValueError(f"{text!r} is not HOST:PORT; leave out {scheme}://, as in {rest}")
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r} is ambiguous; write an IPv6 address in brackets: [::1]:9999")
-    if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _HIGHEST_PORT:
-        raise ValueError(f"{text!r} is not HOST:PORT with a port from 1 to {_HIGHEST_PORT}")
-    return host or "127.0.0.1", int(port)
+    if not is_unix(host):
+        sock = socket.create_connection((host, port), timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Not by settimeout: connect(2) on a socket that does not block fails at once where the
+        # server's queue is full (EAGAIN), and waits for room on one that does.
+        sock.setblocking(True)
+        set_timeout(sock, socket.SO_SNDTIMEO, timeout or 0)
+        sock.connect(socket_name(host))
+        set_timeout(sock, socket.SO_SNDTIMEO, 0)
+        sock.settimeout(timeout)
+    except BlockingIOError:
+        sock.close()
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+    except FileNotFoundError:  # which is to a UNIX socket what a refusal is to a port
+        sock.close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "there is no such socket") from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
-def format_address(host: str, port: int) -> str:
-    """Return ``HOST:PORT``, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def peer_address(sock: "socket.socket | TlsSocket") -> str:
+    """Return the address of the server that a socket is connected to, as it is shown."""
+    name = sock.getpeername()
+    return format_address(*name[:2]) if isinstance(name, tuple) else unix_host(name)
+
+
+def server_name(host: str) -> str:
+    """Return the name that the certificate of a server must have: a UNIX socket has none."""
+    return "localhost" if is_unix(host) else host

@@ -12,11 +12,9 @@ from echoserver.command import Duration
 if TYPE_CHECKING:
     from echoserver import Config
 
-_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
 
 @click.command(name="echoclient", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("address", metavar="[HOST:PORT]", required=False)
+@click.argument("address", metavar="[HOST:PORT|unix:/PATH|@NAME]", required=False)
 @click.option("--ping", is_flag=True, help="Send a nonce, verify the reply, print the time taken.")
 @click.option(
     "--timeout",
@@ -31,7 +29,7 @@ def command(*, address: str | None, ping: bool, timeout: float, **options: Any) 
     """Talk to an echo server.
 
     At a terminal, type lines and see the replies. In a pipe, standard input is sent, and
-    everything that comes back is written. Without HOST:PORT, the address is that of a server
+    everything that comes back is written. Without an address, it is the first one of a server
     with the same ECHOSERVER_ settings: 127.0.0.1:9999 unless they say otherwise. TLS is spoken
     where they say so, without verifying its certificate, and a PROXY header sent. ECHOCLIENT_CA,
     ECHOCLIENT_CERT and ECHOCLIENT_KEY stand for --ca, --cert and --key.
@@ -39,13 +37,14 @@ def command(*, address: str | None, ping: bool, timeout: float, **options: Any) 
     Exit codes: 0 fine; 1 no answer, a wrong one, or a broken connection; 2 usage.
     """
     from clients import interactive
-    from clients.address import format_address
+    from clients.address import EVERY_ADDRESS, format_address
     from clients.client import EchoClient
 
     preface, implied = b"", False
     if address is None:
         config = _own_server()
-        host, port = _EVERY_ADDRESS.get(config.host, config.host), config.port
+        first = config.host[0]
+        host, port = EVERY_ADDRESS.get(first, first), config.port
         implied = config.tls_cert is not None
         if config.proxy_protocol:
             from echoserver.proxy_protocol import LOCAL as preface  # noqa: N811 - one of two
@@ -82,10 +81,11 @@ def _parsed(address: str) -> tuple[str, int]:
 
 def _own_server() -> "Config":
     """Return the settings of a server that is started as this command is."""
+    from clients.address import is_unix
     from echoserver import load_config
 
     config = load_config()
-    if not config.port:
+    if not (config.port or is_unix(config.host[0])):
         raise click.UsageError(
             f"{config.source('port')} is 0, so the server's port is not known; give HOST:PORT",
             click.get_current_context(),

@@ -13,6 +13,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from clients.address import connect, server_name
+
 if TYPE_CHECKING:
     from clients.tls import Socket, Trust
 
@@ -38,8 +40,8 @@ class EchoClient:
     """A connection to an echo server.
 
     Args:
-        host: Name or address; IPv6 works.
-        port: TCP port.
+        host: Name or address; IPv6 works. A UNIX socket: ``unix:/path`` or ``@name``.
+        port: TCP port; 0 for a UNIX socket.
         timeout: Seconds that connecting, or one `echo`, may take; None waits for ever.
         trust: Speak TLS, to a server that this trusts.
         preface: Bytes to send before all else, such as a PROXY header.
@@ -58,9 +60,8 @@ class EchoClient:
         preface: bytes = b"",
     ) -> None:
         self.timeout = timeout
-        sock = socket.create_connection((host, port), timeout)
+        sock = connect(host, port, timeout)
         try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.sendall(preface)
             self.sock: Socket = sock if trust is None else _secured(sock, trust, host)
         except BaseException:
@@ -109,7 +110,7 @@ class EchoClient:
 def _secured(sock: socket.socket, trust: "Trust", host: str) -> "Socket":
     from clients.tls import TlsSocket
 
-    secured = TlsSocket(sock, trust.context(), host)
+    secured = TlsSocket(sock, trust.context(), server_name(host))
     secured.handshake()
     return secured
 

@@ -16,15 +16,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
+from clients.address import connect, is_unix
 from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, Lost, ReplyError, Step, Talk
 from clients.load import LOOK, Load, LoadResult, flush
-from clients.proxy_header import PrefacedSocket
+from clients.proxy_header import PrefacedSocket, proxy_header
 from clients.recording import Second
 from clients.tls import Socket, TlsSocket
 from clients.workload import Workload
 
 _MOST_EVENTS = 1024  # a turn
 _AT_ONCE = 256  # connections that are being made at a time, lest a backlog overflow
+_SHORTEST = 0.001  # seconds
 _FINE = 0.01  # seconds: shorter waits are not rounded to milliseconds, as epoll_wait(2) would
 
 
@@ -50,7 +52,8 @@ class EpollLoad(Load):
     def connect(self) -> int:
         """Make every connection, many at a time; return how many were made."""
         lines = iter(self._lines.values())
-        address = None
+        begun, timeout = time.monotonic(), self.workload.timeout
+        address: tuple[int, Any] | None = None  # family, and what connect(2) takes
         for line in lines:  # the first that is made finds out which of the host's addresses it is
             try:
                 sock = self._open()
@@ -60,7 +63,9 @@ class EpollLoad(Load):
             address = socket.AddressFamily(sock.family), sock.getpeername()
             line.use(sock, _nothing)
             break
-        if address is None:
+        if address is None and is_unix(self.workload.host):
+            address = socket.AF_UNIX, None
+        elif address is None:
             family, _, _, _, where = socket.getaddrinfo(
                 self.workload.host, self.workload.port, type=socket.SOCK_STREAM
             )[0]
@@ -75,8 +80,9 @@ class EpollLoad(Load):
                     self._fail(line.peer, TimeoutError())
                 continue
             for line in batch if isinstance(batch, list) else ():
+                left = max(_SHORTEST, begun + timeout - time.monotonic())
                 try:
-                    line.use(self._begin(*address), _nothing)
+                    line.use(self._begin(address[0], address[1], left), _nothing)
                 except OSError as error:
                     self._fail(line.peer, error)
                     continue
@@ -338,12 +344,23 @@ class EpollLoad(Load):
     def _reconnect(self, line: "_Line") -> None:
         """Begin the next connection of this one; the handshake may still be under way."""
         self._close(line)
-        line.use(self._begin(*self._address), line.talk)
+        family, address = self._address
+        line.use(self._begin(family, address, self.workload.timeout), line.talk)
         self._away.discard(line)
         self._watch(line)
 
-    def _begin(self, family: int, address: Any) -> Socket:
-        """Return a connection that is being made, and does not block."""
+    def _begin(self, family: int, address: Any, timeout: float) -> Socket:
+        """Return a connection that is being made, and does not block.
+
+        Over a UNIX socket, it is made when this returns; so long may it take that there is room in
+        the server's queue.
+        """
+        if family == socket.AF_UNIX:
+            sock = connect(self.workload.host, 0, timeout)
+            if self.workload.proxy_header:
+                sock.sendall(proxy_header(self.workload.proxy_header, sock))
+            sock.setblocking(False)
+            return self._secured(sock)
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)

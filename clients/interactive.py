@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from clients.address import format_address
+from clients.address import format_address, peer_address
 from clients.client import CHUNK, EchoClient, has_pending
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def converse(client: EchoClient) -> int:
     """Ask at a prompt until ``q``, Ctrl-D or the server's end; return the exit code."""
     from clients.prompt import Prompt
 
-    host, port = client.sock.getpeername()[:2]
-    print(f"Connected to {format_address(host, port)}. A line is sent as typed; q or Ctrl-D quits.")
+    print(f"Connected to {peer_address(client.sock)}. A line is sent as typed; q or Ctrl-D quits.")
     conversation = _Conversation(client.sock)
     try:
         with Prompt(client.sock) as prompt:

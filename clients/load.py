@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hdrh.histogram import HdrHistogram
 
+from clients.address import connect, server_name
 from clients.content import Content
 from clients.conversation import NEVER, Conversation, IdleEndError, ReplyError
 from clients.proxy_header import proxy_header
@@ -222,8 +223,7 @@ class Load(ABC):
         A timeout of the kernel's (SO_RCVTIMEO) would start and stop a timer for every message.
         """
         workload = self.workload
-        sock = socket.create_connection((workload.host, workload.port), workload.timeout)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = connect(workload.host, workload.port, workload.timeout)
         if workload.proxy_header:
             sock.sendall(proxy_header(workload.proxy_header, sock))
         secured = self._secured(sock)
@@ -236,7 +236,7 @@ class Load(ABC):
         """Return what speaks TLS over a connection, where the workload says so."""
         if self._context is None:
             return sock
-        return TlsSocket(sock, self._context, self.workload.host)
+        return TlsSocket(sock, self._context, server_name(self.workload.host))
 
     # -- what came of it -------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, Protocol
 
+from echoserver.addresses import is_unix
 from echoserver.config import Network
 from echoserver.locks import SharedLock
 
@@ -44,9 +45,21 @@ def within(address: Address, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)
 
 
+def from_balancer(peer: str, balancers: Sequence[Network | Literal["unix"]]) -> bool:
+    """Tell whether a peer is one of the balancers whose PROXY headers are believed."""
+    if is_unix(peer):
+        return "unix" in balancers
+    return within(address_of(peer), [one for one in balancers if one != "unix"])
+
+
+def limited(peer: str) -> bool:
+    """Tell whether the connections of a peer's address may be counted: it has one."""
+    return not is_unix(peer)
+
+
 def admitted(peer: str, rules: Rules) -> bool:
-    """Tell whether a peer may connect."""
-    if not (rules.allow or rules.deny):
+    """Tell whether a peer may connect; rules for addresses say nothing about UNIX sockets."""
+    if not (rules.allow or rules.deny) or is_unix(peer):
         return True
     address = address_of(peer)
     if within(address, rules.deny):

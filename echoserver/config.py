@@ -12,10 +12,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from echoserver.addresses import parse_endpoint, parse_host
 from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
 from echoserver.files import read_file
-from echoserver.units import parse_duration, parse_endpoint
+from echoserver.units import parse_duration
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAPPED = 96  # bits before the address in an IPv6 address that stands for one of IPv4 (RFC 4291)
@@ -77,6 +78,28 @@ def _text(value: Any) -> str:
     return value
 
 
+def _hosts(value: Any) -> tuple[str, ...]:
+    """Read addresses and names: several, or in one text with commas."""
+    if isinstance(value, str) and "," in value:
+        value = [item for item in value.split(",") if item.strip()]
+    hosts = [
+        _text(item).strip() for item in (value if isinstance(value, list | tuple) else [value])
+    ]
+    if not hosts:
+        raise ValueError("at least one address or name")
+    return tuple(dict.fromkeys(map(parse_host, hosts)))
+
+
+_MODE = re.compile(r"(?:0o?)?[0-7]{3}", re.ASCII)
+
+
+def _mode(value: Any) -> str:
+    # No number: TOML's 660 would be 660 in decimal.
+    if not isinstance(value, str) or not _MODE.fullmatch(value):
+        raise ValueError("a mode of three octal digits, as a text, such as 660")
+    return value[-3:]
+
+
 def _networks(value: Any) -> tuple[Network, ...]:
     """Read networks and addresses: several, or in one text with commas."""
     if isinstance(value, str):
@@ -94,6 +117,19 @@ def _networks(value: Any) -> tuple[Network, ...]:
     if not networks and not isinstance(value, tuple):  # which is the default, or none was typed
         raise ValueError("at least one address or network, such as 192.0.2.0/24")
     return tuple(networks)
+
+
+def _balancers(value: Any) -> tuple[Network | Literal["unix"], ...]:
+    """Read what `_networks` takes, and ``unix``."""
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    items = value if isinstance(value, list | tuple) else [value]
+    others = [item for item in items if item != "unix"]
+    try:
+        networks = _networks(type(items)(others)) if others or "unix" not in items else ()
+    except ValueError as error:
+        raise ValueError(f"unix, or {error}") from None
+    return (*networks, *(("unix",) if len(others) < len(items) else ()))
 
 
 def _as_ipv4(network: Network) -> Network:
@@ -190,12 +226,18 @@ class Config:
         multiple=True,
         reload=IN_PLACE,
     )
-    host: str = _setting(
-        "127.0.0.1", "Address or name to listen on; IPv6 works (::1).", _text, metavar="HOST"
+    host: tuple[str, ...] = _setting(
+        ("127.0.0.1",),
+        "Address or name to listen on, IPv6 too (::1), or a UNIX socket: unix:/path, or @name for "
+        "one without a file; may be repeated. A name stands for all of its addresses.",
+        _hosts,
+        metavar="HOST",
+        multiple=True,
+        shown_default="127.0.0.1",
     )
     port: int = _setting(
         9999,
-        "Port to listen on; 0 takes a free one.",
+        "Port to listen on, at every address; 0 takes a free one. UNIX sockets have none.",
         _integer(0, 65535),
         metavar="PORT",
         whole_number=True,
@@ -207,6 +249,12 @@ class Config:
         _integer(1, 2**31 - 1),
         metavar="N",
         whole_number=True,
+    )
+    socket_mode: str = _setting(
+        "666",
+        "Permissions of the file of unix:/path, in octal; to connect takes w.",
+        _mode,
+        metavar="MODE",
     )
     workers: int | Literal["auto"] | None = _setting(
         None,
@@ -290,12 +338,12 @@ class Config:
         flag=True,
         reload=IN_PLACE,
     )
-    proxy_from: tuple[Network, ...] = _setting(
+    proxy_from: tuple[Network | Literal["unix"], ...] = _setting(
         (),
         "Addresses of the load balancers: only they may connect, and only their headers are "
-        "believed; may be repeated.",
-        _networks,
-        metavar="CIDR",
+        "believed; unix: every client of a UNIX socket; may be repeated.",
+        _balancers,
+        metavar="CIDR|unix",
         multiple=True,
         reload=IN_PLACE,
     )

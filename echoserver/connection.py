@@ -16,7 +16,7 @@ from echoserver.errors import NoContentError, TlsError
 from echoserver.failures import HandlerTypeError
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.handlers import Answer, Handler, Sleep
-from echoserver.sockets import abort, undelivered
+from echoserver.sockets import abort, undelivered, untaken
 from echoserver.state import State
 
 # One read, and so the most that a peer who does not read can make us hold for it. It is the
@@ -180,7 +180,7 @@ class Connection:
         self.sock = sock
         """The accepted socket."""
         self.peer = peer
-        """The client's address, as ``accept`` gave it."""
+        """The client's address, as ``accept`` gave it: host and port first. See `addresses`."""
         self.bytes_in = 0
         """Bytes that the handler was given."""
         self.bytes_out = 0
@@ -277,10 +277,10 @@ class Connection:
         if self._remote is not None:
             return self._remote
         try:
-            host, port, *_ = self.sock.getpeername()
+            name = self.sock.getpeername()
         except OSError:
             return "0.0.0.0", 0
-        return host, port
+        return name[:2] if isinstance(name, tuple) else ("unix:", 0)
 
     def unaccounted(self) -> tuple[int, int, int]:
         """Return the bytes in, out and discarded since the last call of this."""
@@ -552,7 +552,7 @@ class Connection:
         """
         timeout = self._host.config.write_timeout
         patience = write_patience(timeout) or None
-        unread, since = undelivered(self.sock), time.monotonic()
+        unread, since = untaken(self.sock), time.monotonic()
         while rest:
             yield Writable(self.sock.fileno(), patience)
             try:
@@ -561,7 +561,7 @@ class Connection:
                 taken = 0
             self.bytes_out += taken
             rest = rest[taken:]
-            still_unread = undelivered(self.sock)
+            still_unread = untaken(self.sock)
             if taken or still_unread != unread:
                 unread, since = still_unread, time.monotonic()
             elif timeout and time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:

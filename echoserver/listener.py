@@ -3,17 +3,18 @@
 import errno
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
 
-from echoserver.access import address_of, admitted, within
-from echoserver.binding import handed_over
+from echoserver.access import admitted, from_balancer, limited
+from echoserver.binding import ListeningSocket, ListeningSockets, set_timeouts
 from echoserver.connection import Connection
 from echoserver.flow import Flow, Readable
 from echoserver.lingering import Lingering
 from echoserver.proxy_headers import AwaitedHeaders, Identified
 from echoserver.service import Service
-from echoserver.sockets import abort, accept_queue, spelled
+from echoserver.sockets import abort, spelled
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -45,6 +46,9 @@ _TURNED_AWAY = {
 class Listener:
     """Iterating over it accepts: one `Connection` after another, until the server drains.
 
+    It accepts from all of the server's listening sockets in turn: the limits, a pause, who is
+    turned away and the drain are the same for all of them.
+
     Resource handling: a connection that was yielded holds a slot, until it was served or refused.
 
     Error handling, by what accept(2) reports:
@@ -56,8 +60,15 @@ class Listener:
     - anything else (ECONNABORTED, EPROTO, a network error of one client's): go on.
     """
 
-    def __init__(self, sock: socket.socket, service: Service, ready: Callable[[], object]) -> None:
-        self._sock = sock
+    def __init__(
+        self, sockets: ListeningSockets, service: Service, ready: Callable[[], object]
+    ) -> None:
+        self._sockets = sockets
+        self._fds = {sock.fileno() for sock in sockets}
+        # Whose turn it is comes first; whose queue was found empty waits for the others'.
+        self._turns = deque(sockets)
+        self._empty: list[ListeningSocket] = []
+        self._one_of_tcp = [sock.passes_options_on for sock in sockets] == [True]
         self._service = service
         self._ready = ready
         self._lifecycle = service.lifecycle
@@ -65,7 +76,7 @@ class Listener:
         self._pause_ends = 0.0
         self._shed_from = 0.0
         self._awaited = AwaitedHeaders(self._lifecycle)
-        self._outlives_us = handed_over(sock)
+        self._outlives_us = sockets.handed_over
         self._lingering = Lingering(self._lifecycle)
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
 
@@ -121,7 +132,7 @@ class Listener:
         """Stop listening."""
         for fd in list(self._watched):
             self._watch(fd, wanted=False)
-        self._sock.close()
+        self._sockets.close()
         self._lingering.close_all()
 
     def _watch(self, fd: int, *, wanted: bool, exclusive: bool = True) -> None:
@@ -175,7 +186,7 @@ class Listener:
         config = self._service.config
         if not config.proxy_protocol:
             return self._admit(sock, peer)
-        if not within(address_of(peer[0]), config.proxy_from):
+        if not from_balancer(peer[0], config.proxy_from):
             return self._identified(Identified(sock, peer, "not from a balancer (--proxy-from)"))
         return self._identified(self._awaited.enter(sock, peer, config.handshake_timeout))
 
@@ -198,12 +209,13 @@ class Listener:
         """Admit a client whose address is known, if it may come in."""
         service = self._service
         most = service.config.max_connections_per_ip
+        counted = most is not None and limited(peer[0])
         if not admitted(peer[0], service.config):
             refused = "denied"
-        elif most is not None and not service.quota.take(peer[0], most):
+        elif counted and not service.quota.take(peer[0], most or 0):
             refused = "rejected_per_ip"
         else:
-            return service.admit(sock, peer, counted=most is not None)
+            return service.admit(sock, peer, counted=counted)
         service.slots.give()
         self._turn_away(sock, refused, client=peer[0])
         return None
@@ -226,12 +238,14 @@ class Listener:
 
     def _accept(self) -> tuple[socket.socket, tuple[str, int]] | None:
         """Return a client and its address; None where none waits or none can be taken now."""
-        while True:
+        turns = self._turns
+        while turns:
+            sock = turns[0]
             try:
-                sock, peer = self._sock.accept()
+                client, peer = sock.accept()
             except BlockingIOError:
                 self._pause_ends = 0.0
-                return None
+                self._empty.append(turns.popleft())
             except OSError as error:
                 if error.errno in _FATAL:
                     raise
@@ -239,12 +253,23 @@ class Listener:
                 self._service.vitals.count_accept_error(error.errno)
                 if error.errno in _EXHAUSTED:
                     self._back_off(error)
-                    return None
+                    break
                 self._service.log.warning_each_second("accept_failed", error=error.strerror)
             else:
                 self._pause_length = self._pause_ends = 0.0
+                if not self._one_of_tcp:
+                    turns.rotate(-1)
+                    if not sock.passes_options_on:
+                        set_timeouts(client, self._service.config)
                 # An IPv4 client of an IPv6 socket is called what it is everywhere.
-                return sock, (spelled(peer[0]), peer[1]) if len(peer) == _IPV6 else peer
+                return client, (spelled(peer[0]), peer[1]) if len(peer) == _IPV6 else peer
+        self._look_everywhere()
+        return None
+
+    def _look_everywhere(self) -> None:
+        """Begin another round over all queues, those that were empty last."""
+        self._turns.extend(self._empty)
+        self._empty.clear()
 
     def _back_off(self, error: OSError) -> None:
         self._pause_length = min(self._pause_length * 2 or _FIRST_PAUSE, _LONGEST_PAUSE)
@@ -260,6 +285,7 @@ class Listener:
     def _wait(self, *, at_once: bool) -> Iterator[Connection | Readable]:
         """Wait for a client, a free slot, the end of a pause, or whatever ends the wait."""
         service, slots = self._service, self._service.slots
+        self._look_everywhere()
         # Announce the wish for a slot before looking, lest one comes free in between.
         service.wake_on_release = True
         wanted = self._wants_clients
@@ -269,7 +295,8 @@ class Listener:
         shedding = not wanted and self._sheds and now >= self._shed_from
         # To make room may be for another process than the one that the kernel would choose.
         watched = (wanted or shedding) and not paused
-        self._watch(self._sock.fileno(), wanted=watched, exclusive=not shedding)
+        for fd in self._fds:
+            self._watch(fd, wanted=watched, exclusive=not shedding)
         if slots.fd is not None:
             # All who could use a slot wake up: who takes it may be too busy to accept at once.
             self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
@@ -279,7 +306,7 @@ class Listener:
         service.wake_on_release = False
         if self._pause_ends and ready:
             self._pause_ends = time.monotonic()  # what ended may have given a descriptor back
-        if shedding and self._sock.fileno() in ready:
+        if shedding and self._fds & ready:
             self._make_room()
         if self._lingering:
             self._lingering.look_at(ready)
@@ -308,7 +335,7 @@ class Listener:
         """Somebody waits: ask one who is idle to leave, if there is still no slot."""
         self._service.wake_on_release = True
         if not self._wants_clients:
-            shed = self._service.shed(self._sock)
+            shed = self._service.shed(self._sockets)
             self._shed_from = time.monotonic() + (_SHED_NEXT if shed else _GLANCE)
 
     def _welcome(self, ready: set[int]) -> Iterator[Connection]:
@@ -323,6 +350,7 @@ class Listener:
         lifecycle = self._lifecycle
         for fd in list(self._watched):
             self._watch(fd, wanted=False)
+        self._sockets.remove_files()
         yield from self._last_in_queue()
         late = bool(self._awaited)
         while self._awaited and not lifecycle.killed:
@@ -342,11 +370,11 @@ class Listener:
             abort(sock)
             sock.close()
         if service.slots.fd is None and not self._succeeded:  # nobody else accepts them
-            service.totals.unserved += accept_queue(self._sock)[0]
+            service.totals.unserved += self._sockets.queue()[0]
 
     @property
     def _succeeded(self) -> bool:
-        """Another process accepts from this queue, or will."""
+        """Another process accepts from these queues, or will."""
         return self._lifecycle.retiring or self._outlives_us
 
     def _last_in_queue(self) -> Iterator[Connection | Readable]:

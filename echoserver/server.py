@@ -4,7 +4,6 @@ import errno
 import gc
 import os
 import resource
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,9 +12,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from echoserver.access import LocalQuota, address_of
+from echoserver.addresses import EVERY_ADDRESS, is_unix, parse_endpoint
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.backends import Backend
-from echoserver.binding import bind, handed_over, set_inherited_timeouts, somaxconn
+from echoserver.binding import ListeningSockets, bind, somaxconn
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.failures import what_failed
@@ -33,13 +33,11 @@ from echoserver.sidecars import Sidecars
 from echoserver.slots import LocalSlots
 from echoserver.sockets import spelled
 from echoserver.state import in_main_thread, remaining_threads
-from echoserver.units import parse_endpoint
 
 if TYPE_CHECKING:
     from echoserver.tls import TlsServer
 
-_EVERYWHERE = {"0.0.0.0", "::"}
-# Descriptors that are not connections': stderr, the listener, the wake-up pipe, a loop's own. Where
+# Descriptors that are not connections': stderr, listeners, the wake-up pipe, a loop's own. Where
 # there are few, half of them.
 _RESERVED_DESCRIPTORS = 64
 # With all that may stand beside a server, a worker holds up to 18, and more while it starts.
@@ -148,7 +146,7 @@ class Design:
 
     def serve(
         self,
-        sock: socket.socket,
+        sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
         resources: Resources,
@@ -158,7 +156,7 @@ class Design:
         service = Service(self.config, self.make_handler, lifecycle, log, resources, self.secure)
         if self.config.metrics is not None:
             lifecycle.every(_SAMPLE, service.sample)
-        listener = Listener(sock, service, lambda: ready(service))
+        listener = Listener(sockets, service, lambda: ready(service))
         who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
         try:
             with _rarely_collected():
@@ -230,7 +228,7 @@ class EchoServer:
         threads = remaining_threads()
         log = Log(config)
         lifecycle = Lifecycle(config)
-        sock = sidecars = None
+        sockets = sidecars = None
         started = time.monotonic()
         try:
             lifecycle.on_forced_end(lambda: _log_forced_end(lifecycle, log))
@@ -238,21 +236,21 @@ class EchoServer:
             lifecycle.install_signals()
             if os.getpid() == 1:
                 lifecycle.every(_REAP, Strays().collect)
-            sock = bind(config)
-            _refuse_own_port(config, sock)
-            sidecars = Sidecars(config, sock, log, self._identity)
+            sockets = bind(config, self._identity)
+            _refuse_own_port(config, sockets)
+            sidecars = Sidecars(config, sockets, log, self._identity)
             scoreboard = Scoreboard.of(config)
             scoreboard.certificate_expiry = certificate_expiry(self._design.secure)
             sidecars.start(scoreboard, lifecycle)
             if self._identity is not None:
                 self._identity.assume()
-            _warn(config, sock, log, descriptors)
+            _warn(config, sockets, log, descriptors)
             if config.workers is not None:
                 from echoserver.workers import Master
 
-                totals = Master(self._design, sock, lifecycle, log, scoreboard, sidecars).run()
+                totals = Master(self._design, sockets, lifecycle, log, scoreboard, sidecars).run()
             else:
-                totals = self._serve_alone(sock, lifecycle, log, scoreboard, sidecars)
+                totals = self._serve_alone(sockets, lifecycle, log, scoreboard, sidecars)
             code = exit_code(lifecycle, totals)
             log.say_rest()
             if left := remaining_threads() - threads:
@@ -273,13 +271,13 @@ class EchoServer:
             if sidecars is not None:
                 sidecars.close()
             lifecycle.close()
-            if sock is not None:
-                sock.close()
+            if sockets is not None:
+                sockets.close()
         return code
 
     def _serve_alone(
         self,
-        sock: socket.socket,
+        sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
         scoreboard: Scoreboard,
@@ -297,17 +295,17 @@ class EchoServer:
 
         def reload(service: Service) -> None:
             sidecars.reloading()
-            scoreboard.note_reload(successful=reload_in_place(service, sock))
+            scoreboard.note_reload(successful=reload_in_place(service, sockets))
             scoreboard.certificate_expiry = certificate_expiry(service.secure)
             sidecars.ready()
 
         def ready(service: Service) -> None:
             lifecycle.on_hangup(lambda: reload(service))
             scoreboard.tell_serving(place)
-            announce(self.config, sock, log, **sidecars.metrics_address())
+            announce(self.config, sockets, log, **sidecars.metrics_address())
             sidecars.ready()
 
-        return self._design.serve(sock, lifecycle, log, resources, ready)
+        return self._design.serve(sockets, lifecycle, log, resources, ready)
 
 
 def certificate_expiry(secure: "TlsServer | None") -> float:
@@ -320,13 +318,18 @@ def certificate_expiry(secure: "TlsServer | None") -> float:
     return 0.0
 
 
-def announce(config: Config, sock: socket.socket, log: Log, **more: Any) -> None:
-    """Say that the server serves: whoever reads this line can connect."""
-    host, port = sock.getsockname()[:2]
+def announce(config: Config, sockets: ListeningSockets, log: Log, **more: Any) -> None:
+    """Say that the server serves: whoever reads this line can connect.
+
+    Host and port are the first address; where there are several, all of them follow.
+    """
+    host, port = sockets.addresses[0]
+    several = {"addresses": sockets.shown} if len(sockets.addresses) > 1 else {}
     log.announce(
         "listening",
         host=spelled(host),
         port=port,
+        **several,
         backend=config.backend,
         handler=config.handler,
         pid=os.getpid(),
@@ -350,7 +353,7 @@ def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
     return EXIT_OUTPUT_OWED if totals.cut else 0
 
 
-def reload_in_place(service: Service, sock: socket.socket) -> bool:
+def reload_in_place(service: Service, sockets: ListeningSockets) -> bool:
     """Read the configuration again, and serve by what can be changed without a new process.
 
     Returns:
@@ -368,7 +371,7 @@ def reload_in_place(service: Service, sock: socket.socket) -> bool:
         return False
     before = service.config
     service.reconfigure(config, design.make_handler, design.secure)
-    take_effect(before, config, waiting, sock, service.lifecycle, log)
+    take_effect(before, config, waiting, sockets, service.lifecycle, log)
     return True
 
 
@@ -376,7 +379,7 @@ def take_effect(
     before: Config,
     config: Config,
     waiting: list[str],
-    sock: socket.socket,
+    sockets: ListeningSockets,
     lifecycle: Lifecycle,
     log: Log,
 ) -> None:
@@ -386,13 +389,13 @@ def take_effect(
         before: What held until now.
         config: What holds from now on.
         waiting: The options of it that cannot take effect.
-        sock: The listening socket, which workers share.
+        sockets: The listening sockets, which workers share.
         lifecycle: Of this process.
         log: Of this process.
     """
-    _warn_if_opened(before, config, sock, log)
+    _warn_if_opened(before, config, sockets, log)
     lifecycle.drain_timeout = config.drain_timeout
-    set_inherited_timeouts(sock, config)
+    sockets.set_timeouts(config)
     log.set_level(config.log_level)
     if waiting:
         log.warning("reload_incomplete", restart_for=", ".join(waiting))
@@ -453,6 +456,11 @@ def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
 
 
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
+    if config.overload == "shed-idle" and (local := [one for one in config.host if is_unix(one)]):
+        raise ConfigError(
+            f"{config.source('overload')} shed-idle: of UNIX sockets ({local[0]}), the kernel does "
+            "not tell who has been silent; use queue or reject, or listen on TCP alone"
+        )
     if config.proxy_protocol and not config.proxy_from:
         raise ConfigError(
             f"{config.source('proxy_protocol')} needs --proxy-from: anybody can write a header"
@@ -482,37 +490,48 @@ def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
         )
 
 
-def _refuse_own_port(config: Config, sock: socket.socket) -> None:
+def _refuse_own_port(config: Config, sockets: ListeningSockets) -> None:
     if config.metrics is None:
         return
     host, port = parse_endpoint(config.metrics)
-    own_host, own_port = spelled(sock.getsockname()[0]), sock.getsockname()[1]
-    if port == own_port and (spelled(host) == own_host or own_host in _EVERYWHERE):
-        raise ConfigError(f"{config.source('metrics')} is the server's own port; choose another")
+    for own_host, own_port in sockets.addresses:
+        same = spelled(host) == spelled(own_host) or own_host in EVERY_ADDRESS
+        if port and port == own_port and same:
+            raise ConfigError(
+                f"{config.source('metrics')} is the server's own port; choose another"
+            )
 
 
-def _warn_if_opened(before: Config | None, config: Config, sock: socket.socket, log: Log) -> None:
+def _warn_if_opened(
+    before: Config | None, config: Config, sockets: ListeningSockets, log: Log
+) -> None:
     """Say that everybody is let in now, where that is so, and was not before."""
     known = before is not None and not _guarded(before)
-    if not (known or _guarded(config) or address_of(sock.getsockname()[0]).is_loopback):
+    reached = [host for host, _ in sockets.addresses if not _local(host)]
+    if reached and not (known or _guarded(config)):
         log.warning(
             "open_to_all",
-            host=spelled(sock.getsockname()[0]),
+            host=spelled(reached[0]),
             advice="whoever reaches this address can use the server; --allow says who may, and "
             "--tls-cert with --tls-client-ca asks for proof",
         )
+
+
+def _local(host: str) -> bool:
+    return is_unix(host) or address_of(host).is_loopback
 
 
 def _guarded(config: Config) -> bool:
     return bool(config.tls_cert or config.allow or config.proxy_protocol)
 
 
-def _warn(config: Config, sock: socket.socket, log: Log, descriptors: int) -> None:
-    _warn_if_opened(None, config, sock, log)
+def _warn(config: Config, sockets: ListeningSockets, log: Log, descriptors: int) -> None:
+    _warn_if_opened(None, config, sockets, log)
     ignored = list(config.warnings)
     cap = somaxconn()
-    if handed_over(sock):
-        typed = (config.source(one) for one in ("host", "port", "backlog") if one in config.sources)
+    if sockets.handed_over:
+        names = ("host", "port", "backlog", "socket_mode")
+        typed = (config.source(one) for one in names if one in config.sources)
         ignored += [f"{one} has no effect on a socket that was handed over" for one in typed]
     elif cap is not None and cap < config.backlog:
         log.warning(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from echoserver import idle
 from echoserver.access import Quota
+from echoserver.addresses import format_address, is_unix
+from echoserver.binding import ListeningSockets
 from echoserver.config import Config
 from echoserver.connection import Connection
 from echoserver.failures import PEERS_FAULTS, describe, tls_failed
@@ -19,7 +21,6 @@ from echoserver.handlers import Handler
 from echoserver.lifecycle import Lifecycle
 from echoserver.log import Log
 from echoserver.slots import Slots
-from echoserver.sockets import accept_queue
 
 if TYPE_CHECKING:
     from echoserver.access_log import AccessLog
@@ -209,7 +210,7 @@ class Service:
             if self._promptly:
                 self.publish()
         if self.log.debugging:
-            self.log.debug("connection_opened", peer=_address(peer))
+            self.log.debug("connection_opened", peer=format_address(*peer[:2]))
         return connection
 
     def refuse(self, connection: Connection, error: BaseException) -> None:
@@ -240,14 +241,14 @@ class Service:
         if self.log.debugging:
             self.log.debug(
                 "connection_closed",
-                peer=_address(connection.peer),
+                peer=format_address(*connection.peer[:2]),
                 outcome=connection.outcome,
                 bytes_in=connection.bytes_in,
                 bytes_out=connection.bytes_out,
             )
         if self._access_log is not None:
             self._access_log.write(
-                _address(connection.peer),
+                format_address(*connection.peer[:2]),
                 connection.outcome,
                 (connection.bytes_in, connection.bytes_out, connection.bytes_discarded),
                 time.monotonic() - connection.since,
@@ -298,11 +299,11 @@ class Service:
             self._each(lambda connection: connection.sweep(now, patience))
         return self._next_sweep - now
 
-    def shed(self, listener: socket.socket) -> bool:
+    def shed(self, listeners: ListeningSockets) -> bool:
         """Ask the client to leave that has been silent the longest, and is owed nothing.
 
         Args:
-            listener: The socket from which they were accepted.
+            listeners: The sockets from which they were accepted.
 
         Returns:
             Whether there is one, silent for a second at least; or enough have been asked for
@@ -313,12 +314,12 @@ class Service:
             self._leaving = {one: at for one, at in self._leaving.items() if one in self._open}
         # Who has been asked and stays, for whatever reason, makes no room.
         about_to = sum(now - at < _TO_LEAVE for at in self._leaving.values())
-        if about_to >= accept_queue(listener)[0]:
+        if about_to >= listeners.queue()[0]:
             return True
         if now - self._surveyed >= _SURVEY:
             self._surveyed = now
             try:
-                silence = idle.silent(listener)
+                silence = idle.silent(listeners)
             except OSError as error:
                 self.log.warning_each_second("shedding_failed", error=error.strerror)
                 return False
@@ -326,7 +327,8 @@ class Service:
                 here = {
                     idle.peer(*one.remote): one
                     for one in self._open
-                    if now - self._leaving.get(one, -inf) >= _TO_LEAVE and not one.owed
+                    if now - self._leaving.get(one, -inf) >= _TO_LEAVE
+                    and not (one.owed or is_unix(one.remote[0]))
                 }
             silent = {
                 here[peer]: seconds
@@ -416,7 +418,3 @@ class Service:
             self.log.warning_each_second(event, client=connection.peer[0], **about)
         else:
             self.log.error_each_second(event, **about)
-
-
-def _address(peer: Any) -> str:
-    return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"

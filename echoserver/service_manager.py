@@ -1,7 +1,8 @@
 """What a service manager hands over and wants to hear (systemd, and whoever speaks like it).
 
-A listening socket comes as descriptor 3, announced in the environment (sd_listen_fds(3)); states
-go, as datagrams, to the socket that the environment names (sd_notify(3)).
+Listening sockets come as the descriptors from 3 on, announced in the environment
+(sd_listen_fds(3)); states go, as datagrams, to the socket that the environment names
+(sd_notify(3)).
 """
 
 import os
@@ -14,8 +15,8 @@ from echoserver.errors import BootError
 _FIRST = 3  # SD_LISTEN_FDS_START
 
 
-def inherited() -> int | None:
-    """Return the descriptor of a listening socket that was handed over; None: there is none.
+def inherited() -> list[int]:
+    """Return the descriptors of listening sockets that were handed over; none: nobody did that.
 
     Raises:
         BootError: It is not what this server could use.
@@ -23,20 +24,28 @@ def inherited() -> int | None:
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal() or not int(count):
-        return None
-    if int(count) != 1:
-        raise BootError(f"{count} sockets were handed over (LISTEN_FDS), and one is what is needed")
+        return []
+    found = []
+    for fd in range(_FIRST, _FIRST + int(count)):
+        _verify(fd)
+        os.set_inheritable(fd, False)
+        found.append(fd)
+    return found
+
+
+def _verify(fd: int) -> None:
+    what = f"descriptor {fd} that was handed over (LISTEN_FDS)"
     try:
-        with socket.socket(fileno=os.dup(_FIRST)) as sock:
+        with socket.socket(fileno=os.dup(fd)) as sock:
             streams = sock.type == socket.SOCK_STREAM
-            internet = sock.family in {socket.AF_INET, socket.AF_INET6}
+            known = sock.family in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
             listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise BootError(f"what was handed over is no socket: {error.strerror}") from None
-    if not (streams and internet and listens):
-        raise BootError("the socket handed over does not listen for TCP (ListenStream=, Accept=no)")
-    os.set_inheritable(_FIRST, False)
-    return _FIRST
+        raise BootError(f"{what} is not a socket: {error.strerror}") from None
+    if not (streams and known and listens):
+        raise BootError(
+            f"{what} does not listen for TCP or on a UNIX stream socket (ListenStream=, Accept=no)"
+        )
 
 
 class Notifier:

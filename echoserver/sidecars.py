@@ -10,6 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from echoserver.access_log import AccessLog
+from echoserver.addresses import parse_endpoint
+from echoserver.binding import ListeningSockets
 from echoserver.config import Config
 from echoserver.errors import BootError
 from echoserver.helpers import SupervisedHelper
@@ -18,8 +20,6 @@ from echoserver.log import Log
 from echoserver.privileges import Identity
 from echoserver.scoreboard import Scoreboard
 from echoserver.service_manager import Notifier
-from echoserver.sockets import accept_queue
-from echoserver.units import parse_endpoint
 
 if TYPE_CHECKING:
     from echoserver.metrics import Exporter
@@ -34,7 +34,7 @@ class Sidecars:
 
     Args:
         config: Says which of them are wanted.
-        sock: The listening socket.
+        sockets: The listening sockets.
         log: Where to tell of what is missing.
         identity: Whom they are to become.
 
@@ -43,9 +43,9 @@ class Sidecars:
     """
 
     def __init__(
-        self, config: Config, sock: socket.socket, log: Log, identity: Identity | None
+        self, config: Config, sockets: ListeningSockets, log: Log, identity: Identity | None
     ) -> None:
-        self._sock, self._log = sock, log
+        self._sockets, self._log = sockets, log
         self._identity = identity
         self._notifier = Notifier()
         self._scoreboard: Scoreboard | None = None
@@ -108,8 +108,7 @@ class Sidecars:
 
     def ready(self) -> None:
         """The server serves, or goes on serving after a reload."""
-        host, port = self._sock.getsockname()[:2]
-        self._notifier.ready(f"serving on {host} port {port}")
+        self._notifier.ready(f"serving on {', '.join(self._sockets.shown)}")
 
     def reloading(self) -> None:
         """It reads its configuration again: time for a new file, too."""
@@ -129,7 +128,7 @@ class Sidecars:
 
     def _look(self) -> None:
         if self._scoreboard is not None and self._lifecycle is not None and self._lifecycle.running:
-            self._scoreboard.set_queue(*accept_queue(self._sock))
+            self._scoreboard.set_queue(*self._sockets.queue())
         for helper in self._helpers.values():
             helper.supervise()
 

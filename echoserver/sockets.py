@@ -1,5 +1,6 @@
 """What the kernel is asked to do, and asked about, beyond what `socket` has methods for."""
 
+import errno
 import fcntl
 import math
 import socket
@@ -28,9 +29,24 @@ def undelivered(sock: socket.socket) -> int:
     """Return how many bytes of output the peer's kernel has not acknowledged (our FIN is one).
 
     (tcp(7), SIOCOUTQ. After a reset that figure stays where it was, so the state is asked first.)
+    What was sent over a UNIX socket is in the peer's own queue already, where neither our close nor
+    our end can take it away.
     """
-    if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
-        return 0
+    try:
+        state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # a UNIX socket
+            return 0
+        raise
+    return 0 if state == _TCP_CLOSE else untaken(sock)
+
+
+def untaken(sock: socket.socket) -> int:
+    """Return a figure that falls while the peer takes output, of which there is some left.
+
+    It is the bytes that a TCP peer has not acknowledged (tcp(7), SIOCOUTQ); over a UNIX socket, the
+    memory of what the peer has not read, which is more, and is freed in steps.
+    """
     return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 

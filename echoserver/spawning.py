@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from echoserver.addresses import parse_address
 from echoserver.config import ENVIRONMENT_PREFIX, option_name
 from echoserver.errors import BootError, ConfigError, EchoServerError
 
@@ -92,8 +93,18 @@ class SpawnedServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port, as ``socket.create_connection`` takes them."""
+        """Host and port, as ``socket.create_connection`` takes them; of several, the first ones.
+
+        Of a UNIX socket, ``unix:/path`` and 0, as the clients here take them.
+        """
         return self._announcement["host"], self._announcement["port"]
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Every address that it listens on."""
+        return [parse_address(one) for one in self._announcement.get("addresses", ())] or [
+            self.address
+        ]
 
     @property
     def host(self) -> str:

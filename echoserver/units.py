@@ -14,19 +14,6 @@ _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<prefix>[kKMG]?i?)
 _MOST = 2**63
 
 
-def parse_endpoint(text: str) -> tuple[str, int]:
-    """Return host and port of ``HOST:PORT``; IPv6 in brackets.
-
-    Raises:
-        ValueError: It is neither; the message completes "must be ...".
-    """
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isdecimal() and port.isascii() and int(port) <= 65535):  # noqa: PLR2004 - the highest port
-        raise ValueError("HOST:PORT, such as 127.0.0.1:9100 or [::1]:9100")
-    return host, int(port)
-
-
 def parse_duration(text: str | float) -> float:
     """Return the seconds that `text` names: ``30``, ``"2.5"``, ``"500ms"``, ``"2m"``, ``"1m30s"``.
 

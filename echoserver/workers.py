@@ -9,7 +9,6 @@ queue.
 import contextlib
 import os
 import signal
-import socket
 import time
 from dataclasses import dataclass, fields, replace
 from math import inf
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 from echoserver.access import AddressTable, SharedQuota
 from echoserver.affinity import pin
+from echoserver.binding import ListeningSockets
 from echoserver.config import reread
 from echoserver.errors import BootError, EchoServerError
 from echoserver.failures import what_failed
@@ -73,7 +73,7 @@ class Master:
     def __init__(
         self,
         design: Design,
-        sock: socket.socket,
+        sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
         scoreboard: Scoreboard,
@@ -83,7 +83,7 @@ class Master:
         """What has been seen to serve."""
         self._trial: tuple[Design, list[str]] | None = None
         """What a reload wants instead, until a worker serves by it; and what it cannot change."""
-        self._sock = sock
+        self._sockets = sockets
         self._lifecycle = lifecycle
         self._log = log
         self._sidecars = sidecars
@@ -189,7 +189,7 @@ class Master:
                 scoreboard.tell_serving(place)
                 os.kill(os.getppid(), NUDGE)  # the master looks at the scoreboard
 
-            totals = design.serve(self._sock, lifecycle, log, resources, ready)
+            totals = design.serve(self._sockets, lifecycle, log, resources, ready)
             code = exit_code(lifecycle, totals)
         except EchoServerError as error:
             log.error("worker_failed", reason=str(error))
@@ -252,7 +252,7 @@ class Master:
         if not self._announced and all(one.ready for one in self._workers) and not self._due:
             self._announced = True
             more = {"workers": self._count, **self._sidecars.metrics_address()}
-            announce(self._design.config, self._sock, self._log, **more)
+            announce(self._design.config, self._sockets, self._log, **more)
             self._sidecars.ready()
 
     def _reap(self) -> None:
@@ -376,7 +376,7 @@ class Master:
         self._slot_table.set_limit(design.limit_of_all(self._count))
         self._scoreboard.note_reload(successful=True)
         self._scoreboard.certificate_expiry = certificate_expiry(design.secure)
-        take_effect(before, design.config, waiting, self._sock, self._lifecycle, self._log)
+        take_effect(before, design.config, waiting, self._sockets, self._lifecycle, self._log)
         self._sidecars.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
@@ -404,7 +404,7 @@ class Master:
         """Have every worker drain, and wait for them."""
         lifecycle = self._lifecycle
         self._log.info("draining", signal=lifecycle.signal_name, workers=len(self._workers))
-        self._sock.close()  # or clients would queue for nobody
+        self._sockets.close()  # or clients would queue for nobody
         self._scoreboard.drain_everyone()
         for worker in self._workers:
             self._tell(worker, signal.SIGTERM)

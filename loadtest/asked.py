@@ -83,7 +83,7 @@ def one_server(address: str, options: dict[str, Any]) -> "tuple[Workload, str]":
     """Return what to ask of the server at an address, and what to call it."""
     import socket
 
-    from clients.address import format_address, parse_address
+    from clients.address import format_address, is_unix, parse_address
     from echoserver import load_handler
 
     try:
@@ -91,7 +91,8 @@ def one_server(address: str, options: dict[str, Any]) -> "tuple[Workload, str]":
     except ValueError as error:
         usage(str(error))
     try:
-        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        if not is_unix(host):
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise click.ClickException(f"cannot resolve the host {host!r}: {reason}") from None

@@ -78,7 +78,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("address", metavar="HOST:PORT")
+@click.argument("address", metavar="HOST:PORT|unix:/PATH|@NAME")
 @options_of(
     CONNECTIONS,
     [
@@ -180,7 +180,8 @@ def run(
             multiple=True,
             metavar="[LABEL=]SERVER",
             help="One more server: a backend with settings of its own (fast=thread,workers=2), "
-            "HOST:PORT, a peer (c-epoll), or a command ('student=python3 s.py {port}').",
+            "HOST:PORT or unix:/PATH, a peer (c-epoll), or a command "
+            "('student=python3 s.py {port}').",
         ),
         click.option(
             "--peers",
@@ -338,7 +339,7 @@ def compare(
 
 
 @command.command("find-max")
-@click.argument("address", metavar="HOST:PORT")
+@click.argument("address", metavar="HOST:PORT|unix:/PATH|@NAME")
 @options_of(
     CONNECTIONS,
     [

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import echoserver
 from clients import EchoClient
+from clients.address import format_address
 from clients.proxy_header import local_header
 from clients.workload import Workload
 from loadtest.environment import number_in
@@ -225,11 +226,11 @@ def _verify(server: Running, workload: Workload) -> None:
             right = client.echo(_PROBE) == answers(_PROBE) and not client.finish()
     except OSError as error:
         raise LoadError(
-            f"{server.host}:{server.port} does not answer one client: {error}"
+            f"{format_address(server.host, server.port)} does not answer one client: {error}"
         ) from None
     if not right:
         raise LoadError(
-            f"{server.host}:{server.port} does not answer what the handler "
+            f"{format_address(server.host, server.port)} does not answer what the handler "
             f"{workload.handler!r} should"
         )
 

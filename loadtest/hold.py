@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from clients.address import connect
 from clients.client import EchoClient
 from echoserver.errors import EchoServerError
 from loadtest.measure import allow_descriptors, describe_end
 from loadtest.sampler import Sampler
-from loadtest.sockets import accept_queue
+from loadtest.sockets import queue_length
 from loadtest.targets import Running, Target
 from loadtest.workers import ClientError, LoadError
 
@@ -119,7 +120,7 @@ def _watch(server: Running) -> Sampler:
 
 
 def _connect(server: Running) -> socket.socket:
-    sock = socket.create_connection((server.host, server.port), _PATIENCE)
+    sock = connect(server.host, server.port, _PATIENCE)
     # Its end is a reset: thousands in TIME_WAIT would keep the ports from the next server.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return sock
@@ -147,10 +148,10 @@ def _who_answer(socks: list[socket.socket]) -> list[socket.socket]:
 
 def _await_accepted(server: Running) -> None:
     """Return when everyone is accepted, or nobody has been for a second."""
-    last, since = accept_queue(server.port), time.monotonic()
+    last, since = queue_length(server.host, server.port), time.monotonic()
     while last and time.monotonic() - since < _SETTLED:
         time.sleep(_GLANCE)
-        if (now := accept_queue(server.port)) != last:
+        if (now := queue_length(server.host, server.port)) != last:
             last, since = now, time.monotonic()
 
 

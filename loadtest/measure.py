@@ -12,7 +12,7 @@ from clients.workload import Workload
 from loadtest.limits import ClientLimit, judge
 from loadtest.pinning import Pinning
 from loadtest.sampler import Peaks, Sampler, Watched, busy_seconds
-from loadtest.sockets import accept_queue
+from loadtest.sockets import queue_length
 from loadtest.workers import ClientError, Progress, Workers, no_progress
 
 RESERVED_DESCRIPTORS = 32
@@ -135,7 +135,7 @@ def measure(
     watch = Sampler(server_pid, (workload.host, workload.port))
     with Workers(workload, pinning, engine.name, engine.processes) as workers, watch:
         made = workers.connected()
-        _settle(workload.port)
+        _settle(workload.host, workload.port)
         # Before they go: where the machine is busy, a short round may be over until we have a turn.
         before, machine = watch.usage(), _Machine(pinning)
         begun = workers.go()
@@ -277,18 +277,18 @@ def describe_end(code: int | None, watch: Sampler) -> str:
     return f"the server process was killed by {name}"
 
 
-def _settle(port: int) -> None:
+def _settle(host: str, port: int) -> None:
     """Wait until the server has accepted everyone, or accepts no more.
 
     A connection is made as soon as the kernel has queued it. Where the server forks for each, the
     clients who are served already would keep it from the others: the measurement would be of a
     server that is still starting.
     """
-    waiting = accept_queue(port)
+    waiting = queue_length(host, port)
     changed = time.monotonic()
     while waiting and time.monotonic() < changed + _SETTLED:
         time.sleep(_GLANCE)
-        if (now_waiting := accept_queue(port)) != waiting:
+        if (now_waiting := queue_length(host, port)) != waiting:
             waiting, changed = now_waiting, time.monotonic()
 
 

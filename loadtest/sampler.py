@@ -155,8 +155,7 @@ class Sampler:
         """Processes that were seen to hold the listening socket."""
         self._pid = pid
         self._root: Key | None = None
-        self._addresses = sockets.addresses_here(*address) if address else frozenset()
-        self._port = address[1] if address else 0
+        self._address = sockets.ListeningAddress(*address) if address else None
         self._accounts: dict[Key, _Account] = {}
         self._searched: set[Key] = set()  # they do not hold it
         self._inodes: frozenset[int] = frozenset()
@@ -283,7 +282,7 @@ class Sampler:
             found: All processes.
             members: The server's. One of these will do, which most often is the first.
         """
-        inodes = sockets.listening_inodes(self._addresses, self._port)
+        inodes = self._address.inodes() if self._address else frozenset()
         if inodes - self._inodes:  # it listens on a new one
             self._searched.clear()
         self._inodes = inodes

@@ -1,4 +1,4 @@
-"""TCP sockets of this machine as /proc has them, and the processes that hold them (proc(5))."""
+"""Sockets of this machine as /proc has them, and the processes that hold them (proc(5))."""
 
 import ipaddress
 import os
@@ -10,6 +10,8 @@ from itertools import chain
 from pathlib import Path
 
 import psutil
+
+from echoserver.addresses import UNIX, is_unix
 
 LISTENING = "0A"  # TCP_LISTEN, as proc(5) writes it
 
@@ -67,6 +69,62 @@ def accept_queue(port: int) -> int | None:
     """
     waiting = [one.queued for one in _listeners(port)]
     return sum(waiting) if waiting else None
+
+
+def queue_length(host: str, port: int) -> int | None:
+    """Return how many connections wait to be accepted by a server of this machine.
+
+    None: nothing listens there that this network namespace can see.
+    """
+    if not is_unix(host):
+        return accept_queue(port)
+    # One that waits has a socket of the server's, with its name, that no process has yet.
+    found = list(_unix_sockets(host))
+    waiting = sum(one.waits for one in found)
+    return waiting if any(one.listens for one in found) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _UnixSocket:
+    inode: int
+    listens: bool
+    waits: bool
+    """It is a client's, that nobody has accepted."""
+
+
+_UNIX_TABLE = "/proc/net/unix"
+_ACCEPTS, _CONNECTING = 0x10000, b"02"  # SO_ACCEPTCON in flags; SS_CONNECTING (proc(5))
+
+
+def _unix_sockets(host: str) -> Iterator[_UnixSocket]:
+    """Yield the sockets with the name of a UNIX socket; proc(5) shows a NUL as ``@``, too."""
+    name = os.fsencode(host.removeprefix(UNIX))
+    with suppress(OSError), Path(_UNIX_TABLE).open("rb") as lines:
+        next(lines, b"")
+        for line in lines:
+            _, _, _, flags, _, state, inode, *path = line.split(maxsplit=7)
+            if path and path[0].rstrip(b"\n") == name:
+                listens = bool(int(flags, 16) & _ACCEPTS)
+                yield _UnixSocket(int(inode), listens, state == _CONNECTING)
+
+
+class ListeningAddress:
+    """Where a server listens, if that is on this machine.
+
+    Args:
+        host: A name, an address or a UNIX socket.
+        port: 0 for a UNIX socket.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._addresses = frozenset() if is_unix(host) else addresses_here(host, port)
+
+    def inodes(self) -> frozenset[int]:
+        """Return the sockets that listen there now."""
+        if is_unix(self._host):
+            return frozenset(one.inode for one in _unix_sockets(self._host) if one.listens)
+        return listening_inodes(self._addresses, self._port)
 
 
 def addresses_here(host: str, port: int) -> frozenset[IpAddress]:

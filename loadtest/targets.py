@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import echoserver
-from clients.address import format_address, parse_address
+from clients.address import format_address, is_unix, parse_address
 from echoserver.config import option_name
 from echoserver.forking import ParentalBond
 from loadtest.commands import HOST, addressed
@@ -338,7 +338,7 @@ class Described:
     @property
     def is_address(self) -> bool:
         """It is a server that runs already."""
-        return not self.is_command and bool(_ADDRESS.fullmatch(self.server))
+        return not self.is_command and bool(is_unix(self.server) or _ADDRESS.fullmatch(self.server))
 
     @property
     def is_peer(self) -> bool:
@@ -353,7 +353,7 @@ def describe_target(text: str) -> Described:
         ValueError: It is none; the message is a sentence.
     """
     label, text = split_label(text.strip())
-    if "{port}" in text:
+    if "{port}" in text or is_unix(text):
         return Described(text, label)
     server, *words = (word.strip() for word in text.split(","))
     settings = {}

@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -101,37 +103,55 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
-    """Run a check of the conformance suite over backends, worker layouts, TLS and handlers.
+    """Run a check of the conformance suite over backends, layouts, TLS, UNIX sockets and handlers.
 
     All of it over all of them takes half an hour. So by default: all of it over the exemplars; and
     the checks marked `core` over every backend, over the representative ones in two workers, and
-    over the exemplars with TLS. What is done with the bytes hardly matters to how connections live
-    and end, nor do workers to the bytes: only a module that says EVERY_HANDLER runs by default
-    over both handlers, and that in one worker.
+    over the exemplars with TLS, and over a UNIX socket. What is done with the bytes hardly matters
+    to how connections live and end, nor do workers to the bytes: only a module that says
+    EVERY_HANDLER runs by default over both handlers, and that in one worker.
     """
     has = metafunc.definition.get_closest_marker
-    core, plain, secure = (has(one) is not None for one in ("core", "plain", "secure"))
+    core, plain, secure, tcp = (
+        has(mark) is not None for mark in ("core", "plain", "secure", "tcp")
+    )
     every_handler = getattr(metafunc.module, "EVERY_HANDLER", False)
     names = [
-        one for one in ("backend", "workers", "tls", "handler") if one in metafunc.fixturenames
+        one
+        for one in ("backend", "workers", "tls", "unix", "handler")
+        if one in metafunc.fixturenames
     ]
-    securities = (True,) if secure else (False, True) if "tls" in names and not plain else (False,)
+    # Of TLS and UNIX sockets, one at a time.
+    streams = [] if secure else [(False, False)]
+    if "tls" in names and not plain:
+        streams.append((True, False))
+    if "unix" in names and core and not (tcp or secure):
+        streams.append((False, True))
     handlers = tuple(HANDLERS) if "handler" in names else ("echo",)
     params = []
-    for backend, tls, workers, handler in itertools.product(
-        given or BUILTIN, securities, (None, 2), handlers
+    for backend, (tls, unix), workers, handler in itertools.product(
+        given or BUILTIN, streams, (None, 2), handlers
     ):
+        if unix and handler != "echo":
+            continue
         alone = workers is None
         central = bool(given) or backend in EXEMPLARS
-        if tls:
+        if tls or unix:
             usual = alone and core and (central or secure)
         elif alone:
             usual = core or central
         else:
             usual = core and (bool(given) or backend in REPRESENTATIVE)
         usual = usual and (handler == "echo" or (every_handler and alone))
-        values = {"backend": backend, "workers": workers, "tls": tls, "handler": handler}
-        layout = _id(backend) + ("" if alone else "-2workers") + ("-tls" if tls else "")
+        values = {
+            "backend": backend,
+            "workers": workers,
+            "tls": tls,
+            "unix": unix,
+            "handler": handler,
+        }
+        layout = _id(backend) + ("" if alone else "-2workers")
+        layout += ("-tls" if tls else "") + ("-unix" if unix else "")
         params.append(
             pytest.param(
                 *(values[one] for one in names),
@@ -171,21 +191,30 @@ def room(concurrency: Callable[..., int | None]) -> Callable[[int], int]:
 
 
 @pytest.fixture
-def start(backend: str, workers: int | None, tls: bool, handler: str) -> Iterator[StartServer]:  # noqa: FBT001 - a fixture
+def start(
+    backend: str,
+    workers: int | None,
+    tls: bool,  # noqa: FBT001 - a fixture
+    unix: bool,  # noqa: FBT001 - likewise
+    handler: str,
+) -> Iterator[StartServer]:
     """Start servers of the backend at hand; each must have left without a traceback."""
     servers: list[echoserver.SpawnedServer] = []
     secured = {"tls_cert": certificates.SERVERS.issue()} if tls else {}
     wire.trust = Trust(certificates.SERVERS.cert) if tls else None
+    # Not in tmp_path, whose length may be more than a socket's name can have.
+    folder = tempfile.mkdtemp() if unix else ""
 
     def start_server(**settings: Any) -> echoserver.SpawnedServer:
-        server = echoserver.spawn(
-            **{"backend": backend, "workers": workers, "handler": handler, **secured, **settings}
-        )
+        where = {"host": f"unix:{folder}/{len(servers)}"} if unix else {}
+        layout = {"backend": backend, "workers": workers, "handler": handler}
+        server = echoserver.spawn(**{**layout, **where, **secured, **settings})
         servers.append(server)
         return server
 
     yield start_server
     wire.trust = None
+    shutil.rmtree(folder, ignore_errors=True)
     for server in servers:
         if server.process.returncode is None:
             server.kill()

@@ -11,6 +11,7 @@ import psutil
 
 import echoserver
 from loadtest.sampler import Sampler
+from tests import wire
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def peers_of(pid: int) -> set[int]:
             remote: list[Any] = [one.raddr for one in process.net_connections("tcp")]
             ports |= {address.port for address in remote if address}  # a listener has none
     return ports
+
+
+def stopped(pid: int) -> bool:
+    """Wait until SIGSTOP, which takes effect some time after kill(2), has; tell whether it has."""
+    return wire.eventually(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
 
 def tell_all(pid: int, number: int) -> None:

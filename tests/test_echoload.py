@@ -359,9 +359,9 @@ def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
         begun: list[object] = []
 
         class Counting(EpollLoad):
-            def _begin(self, family: int, address: Any) -> Any:
+            def _begin(self, family: int, address: Any, timeout: float) -> Any:
                 begun.append(address)
-                return super()._begin(family, address)
+                return super()._begin(family, address, timeout)
 
         host, port = listener.getsockname()
         counting = Counting(Workload(host, port, connections=3000, timeout=0.1))

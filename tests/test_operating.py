@@ -830,7 +830,7 @@ def test_what_has_no_effect_on_it_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "count", "said"),
-    [("udp", "1", "does not listen for TCP"), ("tcp", "2", "2 sockets were handed over")],
+    [("udp", "1", "does not listen for TCP"), ("tcp", "2", "descriptor 4 that was handed over")],
 )
 def test_a_socket_that_is_of_no_use(kind: str, count: str, said: str) -> None:
     given = [sys.executable, "-c", HAND_OVER, kind, count, command("echoserver")]
@@ -864,6 +864,7 @@ def test_who_waits_at_a_socket_that_stays_is_not_sent_away(words: tuple[str, ...
             stopped = "reject" in words
             if stopped:
                 process.send_signal(signal.SIGSTOP)
+                assert inspection.stopped(process.pid)
             waiting = [wire.connect(ours.getsockname()) for _ in range(1 if stopped else 5)]
             for sock in waiting:
                 sock.sendall(b"hello")

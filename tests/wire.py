@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Self, TypeVar, cast
 
 from clients.tls import TlsSocket, Trust
+from echoserver.addresses import is_unix, socket_name
 from tests import pace
 
 T = TypeVar("T")
@@ -33,6 +34,12 @@ def connect(
     address: Address, *, source: str | None = None, receive_buffer: int | None = None
 ) -> socket.socket:
     """Return a connection whose waits are bounded by `patience`; the test's end closes it."""
+    if is_unix(address[0]):
+        local = socket.socket(socket.AF_UNIX)
+        opened.append(local)
+        local.settimeout(patience)
+        local.connect(socket_name(address[0]))
+        return secured(local)
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
     opened.append(sock)
     sock.settimeout(patience)

@@ -309,7 +309,7 @@ def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
     import socket
     import time
 
-    from clients.address import parse_address
+    from clients.address import is_unix, parse_address
     from loadtest.check.expectation import EXPECTATIONS
     from loadtest.check.submission import Limits, Submission
     from loadtest.check.trial import Session
@@ -325,6 +325,8 @@ def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
     if len(words) == 1 and describe_target(words[0]).is_address:
         try:
             host, port = parse_address(words[0])
+            if is_unix(host):
+                usage(f"{host} is a UNIX socket; what check looks at is TCP: give HOST:PORT")
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except ValueError as error:
             usage(str(error))

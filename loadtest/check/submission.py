@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import psutil
 
+from clients.address import format_address
 from loadtest.check import keeper, tree
 from loadtest.check.keeper import Order
 from loadtest.check.model import Failure
@@ -238,7 +239,7 @@ class Server:
             except (psutil.Error, OSError):
                 continue
             found |= {
-                f"{one.laddr.ip}:{one.laddr.port}"
+                format_address(one.laddr.ip, one.laddr.port)
                 for one in sockets
                 if one.status == psutil.CONN_LISTEN
             }

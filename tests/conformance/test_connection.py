@@ -28,6 +28,7 @@ def test_the_end_needs_no_other_client(server: SpawnedServer) -> None:
 
 
 @pytest.mark.core
+@pytest.mark.tcp
 def test_rst_mid_transfer(server: SpawnedServer) -> None:
     assert wire.served(server.address)
     quiet = inspection.settled(server.pid)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import echoserver
+from echoserver.binding import bind
 from echoserver.sockets import undelivered
 from tests import inspection, pace, wire
 from tests.conformance.test_connection import cpu_share
@@ -255,10 +256,7 @@ def test_parent_killed_leaves_no_orphan(start: StartServer, room: Callable[[int]
     assert all(wire.ask(sock, b"X") == b"X" for sock in socks)
     server.kill()
     assert wire.eventually(lambda: not inspection.session(server.pid))
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(server.address)
-        sock.listen()
+    bind(echoserver.Config(host=(server.host,), port=server.port)).close()
     for sock in socks:
         sock.close()
 

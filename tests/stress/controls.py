@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from echoserver import Backend, Connection, Handler, Listener, Service
+from echoserver.addresses import parse_endpoint
 from echoserver.backends.process import ProcessBackend
 from echoserver.backends.thread import ThreadBackend
 from echoserver.sockets import abort
-from echoserver.units import parse_endpoint
 from tests.broken.backends import NoHalfClose as _NoHalfClose
 from tests.broken.backends import SpinsOnClosedPeer as _SpinsOnClosedPeer
 
