@@ -63,6 +63,9 @@ def parse_address(text: str) -> tuple[str, int]:
             return parse_host(text), 0
         except ValueError as error:
             raise ValueError(f"{text!r} is not {error}") from None
+    scheme, found, rest = text.partition("://")
+    if found:
+        raise ValueError(f"{text!r} is not HOST:PORT; leave out {scheme}://, as in {rest}")
     host, port = _split(text)
     if not port:
         raise ValueError(f"{text!r} is not HOST:PORT with a port from 1 to {HIGHEST_PORT}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import echoserver
-from tests import pace
+from tests import pace, preforked
 from tests.checking import backend_words, check, failed, specimen, status
 from tests.launching import free_port, run
 from tests.misbehaving import server
@@ -186,7 +186,7 @@ def test_weights_are_the_instructors(tmp_path: Path) -> None:
 def test_bad_weights_are_refused(tmp_path: Path, content: str, complaint: str) -> None:
     weights = tmp_path / "weights.toml"
     weights.write_text(content)
-    done = run("echoload", "check", "--weights", str(weights), "--", "x")
+    done = preforked.run("echoload", "check", "--weights", str(weights), "--", "x")
     assert done.returncode == 2
     assert complaint in sentence(done)
 
@@ -213,7 +213,7 @@ def test_bad_weights_are_refused(tmp_path: Path, content: str, complaint: str) -
     ],
 )
 def test_bad_input_gets_one_sentence(words: list[str], complaint: str) -> None:
-    done = run("echoload", "check", *words)
+    done = preforked.run("echoload", "check", *words)
     assert done.returncode == 2
     assert complaint in sentence(done)
 

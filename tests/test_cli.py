@@ -13,7 +13,7 @@ from statistics import median
 import pytest
 
 import echoserver
-from tests import pace, wire
+from tests import pace, preforked, wire
 from tests.conftest import BUILTIN
 from tests.inspection import events
 from tests.launching import command, free_port, run
@@ -165,7 +165,7 @@ def test_help_imports_nothing_heavy(name: str) -> None:
     ids=lambda value: " ".join(map(repr, value)) if isinstance(value, list) else str(value),
 )
 def test_bad_input_is_one_sentence(words: list[str], code: int, says: list[str]) -> None:
-    result = run("echoserver", "--port", "0", *words)
+    result = preforked.run("echoserver", "--port", "0", *words)
     assert result.returncode == code
     complaint = sentence(result)
     assert complaint.startswith("echoserver: ")

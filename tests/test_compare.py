@@ -21,7 +21,7 @@ from loadtest import doctor
 from loadtest.peers import PEERS
 from loadtest.targets import describe_target
 from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
-from tests import inspection, wire
+from tests import inspection, preforked, wire
 from tests.launching import Terminal, command, free_port, run
 
 STUDENT = """
@@ -285,7 +285,7 @@ def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_usage_errors_are_one_sentence(words: list[str], says: str) -> None:
-    result = run("echoload", "compare", *words)
+    result = preforked.run("echoload", "compare", *words)
     assert result.returncode == 2
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -665,7 +665,7 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
 def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text(text)
-    result = run("echoload", "report", str(file))
+    result = preforked.run("echoload", "report", str(file))
     assert result.returncode == 2
     assert str(file) in result.stderr
     assert len(result.stderr.splitlines()) == 1

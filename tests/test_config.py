@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import echoserver
 from echoserver.config import option_name, settings
 from echoserver.units import parse_duration
-from tests import wire
-from tests.launching import command, run
+from tests import preforked, wire
+from tests.launching import command
 
 
 def test_order_option_environment_file_default(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_warning_is_logged() -> None:
 def test_a_mistyped_file_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "server.toml"
     file.write_text(text)
-    result = run("echoserver", "--config", str(file))
+    result = preforked.run("echoserver", "--config", str(file))
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert str(file) in result.stderr

@@ -21,7 +21,7 @@ from clients.content import Content
 from clients.epoll import EpollLoad
 from clients.threads import ThreadLoad
 from clients.workload import Workload
-from tests import inspection, wire
+from tests import inspection, preforked, wire
 from tests.launching import command, few_tasks, free_port, run
 from tests.misbehaving import Answer
 from tests.misbehaving import server as misbehaving
@@ -276,7 +276,7 @@ def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.Spawne
     ],
 )
 def test_usage_errors_are_one_sentence(words: list[str], says: str) -> None:
-    result = run("echoload", *words)
+    result = preforked.run("echoload", *words)
     assert result.returncode == 2
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1

@@ -13,7 +13,7 @@ from echoserver.handlers import Handler, Sleep
 from echoserver.handlers.cpu import CpuHandler
 from echoserver.handlers.options import bind_options
 from loadtest.sockets import accept_queue
-from tests import inspection, pace, wire
+from tests import inspection, pace, preforked, wire
 from tests.launching import await_listening, command, free_port, run, terminate
 from tests.test_cli import sentence
 
@@ -74,7 +74,7 @@ def test_a_bad_option_is_one_sentence(option: tuple[str, str], says: str) -> Non
     ],
 )
 def test_bad_options_at_the_prompt(words: list[str], says: str) -> None:
-    result = run("echoserver", "--port", "0", "--handler", "sleep", *words)
+    result = preforked.run("echoserver", "--port", "0", "--handler", "sleep", *words)
     assert result.returncode == 2
     assert says in sentence(result)
 
