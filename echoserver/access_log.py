@@ -11,6 +11,8 @@ import os
 import select
 import signal
 import stat
+import sys
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -115,6 +117,12 @@ class AccessLog:
     def close(self) -> None:
         """No more lines come from this process."""
         os.close(self._sink)
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Lines wait for the process that writes them down."""
+        waiting = fcntl.ioctl(self._source, termios.FIONREAD, bytes(4))
+        return int.from_bytes(waiting, sys.byteorder) > 0
 
 
 def _open(path: str, identity: Identity | None = None) -> int:

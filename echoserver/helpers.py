@@ -1,6 +1,5 @@
 """Processes that do what must never hold up those that serve."""
 
-import math
 import os
 import signal
 import time
@@ -23,6 +22,7 @@ _SIGNALS = {
 }
 _STANDARD = {0, 1, 2}
 _GLANCE = 0.01  # seconds
+_KILL_GRACE = 1.0  # seconds from a kill to the end
 
 # Seconds until a helper that has died is started again: twice as many each time, where it did not
 # live for long.
@@ -84,14 +84,21 @@ class Helper:
         if not self.look():
             os.kill(self.pid, number)
 
-    def stop(self, patience: float) -> None:
-        """Wait for its end; kill it after so many seconds."""
-        deadline = time.monotonic() + patience
+    def stop(self, patience: float) -> bool:
+        """Wait for its end; kill it after so many seconds; tell whether it ended without that.
+
+        One that waits for a disk that does not answer (state D of proc(5)) outlives even a kill,
+        for a while; it is not waited for any longer.
+        """
+        deadline, killed = time.monotonic() + patience, False
         while not self.look():
             if time.monotonic() >= deadline:
+                if killed:
+                    break
                 os.kill(self.pid, signal.SIGKILL)
-                deadline = math.inf  # that cannot fail
+                deadline, killed = time.monotonic() + _KILL_GRACE, True
             time.sleep(_GLANCE)
+        return not killed
 
     @staticmethod
     def _live(main: Main, keep: Collection[int], told: int) -> NoReturn:
@@ -170,6 +177,6 @@ class SupervisedHelper:
         """Send it a signal, if it lives."""
         self._helper.tell(number)
 
-    def stop(self, patience: float) -> None:
-        """Wait for its end; kill it after so many seconds."""
-        self._helper.stop(patience)
+    def stop(self, patience: float) -> bool:
+        """Wait for its end; kill it after so many seconds; tell whether it ended without that."""
+        return self._helper.stop(patience)

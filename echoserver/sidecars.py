@@ -119,9 +119,11 @@ class Sidecars:
     def close(self) -> None:
         """Stop, the metrics last."""
         if self._access is not None and "access_log" in self._helpers:
-            self._helpers["access_log"].ensure_running()  # lines may be waiting for it
+            writer = self._helpers["access_log"]
             self._access.close()
-            self._helpers["access_log"].stop(_LAST_LINES)
+            if writer.stop(_LAST_LINES) and self._access.has_unwritten:  # it had died
+                writer.ensure_running()
+                writer.stop(_LAST_LINES)
         if self._exporter is not None and "metrics" in self._helpers:
             self._exporter.stop(self._helpers["metrics"])
         self._notifier.close()

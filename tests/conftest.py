@@ -69,7 +69,11 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is not asked for is left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("ci"):
+            item.add_marker("slow")
     if shard := config.getoption("--shard"):
         number, _, count = shard.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
@@ -89,8 +93,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "workers" in fixtures:
         _over_the_suite(metafunc, given)
     elif "backend" in fixtures:
-        chosen = given or BUILTIN
-        metafunc.parametrize("backend", chosen, ids=map(_id, chosen))
+        chosen = [
+            pytest.param(one, id=_id(one), marks=_marks(bool(given) or one in REPRESENTATIVE))
+            for one in given or BUILTIN
+        ]
+        metafunc.parametrize("backend", chosen)
     elif "exemplar" in fixtures:
         metafunc.parametrize(
             "exemplar",
@@ -102,14 +109,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
+def _marks(default: bool, ci: bool = True) -> tuple[pytest.MarkDecorator, ...]:  # noqa: FBT001, FBT002 - two tiers
+    """Return what puts a case into the default tests, among those that CI adds, or neither."""
+    return () if default else (pytest.mark.ci,) if ci else (pytest.mark.slow,)
+
+
 def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
     """Run a check of the conformance suite over backends, layouts, TLS, UNIX sockets and handlers.
 
-    All of it over all of them takes half an hour. So by default: all of it over the exemplars; and
-    the checks marked `core` over every backend, over the representative ones in two workers, and
-    over the exemplars with TLS, and over a UNIX socket. What is done with the bytes hardly matters
-    to how connections live and end, nor do workers to the bytes: only a module that says
-    EVERY_HANDLER runs by default over both handlers, and that in one worker.
+    All of it over all of them takes half an hour. So by default: all of it over the exemplars, and
+    the checks marked `core` over every backend, over the exemplars in two workers, and over one of
+    them with TLS and over a UNIX socket (what is about TLS alone: over the representative ones).
+    CI adds the core over the representative ones in two workers, over both exemplars with TLS and
+    over a UNIX socket, and, in a module that says EVERY_HANDLER, over both handlers in one worker:
+    what is done with the bytes hardly matters to how connections live and end.
     """
     has = metafunc.definition.get_closest_marker
     core, plain, secure, tcp = (
@@ -136,13 +149,18 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
             continue
         alone = workers is None
         central = bool(given) or backend in EXEMPLARS
-        if tls or unix:
-            usual = alone and core and (central or secure)
+        representative = bool(given) or backend in REPRESENTATIVE
+        if secure:
+            default, ci = alone and representative, alone
+        elif tls or unix:
+            ci = alone and core and central
+            default = ci and (bool(given) or backend == EXEMPLARS[-1])
         elif alone:
-            usual = core or central
+            default = ci = core or central
         else:
-            usual = core and (bool(given) or backend in REPRESENTATIVE)
-        usual = usual and (handler == "echo" or (every_handler and alone))
+            default, ci = core and central, core and representative
+        if handler != "echo":
+            default, ci = False, ci and every_handler and alone
         values = {
             "backend": backend,
             "workers": workers,
@@ -156,7 +174,7 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
             pytest.param(
                 *(values[one] for one in names),
                 id=f"{layout}-{handler}" if "handler" in names else layout,
-                marks=() if usual else pytest.mark.slow,
+                marks=_marks(default, ci),
             )
         )
     metafunc.parametrize(names, params)

@@ -58,6 +58,7 @@ def test_a_bad_server_fails_and_the_exit_code_says_so() -> None:
     assert "came  00000080  ef bf bd ef bf bd ef bf  |........|" in out
 
 
+@pytest.mark.ci
 def test_a_server_that_runs_is_graded_but_for_its_process() -> None:
     with echoserver.spawn(backend="selector") as running:
         done = run("echoload", "check", f"127.0.0.1:{running.port}", "--format", "json")
@@ -244,6 +245,7 @@ def test_what_cannot_be_saved_is_told_and_the_rest_is(tmp_path: Path) -> None:
     assert status(json.loads(good.read_text()), "L1") == "passed"
 
 
+@pytest.mark.ci
 def test_repeated_checks_pass_only_if_they_do_so_every_time() -> None:
     found = check(specimen("decodes_chunks"), "--only", "L1,S1,S3", "--repeat", "3")
     assert found["repeat"] == 3
@@ -251,6 +253,7 @@ def test_repeated_checks_pass_only_if_they_do_so_every_time() -> None:
     assert failed(found)["S1"].endswith("(in 3 of 3 times)")
 
 
+@pytest.mark.ci
 def test_the_same_seed_says_the_same() -> None:
     def sent(seed: str) -> list[str]:
         options = ["--only", "S5", "--seed", seed, "--timeout", "1s"]
@@ -262,6 +265,7 @@ def test_the_same_seed_says_the_same() -> None:
     assert sent("5") == sent("5") != sent("6")
 
 
+@pytest.mark.ci
 def test_when_time_is_up_the_rest_counts_as_missed() -> None:
     code, out, _ = _check("--total-timeout", "4s", "--timeout", "2s", "--", *specimen("iterative"))
     assert code == 1

@@ -13,7 +13,10 @@ import pytest
 from tests.checking import backend_words, specimen
 from tests.launching import run
 
-pytestmark = pytest.mark.xdist_group("formats")  # one report is made for all of them
+pytestmark = [
+    pytest.mark.ci,
+    pytest.mark.xdist_group("formats"),  # one report is made for all of them
+]
 
 ONLY = ("--only", "L1,L2,S1,S3,N*", "--skip", "N4,N5,N6,N7,N8", "--concurrency", "1")
 FORMATS = (

@@ -15,6 +15,8 @@ from tests import pace, wire
 from tests.checking import check, failed, specimen, status
 from tests.launching import command, run
 
+pytestmark = pytest.mark.ci
+
 # Each begins as a server that is right, and does one thing besides.
 _SERVER = """
 import os, signal, socket, subprocess, sys, threading, time

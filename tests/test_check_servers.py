@@ -13,6 +13,8 @@ from tests.checking import Specimen, backend_words, check, failed, specimens, st
 from tests.conftest import BUILTIN, EXEMPLARS
 from tests.launching import command, half_a_core
 
+pytestmark = pytest.mark.ci
+
 SPECIMENS = [pytest.param(one, id=one.path.name) for one in specimens()]
 
 

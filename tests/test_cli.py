@@ -99,6 +99,7 @@ def test_ipv6(exemplar: str) -> None:
         assert wire.served(("127.0.0.1", server.port))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["echoserver", "echoclient", "echoload"])
 def test_help_is_quick(name: str) -> None:
     """At most twice the time of importing click.

@@ -149,6 +149,7 @@ def test_a_slow_server_and_an_idle_client(engine: str, tmp_path: Path) -> None:
     assert found["latency_us"]["p50"] >= 100_000
 
 
+@pytest.mark.ci
 def test_a_fast_server_and_a_saturated_client(tmp_path: Path) -> None:
     """What is owed for a message takes the client much longer to know than the server to echo."""
     (tmp_path / "slow_to_check.py").write_text(
@@ -201,6 +202,7 @@ def test_auto_takes_the_engine_that_is_not_the_limit(
     assert len(asked) == (2 if carried else 1), "no more is tried than it takes"
 
 
+@pytest.mark.ci
 def test_auto_says_what_it_took(tmp_path: Path) -> None:
     _, shown = compared(
         *("--backends", "thread", "--handler", "sleep", "-c", "5"), file=tmp_path / "out.json"
@@ -269,6 +271,7 @@ def test_a_user_without_a_home_has_no_calibration(monkeypatch: pytest.MonkeyPatc
         calibration.keep({})
 
 
+@pytest.mark.ci
 def test_the_gil_stands_in_the_table(tmp_path: Path) -> None:
     found, _ = compared(
         *("-t", f"other=thread,python={sys.executable},workers=2", "-c", "4"),

@@ -73,6 +73,7 @@ def compared(*words: str, file: Path, code: int = 0) -> dict[str, Any]:
 # -- targets -------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_servers_of_every_kind_side_by_side(
     student: Path, echo_server: echoserver.SpawnedServer, tmp_path: Path
 ) -> None:
@@ -294,6 +295,7 @@ def test_usage_errors_are_one_sentence(words: list[str], says: str) -> None:
 # -- a sweep, a reference, a ranking -------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_sweep(tmp_path: Path) -> None:
     found = compared(
         *("--backends", "thread,selector", "--sweep", "connections=2,5"), file=tmp_path / "out.json"
@@ -571,6 +573,7 @@ def test_a_test_case_tells_that_nothing_could_be_measured(tmp_path: Path) -> Non
     assert "the connection was refused" in file.read_text()
 
 
+@pytest.mark.ci
 def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> None:
     """One client at a time, 10 ms each: a hundred a second, and no more."""
     file = tmp_path / "out.json"
@@ -638,6 +641,7 @@ def test_every_format_from_one_result_and_again_from_the_file(tmp_path: Path) ->
     assert first["hgrm"].read_text().count("#[Mean") == 2
 
 
+@pytest.mark.ci
 def test_runs_side_by_side(tmp_path: Path) -> None:
     files = [tmp_path / "monday.json", tmp_path / "tuesday.json"]
     for file in files:

@@ -27,7 +27,7 @@ from tests.misbehaving import Answer
 from tests.misbehaving import server as misbehaving
 
 
-@pytest.fixture(params=["threads", "epoll"])
+@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Which load client does it: they must agree."""
     return str(request.param)

@@ -31,7 +31,7 @@ from tests.misbehaving import server as custom_server
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Which load client does it: they must agree."""
     return str(request.param)

@@ -10,6 +10,8 @@ from loadtest.measure import allow_descriptors
 from tests import wire
 from tests.conftest import BUILTIN
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.mark.parametrize("model", ["selector", "coroutine", "gevent", "asyncio"])
 def test_the_drain_is_quick_for_thousands(model: str) -> None:

@@ -979,7 +979,15 @@ def _has_ended(sock: socket.socket) -> bool:
     return bool(select.select([sock], [], [], 0)[0]) and sock.recv(1, socket.MSG_PEEK) == b""
 
 
-@pytest.mark.parametrize("model", ["process", "selector", "thread", "gevent"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("process", marks=pytest.mark.ci),
+        "selector",
+        pytest.param("thread", marks=pytest.mark.ci),
+        pytest.param("gevent", marks=pytest.mark.ci),
+    ],
+)
 def test_who_never_says_hello_makes_room(model: str) -> None:
     settings = {"tls_cert": SERVERS.issue(), "handshake_timeout": 60}
     with serving(model, max_connections=3, overload="shed-idle", **settings) as server:
@@ -994,7 +1002,14 @@ def test_who_never_says_hello_makes_room(model: str) -> None:
         assert 1 <= server.stopped["shed"] <= 3  # some take longer to leave than others
 
 
-@pytest.mark.parametrize("model", ["selector", "gevent", "thread"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("selector", marks=pytest.mark.ci),
+        pytest.param("gevent", marks=pytest.mark.ci),
+        "thread",
+    ],
+)
 def test_who_waits_for_an_answer_is_not_shed(model: str) -> None:
     sleeping = {"handler": "sleep", "handler_option": {"seconds": 3}}
     with serving(model, max_connections=2, overload="shed-idle", **sleeping) as server:
@@ -1011,6 +1026,7 @@ def test_who_waits_for_an_answer_is_not_shed(model: str) -> None:
         one_more.close()
 
 
+@pytest.mark.ci
 def test_who_is_to_make_room_has_the_time_its_answer_takes() -> None:
     """Of `process`, only the child knows whether it owes anything."""
     sleeping = {"handler": "sleep", "handler_option": {"seconds": 4}, "drain_timeout": 1}

@@ -29,7 +29,7 @@ from tests.misbehaving import server as misbehaving
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Which load client does it: they must agree."""
     return str(request.param)

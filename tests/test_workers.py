@@ -35,7 +35,14 @@ def servers_of(socks: list[Any], server: echoserver.SpawnedServer) -> dict[Any, 
     return {sock: serves[sock.getsockname()[1]] for sock in socks}
 
 
-@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("thread", marks=pytest.mark.ci),
+        "selector",
+        pytest.param("process", marks=pytest.mark.ci),
+    ],
+)
 def test_a_killed_worker_is_back_within_250_ms(model: str) -> None:
     """In the quickest of a few attempts: a machine busy with other tests makes it only later."""
     with echoserver.spawn(backend=model, workers=4) as server:
@@ -52,7 +59,14 @@ def test_a_killed_worker_is_back_within_250_ms(model: str) -> None:
         assert min(took) < 0.25, took
 
 
-@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("thread", marks=pytest.mark.ci),
+        "selector",
+        pytest.param("process", marks=pytest.mark.ci),
+    ],
+)
 def test_a_killed_worker_takes_only_its_own_connections_with_it(model: str) -> None:
     with echoserver.spawn(backend=model, workers=2, max_connections=8) as server:
         socks = [wire.connect(server.address) for _ in range(8)]
@@ -111,7 +125,14 @@ def test_as_many_as_are_allowed_are_never_turned_away() -> None:
         assert server.stopped["rejected"] == 0
 
 
-@pytest.mark.parametrize("model", ["thread", "selector", "process"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param("thread", marks=pytest.mark.ci),
+        "selector",
+        pytest.param("process", marks=pytest.mark.ci),
+    ],
+)
 def test_who_is_queued_is_not_lost_when_a_worker_stops(model: str) -> None:
     with echoserver.spawn(backend=model, workers=2, max_connections=2) as server:
         inside = [wire.connect(server.address) for _ in range(2)]
