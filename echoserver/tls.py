@@ -344,8 +344,12 @@ class TlsSocket:
         self._flush(flags)
         if self.greeted and not self._notified:
             self._notified = True
-            with suppress(ssl.SSLError):  # it wants the peer's, for which nobody waits here
+            # It reads, too, and would take for itself what has come and is `recv`'s to return: a
+            # record, or the peer's end.
+            unread = self._incoming.read()
+            with suppress(ssl.SSLError):  # it wants the peer's end, for which nobody waits here
                 self._tls.unwrap()
+            self._incoming.write(unread)
             self._flush(flags)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -435,6 +436,32 @@ def test_echoclient(tmp_path: Path) -> None:
         assert "has no certificate to be trusted" in distrusting.stderr
         plain = run("echoclient", "--ping", where, "--timeout", "1s")
         assert plain.returncode == 1
+
+
+@pytest.mark.parametrize("last", [b"", b"MORE"], ids=["the end", "a record and the end"])
+def test_our_end_takes_nothing_of_the_peers(last: bytes) -> None:
+    """What came in one segment with the first record is still to be read after a half-close."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(SERVERS.issue())
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = TlsSocket(ours, TRUST.context(), "127.0.0.1")
+        server = TlsSocket(theirs, context)
+        greeting = threading.Thread(target=server.handshake)
+        greeting.start()
+        client.handshake()
+        greeting.join()
+        server.sendall(b"HELLO")
+        if last:
+            server.sendall(last)
+        server.close_notify()
+        assert client.recv(5) == b"HELLO"  # and has read the rest from the socket
+        assert client.pending
+        client.close_notify()
+        assert client.pending
+        ours.setblocking(False)
+        assert client.recv(5) == last
+        assert client.recv(5) == b""
 
 
 def test_echoclient_notices_an_end_in_the_segment_of_the_reply() -> None:
