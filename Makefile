@@ -31,6 +31,9 @@ compare: install ## Compare the concurrency models under 400 clients; ARGS="..."
 test: install ## Run the default tests; ARGS="..." is passed on to pytest
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
+test-ci: install ## Run what CI runs besides the default tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup -m ci $(ARGS)
+
 test-all: install ## Run every test, the slow ones too; not those that repeat for half an hour
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
 

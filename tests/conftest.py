@@ -17,8 +17,8 @@ from tests import certificates, wire
 
 BUILTIN = tuple(registry.BACKENDS)
 REPRESENTATIVE = ("process", "thread", "gevent", "selector")
-# What is the core's, and the same for all, is tried by default over one that blocks, in a process
-# of its own, and one that does not.
+# What is the core's, and the same for all, is tried over one that blocks, in a process of its own,
+# and one that does not: by default over the last, in CI over both.
 EXEMPLARS = ("process", "selector")
 HANDLERS: dict[str, Callable[[bytes], bytes]] = {"echo": bytes, "upper": bytes.upper}
 
@@ -102,11 +102,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "exemplar",
             [
-                pytest.param(one, marks=() if given or one in EXEMPLARS else pytest.mark.slow)
+                pytest.param(one, id=_id(one), marks=_marks(*_tiers(one, given)))
                 for one in given or BUILTIN
             ],
-            ids=map(_id, given or BUILTIN),
         )
+
+
+def _tiers(exemplar: str, given: list[str] | None) -> tuple[bool, bool]:
+    """Tell whether something of the core's is tried with an exemplar by default, and by CI."""
+    return bool(given) or exemplar == EXEMPLARS[-1], exemplar in EXEMPLARS
 
 
 def _marks(default: bool, ci: bool = True) -> tuple[pytest.MarkDecorator, ...]:  # noqa: FBT001, FBT002 - two tiers
@@ -118,11 +122,12 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
     """Run a check of the conformance suite over backends, layouts, TLS, UNIX sockets and handlers.
 
     All of it over all of them takes half an hour. So by default: all of it over the exemplars, and
-    the checks marked `core` over every backend, over the exemplars in two workers, and over one of
-    them with TLS and over a UNIX socket (what is about TLS alone: over the representative ones).
-    CI adds the core over the representative ones in two workers, over both exemplars with TLS and
-    over a UNIX socket, and, in a module that says EVERY_HANDLER, over both handlers in one worker:
-    what is done with the bytes hardly matters to how connections live and end.
+    the checks marked `core` over the representative backends, over the exemplars in two workers,
+    and over one of them with TLS and over a UNIX socket (what is about TLS alone: over the
+    representative ones). CI adds the core over every backend, over the representative ones in two
+    workers, over both exemplars with TLS and over a UNIX socket, and, in a module that says
+    EVERY_HANDLER, over both handlers in one worker: what is done with the bytes hardly matters to
+    how connections live and end.
     """
     has = metafunc.definition.get_closest_marker
     core, plain, secure, tcp = (
@@ -156,7 +161,7 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
             ci = alone and core and central
             default = ci and (bool(given) or backend == EXEMPLARS[-1])
         elif alone:
-            default = ci = core or central
+            default, ci = central or (core and representative), core or central
         else:
             default, ci = core and central, core and representative
         if handler != "echo":

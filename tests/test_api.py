@@ -128,6 +128,7 @@ def test_importing_it_imports_little() -> None:
     assert not {"click", "gevent", "structlog", "psutil", "clients"} & set(result.stdout.split())
 
 
+@pytest.mark.ci
 def test_pytest_plugin(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         clients="raise SystemExit('a student has such a file')",

@@ -120,6 +120,7 @@ def test_port_comes_by_the_environment_too() -> None:
     assert failed(check([sys.executable, "-c", program], "--only", "L1,L2,S1")) == {}
 
 
+@pytest.mark.ci
 def test_a_build_runs_first_and_its_failure_is_explained(tmp_path: Path) -> None:
     made = tmp_path / "made.py"
     source = specimen("decodes_chunks")[1]
@@ -139,6 +140,7 @@ def test_a_command_that_does_not_exist_is_named() -> None:
     }
 
 
+@pytest.mark.ci
 def test_a_server_on_another_port_is_told_where_it_listens() -> None:
     message = failed(check(specimen("another_port"), "--only", "L1", "--timeout", "1s"))["L1"]
     assert re.search(
@@ -273,6 +275,7 @@ def test_when_time_is_up_the_rest_counts_as_missed() -> None:
     assert re.search(r" of 100 points \(seed 1, \d+\.\d s\)", out)
 
 
+@pytest.mark.ci
 def test_declared_concurrency_is_no_failure() -> None:
     found = check(specimen("iterative"), "--concurrency", "1", "--only", "L*,N1,N2,N3,N4")
     assert failed(found) == {}

@@ -207,6 +207,7 @@ def test_privileged_port(tmp_path: Path) -> None:
     assert "127.0.0.1:80" in sentence(result)
 
 
+@pytest.mark.ci
 def test_plugin_that_cannot_be_imported(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     for text, says in [
@@ -304,6 +305,7 @@ def test_a_handler_that_fails_ends_its_connection_only(backend: str, tmp_path: P
     assert server.stopped["handler_errors"] == 2
 
 
+@pytest.mark.ci
 def test_sleeping_handler_parks_its_connection_only(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "from echoserver import Handler, Sleep\n"
@@ -357,6 +359,7 @@ def test_backlog_beyond_somaxconn_warns() -> None:
     assert "net.core.somaxconn" in warning["advice"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("hidden", ["clients", "loadtest"])
 def test_a_students_file_hides_nothing(hidden: str, tmp_path: Path) -> None:
     (tmp_path / f"{hidden}.py").write_text("raise SystemExit('the wrong file ran')\n")
@@ -464,6 +467,7 @@ def test_nothing_that_a_handler_does_reaches_beyond_its_connection(
     assert {event["handler"] for event in failures} == {name}
 
 
+@pytest.mark.ci
 def test_one_client_at_a_time_in_the_main_thread(tmp_path: Path) -> None:
     """The simplest server there is keeps the promises too, although signals find it in recv."""
     (tmp_path / "iterative.py").write_text(

@@ -136,6 +136,7 @@ def compared(*words: str, file: Path, code: int = 0) -> tuple[dict[str, Any], st
     return found, result.stdout + result.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", ["threads", "epoll"])
 def test_a_slow_server_and_an_idle_client(engine: str, tmp_path: Path) -> None:
     found, shown = compared(

@@ -92,6 +92,7 @@ def test_servers_of_every_kind_side_by_side(
     assert rows["mine"]["server"]["threads"] == 5
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("words", [["{port}"], []], ids=["port", "environment"])
 def test_a_command(student: Path, words: list[str], tmp_path: Path) -> None:
     found = compared(
@@ -101,6 +102,7 @@ def test_a_command(student: Path, words: list[str], tmp_path: Path) -> None:
     assert found["results"][0]["verified"] > 0
 
 
+@pytest.mark.ci
 def test_a_command_that_does_not_serve(tmp_path: Path) -> None:
     result = run(
         *(
@@ -161,6 +163,7 @@ def test_who_cannot_be_measured_is_named_and_left_out_before_the_first_round(
     assert result.stderr.index("trying no such") < result.stderr.index("round 1/")
 
 
+@pytest.mark.ci
 def test_who_fails_later_is_named_and_the_others_go_on(student: Path, tmp_path: Path) -> None:
     file, script = tmp_path / "out.json", tmp_path / "tiring.py"
     script.write_text(TIRING)
@@ -181,6 +184,7 @@ def test_who_fails_later_is_named_and_the_others_go_on(student: Path, tmp_path: 
     assert "4 interleaved rounds" in result.stdout, "which is true of the others"
 
 
+@pytest.mark.ci
 def test_a_comparison_that_ended_early_does_not_claim_all_its_rounds(tmp_path: Path) -> None:
     """Its client could not go on: no server is to blame, so none is left out."""
     file = tmp_path / "out.json"
@@ -243,6 +247,7 @@ def test_a_command_dies_with_who_started_it(student: Path) -> None:
     assert wire.eventually(lambda: not any(one.is_running() for one in everyone))
 
 
+@pytest.mark.ci
 def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
     """Neither itself nor what it has started."""
     script = tmp_path / "forks.sh"
@@ -540,6 +545,7 @@ def test_thresholds_decide_the_exit_code(tmp_path: Path) -> None:
 # -- find-max ------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_test_case_for_each_target_and_objective(student: Path, tmp_path: Path) -> None:
     file, wrong = tmp_path / "out.xml", tmp_path / "wrong.py"
     wrong.write_text(STUDENT.replace("sendall(data)", "sendall(data.upper())"))
@@ -599,6 +605,7 @@ def test_find_max_of_nobody() -> None:
     assert "nothing was verified" in result.stderr
 
 
+@pytest.mark.ci
 def test_find_max_where_nothing_holds() -> None:
     with echoserver.spawn(handler="sleep", handler_option={"seconds": "0.05"}) as server:
         result = run(
@@ -681,6 +688,7 @@ def test_a_result_that_is_not_there(tmp_path: Path) -> None:
     assert "none.json" in missing.stderr
 
 
+@pytest.mark.ci
 def test_progress_lives_on_a_terminal() -> None:
     terminal = Terminal(
         *("echoload", "compare", "--backends", "thread", "--rounds", "2", "-d", "1300ms"),
@@ -692,6 +700,7 @@ def test_progress_lives_on_a_terminal() -> None:
     assert terminal.close() == 0
 
 
+@pytest.mark.ci
 def test_quiet(tmp_path: Path) -> None:
     result = run("echoload", "compare", *QUICK, "--backends", "thread", "-q")
     assert result.returncode == 0
@@ -699,6 +708,7 @@ def test_quiet(tmp_path: Path) -> None:
     assert "thread" in result.stdout
 
 
+@pytest.mark.ci
 def test_doctor_names_what_will_bend_the_numbers() -> None:
     whole = run("echoload", "doctor")
     assert whole.returncode == 0
@@ -758,6 +768,7 @@ def test_doctor_advises_only_what_its_user_may_do(
 NO_TEMPORARY_FOLDER = "import tempfile\ntempfile._candidate_tempdir_list = lambda: []\n"
 
 
+@pytest.mark.ci
 def test_compare_where_no_file_system_can_be_written(tmp_path: Path) -> None:
     """As in a container that was started with --read-only."""
     (tmp_path / "sitecustomize.py").write_text(NO_TEMPORARY_FOLDER)

@@ -54,6 +54,7 @@ def one_result(path: Path) -> dict[str, Any]:
 # -- run -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_run_for_a_time(engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = load(
@@ -102,6 +103,7 @@ def test_run_for_a_number_of_messages(
     assert echo_server.stopped["bytes_in"] == 64 * messages
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("size", ["1", "19", "70000", "3000000"])
 def test_run_with_messages_of_any_size(
     usual_engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path, size: str
@@ -112,6 +114,7 @@ def test_run_with_messages_of_any_size(
     assert one_result(file)["verified"] == 9
 
 
+@pytest.mark.ci
 def test_run_against_upper(engine: str, tmp_path: Path) -> None:
     with echoserver.spawn(handler="upper") as server:
         right = load(server.address, "--engine", engine, "-c", "3", "-n", "9", "--handler", "upper")
@@ -121,6 +124,7 @@ def test_run_against_upper(engine: str, tmp_path: Path) -> None:
     assert "corrupted 3" in wrong.stdout
 
 
+@pytest.mark.ci
 def test_a_pool_starves_and_the_table_shows_it(engine: str, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with echoserver.spawn(backend="pool", pool_size=4) as server:
@@ -164,6 +168,7 @@ def other_connections(data: bytes, _number: int) -> bytes:
     return Content(1, owner, len(data)).message(int(data[5:13], 16))[0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "wrong", "hard", "code"),
     [
@@ -204,11 +209,13 @@ def test_each_kind_of_error_is_counted_once(
         assert "message 2, byte 40" in found["first_errors"][kind]
 
 
+@pytest.mark.ci
 def test_a_greeting_is_no_echo(engine: str) -> None:
     with misbehaving(lambda data, _: data + b"!") as address:
         assert load(address, "--engine", engine, "-c", "1", "-n", "1").returncode == 4
 
 
+@pytest.mark.ci
 def test_nothing_verified_is_a_failure(engine: str, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     refused = load(
@@ -234,6 +241,7 @@ def test_nothing_verified_is_a_failure(engine: str, tmp_path: Path) -> None:
     assert found["latency_us"]["p50"] is None
 
 
+@pytest.mark.ci
 def test_a_barrier_holds_until_all_have_connected(echo_server: echoserver.SpawnedServer) -> None:
     """400 real threads in one process, none of which sends before the last has connected."""
     host, port = echo_server.address
@@ -301,6 +309,7 @@ def test_more_connections_than_descriptors() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_run_and_doctor_agree_on_how_many_connections_there_can_be() -> None:
     script = (
         'ulimit -n 64; "$0" doctor | grep "open files"; "$0" run 127.0.0.1:1 -c 32 -n 1 -q; '
@@ -318,6 +327,7 @@ def test_run_and_doctor_agree_on_how_many_connections_there_can_be() -> None:
     assert "33 connections need 65 file descriptors" in result.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("command_", ["run", "compare"])
 def test_auto_takes_the_event_loop_where_threads_cannot_be_started(
     command_: str, echo_server: echoserver.SpawnedServer, tmp_path: Path
@@ -348,6 +358,7 @@ def test_auto_takes_the_event_loop_where_threads_cannot_be_started(
     assert "cannot start 100 threads" in told.stderr
 
 
+@pytest.mark.ci
 def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
     """Once one has not been accepted within the timeout, the others are not tried."""
     file = tmp_path / "out.json"
@@ -375,6 +386,7 @@ def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
     assert found["errors"]["timeout"] >= 2998
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("every", [2, 5])
 def test_a_server_that_loses_a_byte_now_and_then_does_not_pass(
     engine: str, every: int, tmp_path: Path
@@ -405,6 +417,7 @@ def test_a_server_that_loses_a_byte_now_and_then_does_not_pass(
     assert found["starved"] == 0
 
 
+@pytest.mark.ci
 def test_part_of_a_reply_is_no_starvation(engine: str, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     for size in ("64", "40000"):
@@ -444,6 +457,7 @@ def test_timeout_is_for_the_whole_reply(engine: str, tmp_path: Path) -> None:
     assert one_result(file)["errors"] == {"timeout": 1}
 
 
+@pytest.mark.ci
 def test_who_waits_in_vain_does_not_slow_the_others(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with misbehaving(lambda data, number: b"" if number % 2 else data) as address:
@@ -453,6 +467,7 @@ def test_who_waits_in_vain_does_not_slow_the_others(tmp_path: Path) -> None:
     assert found["throughput"]["median"] > 500
 
 
+@pytest.mark.ci
 def test_json_to_a_pipe_or_through_a_link(
     echo_server: echoserver.SpawnedServer, tmp_path: Path
 ) -> None:
@@ -469,6 +484,7 @@ def test_json_to_a_pipe_or_through_a_link(
     assert pipe.is_fifo()
 
 
+@pytest.mark.ci
 def test_json_that_cannot_be_written_is_said_after_the_table(
     echo_server: echoserver.SpawnedServer, tmp_path: Path
 ) -> None:
@@ -540,6 +556,7 @@ def test_compare_all(tmp_path: Path) -> None:
         assert not set(pinning["server"]) & set(pinning["client"])
 
 
+@pytest.mark.ci
 def test_compare_plugins_and_upper(tmp_path: Path) -> None:
     plugin = "tests/broken/backends.py:BrokenThreads"  # whose transport is the right one
     words = ["-c", "4", "-d", "200ms", "--rounds", "1", "--handler", "upper", "--pin", "off"]
@@ -549,6 +566,7 @@ def test_compare_plugins_and_upper(tmp_path: Path) -> None:
     assert "BrokenThreads" in result.stdout
 
 
+@pytest.mark.ci
 def test_compare_finds_cross_talk() -> None:
     plugin = "tests/broken/backends.py:SharedBuffer"
     result = run(
@@ -559,6 +577,7 @@ def test_compare_finds_cross_talk() -> None:
     assert "foreign" in result.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("body", "says"),
     [
@@ -596,6 +615,7 @@ def test_one_server_that_fails_costs_no_one_elses_figures(
     assert json.loads(file.read_text())["results"][0]["target"] == "thread"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_shows_the_table_so_far(number: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
@@ -639,6 +659,7 @@ def belonging_to(owner: str) -> list[int]:
     return found
 
 
+@pytest.mark.ci
 def test_killed_it_leaves_nothing_behind() -> None:
     process = subprocess.Popen(
         [command("echoload"), "compare", "-c", "20", "-d", "30s", "--backends", "process"],
@@ -653,6 +674,7 @@ def test_killed_it_leaves_nothing_behind() -> None:
     assert wire.eventually(lambda: not any(one.is_running() for one in everyone))
 
 
+@pytest.mark.ci
 def test_a_slow_server_does_not_make_the_client_the_limit(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import threading, time\n"

@@ -117,6 +117,7 @@ def test_a_server_that_dies_in_the_run_is_no_measurement(
     assert "ended early" in result.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -180,6 +181,7 @@ def test_a_rate_counts_the_time_that_was_asked_for(kind: type[Load]) -> None:
             assert result.seconds == pytest.approx(60, abs=0.5)
 
 
+@pytest.mark.ci
 def test_some_failed_connections_are_not_the_end(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with misbehaving(lambda data, number: None if number == 1 else data) as (host, port):
@@ -192,6 +194,7 @@ def test_some_failed_connections_are_not_the_end(tmp_path: Path) -> None:
     assert saved(file)["ended_early"] == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("rate", ["2", pytest.param("20", marks=pytest.mark.slow)])
 def test_a_schedule_whose_last_message_is_answered_early_is_not_the_end(
     rate: str, tmp_path: Path
@@ -207,6 +210,7 @@ def test_a_schedule_whose_last_message_is_answered_early_is_not_the_end(
     assert saved(file)["throughput"]["median"] == pytest.approx(saved(file)["verified"] / 0.7, 0.02)
 
 
+@pytest.mark.ci
 def test_a_server_that_ends_when_everything_is_answered_ended_in_time(dies: Path) -> None:
     """As one that serves so many clients and exits: with -n, there is a last message."""
     with misbehaving(lambda data, _: data) as (host, port):
@@ -218,6 +222,7 @@ def test_a_server_that_ends_when_everything_is_answered_ended_in_time(dies: Path
     assert "ended early: the server" in result.stderr
 
 
+@pytest.mark.ci
 def test_find_max_ends_where_the_server_does(dies: Path, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with dying(dies, messages=700) as (host, port):

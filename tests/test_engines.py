@@ -128,6 +128,7 @@ def test_think_time_is_kept(engine: str, echo_server: echoserver.SpawnedServer) 
     assert result.latency.get_value_at_percentile(50) < 20_000, "which are no part of a latency"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("processes", ["1", "3"])
 def test_a_rate_is_kept(
     engine: str, processes: str, echo_server: echoserver.SpawnedServer, tmp_path: Path
@@ -143,6 +144,7 @@ def test_a_rate_is_kept(
     assert found["lag_us"]["p50"] < 50_000
 
 
+@pytest.mark.ci
 def test_a_ramp_rises(echo_server: echoserver.SpawnedServer, tmp_path: Path) -> None:
     found = measured(
         echo_server.address,
@@ -153,6 +155,7 @@ def test_a_ramp_rises(echo_server: echoserver.SpawnedServer, tmp_path: Path) -> 
     assert rates == [pytest.approx(one, rel=0.25) for one in (500, 1100, 1700)]
 
 
+@pytest.mark.ci
 def test_processes_share_the_connections(
     engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path
 ) -> None:
@@ -166,6 +169,7 @@ def test_processes_share_the_connections(
     assert received(echo_server) == 64 * 1003
 
 
+@pytest.mark.ci
 def test_time_series(engine: str, echo_server: echoserver.SpawnedServer, tmp_path: Path) -> None:
     found = measured(
         echo_server.address,
@@ -326,6 +330,7 @@ def test_how_a_server_ends_what_is_answered_is_its_own_affair(engine: str) -> No
     assert result.verified == 30
 
 
+@pytest.mark.ci
 def test_the_series_counts_errors_of_all_processes(tmp_path: Path) -> None:
     """Also of those processes that have nothing more to do."""
     with misbehaving("closes") as address:
@@ -354,6 +359,7 @@ def test_a_wrong_reply_decides_the_exit_code(fault: str, code: int, tmp_path: Pa
     assert sum(found["errors"].values()) == (fault != "behaves")
 
 
+@pytest.mark.ci
 def test_an_error_says_what_came_and_what_was_owed(tmp_path: Path) -> None:
     with misbehaving("swaps") as address:
         found = measured(address, "-c", "5", "-n", "100", file=tmp_path / "out.json", code=4)
@@ -439,6 +445,7 @@ def test_an_end_in_the_segment_of_a_reply_is_noticed_at_once(
 # -- what it costs -------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", [pytest.param("threads", marks=pytest.mark.slow), "epoll"])
 def test_memory_stays_the_same(engine: str, echo_server: echoserver.SpawnedServer) -> None:
     """What is measured is folded once a second; a longer run must not take more."""

@@ -376,6 +376,7 @@ def test_a_reason_in_any_language_harms_nothing(tmp_path: Path) -> None:
         echoserver.spawn(backend="process", handler=f"{tmp_path}/wordy.py:EchoHandler")
 
 
+@pytest.mark.ci
 def test_a_fork_server_that_does_nothing_any_more_holds_up_no_end() -> None:
     with echoserver.spawn(backend="process") as server:
         assert wire.served(server.address)

@@ -43,6 +43,7 @@ def test_a_log_opened_without_append_keeps_what_others_write(tmp_path: Path) -> 
 SPELLINGS = ["-", "/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2", "{link}", "{path}"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("spelling", "layout"),
     [*((spelling, "") for spelling in SPELLINGS), ("/dev/stderr", "--workers=2")],
@@ -103,6 +104,7 @@ def test_an_access_log_on_a_pipe_is_written_in_pieces_that_a_pipe_takes_whole() 
 # -- how many lines ------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_client_causes_a_line_a_second_of_each_kind_and_each_is_counted(
     exemplar: str, tmp_path: Path
 ) -> None:

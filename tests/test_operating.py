@@ -126,6 +126,7 @@ def test_the_documented_events_and_outcomes_are_those_there_are() -> None:
         assert [one for one in named if f'"{one}"' not in sources] == []
 
 
+@pytest.mark.ci
 def test_bytes_are_counted_while_connections_are_open() -> None:
     with monitored("selector") as (server, base), wire.connect(server.address) as sock:
         assert wire.ask(sock, b"hello") == b"hello"
@@ -311,7 +312,8 @@ def test_helpers_that_die_are_started_again(
         for helper in helpers:
             helper.kill()
         assert wire.served(server.address), "and its line waits in the pipe"
-        assert wire.eventually(lambda: len(inspection.events(server, "helper_started")) == 2)
+        both = wire.eventually(lambda: len(inspection.events(server, "helper_started")) == 2)
+        assert both, server.log
         told = inspection.events(server, "helper_died")
         assert {event["what"] for event in told} == {"access_log", "metrics"}
         assert {event["helper_pid"] for event in told} == {one.pid for one in helpers}
@@ -948,6 +950,7 @@ def _sleeping(parent: psutil.Process) -> list[psutil.Process]:
 # -- overload ------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("processes", [None, 2])
 def test_the_most_silent_make_room(exemplar: str, processes: int | None) -> None:
     if exemplar == "iterative":
@@ -979,6 +982,7 @@ def _has_ended(sock: socket.socket) -> bool:
     return bool(select.select([sock], [], [], 0)[0]) and sock.recv(1, socket.MSG_PEEK) == b""
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "model",
     [
@@ -1002,6 +1006,7 @@ def test_who_never_says_hello_makes_room(model: str) -> None:
         assert 1 <= server.stopped["shed"] <= 3  # some take longer to leave than others
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "model",
     [
@@ -1044,6 +1049,7 @@ def test_who_is_to_make_room_has_the_time_its_answer_takes() -> None:
         assert (server.stopped["shed"], server.stopped["cut"]) == (1, 0)
 
 
+@pytest.mark.ci
 def test_who_is_owed_something_is_not_shed() -> None:
     with serving("selector", max_connections=1, overload="shed-idle") as server:
         deaf = wire.connect(server.address, receive_buffer=4096)

@@ -108,6 +108,7 @@ def test_a_run_that_is_interrupted_is_shown_and_saved_so_far(
     assert "Interrupted" in files["hgrm"].read_text()
 
 
+@pytest.mark.ci
 def test_an_interrupted_round_raises_and_carries_what_was_measured(
     spawned: echoserver.SpawnedServer,
 ) -> None:
@@ -129,6 +130,7 @@ def test_an_interrupted_round_raises_and_carries_what_was_measured(
     assert 0 < caught.value.round.load.seconds < 40
 
 
+@pytest.mark.ci
 def test_the_only_round_of_a_comparison_counts_as_far_as_it_came(
     spawned: echoserver.SpawnedServer, server: str, tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_find_max_shows_and_saves_its_steps_so_far(server: str, tmp_path: Path) 
     assert "Traceback" not in error
 
 
+@pytest.mark.ci
 def test_hold_shows_and_saves_the_servers_so_far(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     process = subprocess.Popen(
@@ -187,6 +190,7 @@ def test_hold_shows_and_saves_the_servers_so_far(tmp_path: Path) -> None:
     assert "10 of 10" in out
 
 
+@pytest.mark.ci
 def test_hold_goes_on_where_one_server_does_not_start(tmp_path: Path) -> None:
     file, failing = tmp_path / "out.json", tmp_path / "failing.py"
     failing.write_text(
@@ -202,6 +206,7 @@ def test_hold_goes_on_where_one_server_does_not_start(tmp_path: Path) -> None:
     assert [one["target"] for one in json.loads(file.read_text())["held"]] == ["selector"]
 
 
+@pytest.mark.ci
 def test_an_interrupted_calibration_shows_what_it_found_and_keeps_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [command("echoload"), "calibrate", "--rounds", "50", "--pin", "off"],
@@ -246,6 +251,7 @@ def shell(script: str, *words: str, **options: Any) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.ci
 def test_a_reader_who_has_seen_enough_costs_no_file(server: str, tmp_path: Path) -> None:
     """And nothing is said of it; the exit code is that of other Unix tools, or a worse verdict."""
     file = tmp_path / "out.json"
@@ -276,6 +282,7 @@ def test_one_file_that_cannot_be_written_costs_no_other(server: str, tmp_path: P
     assert len(file.read_text().splitlines()) == 2
 
 
+@pytest.mark.ci
 def test_a_terminal_that_is_not_utf_8_sees_question_marks(server: str, tmp_path: Path) -> None:
     file = tmp_path / "out.md"
     words = ["run", server, *SHORT, "--markdown", str(file)]
@@ -285,6 +292,7 @@ def test_a_terminal_that_is_not_utf_8_sees_question_marks(server: str, tmp_path:
     assert "µs/message" in file.read_text()
 
 
+@pytest.mark.ci
 def test_a_label_that_is_not_text_is_replaced_in_files(server: str, tmp_path: Path) -> None:
     file = tmp_path / "out.html"
     words: list[Any] = [
@@ -300,6 +308,7 @@ def test_a_label_that_is_not_text_is_replaced_in_files(server: str, tmp_path: Pa
 # -- where to ------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/proc/self/fd/1"])
 def test_json_goes_to_standard_output_and_the_table_to_standard_error(
     server: str, name: str, tmp_path: Path
@@ -311,6 +320,7 @@ def test_json_goes_to_standard_output_and_the_table_to_standard_error(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ci
 def test_a_file_that_standard_output_is_redirected_to_is_not_replaced(
     server: str, tmp_path: Path
 ) -> None:
@@ -325,6 +335,7 @@ def test_a_file_that_standard_output_is_redirected_to_is_not_replaced(
     assert (lines[0], lines[-1], len(lines)) == ("before", "after", 4)
 
 
+@pytest.mark.ci
 def test_what_a_shell_passes_for_a_process(server: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     os.mkfifo(copy)
@@ -380,6 +391,7 @@ def test_only_one_grade_can_go_to_the_terminal() -> None:
     assert "only one of --format json and tap" in result.stderr
 
 
+@pytest.mark.ci
 def test_find_max_to_standard_output(server: str) -> None:
     words = ["-c", "2", "-d", "100ms", "--warmup", "0", "--precision", "10", "--slo", "p50<1us"]
     result = run("echoload", "find-max", server, *words, "-q", "--json", "-")
@@ -388,6 +400,7 @@ def test_find_max_to_standard_output(server: str) -> None:
     assert "not even the lowest rate" in result.stderr
 
 
+@pytest.mark.ci
 def test_report_to_standard_output_and_from_standard_input(server: str, tmp_path: Path) -> None:
     saved = run("echoload", "run", server, *SHORT, "--json", "-").stdout
     again = run("echoload", "report", "-", "--html", "-", input=saved)
@@ -413,6 +426,7 @@ def test_grades_go_to_standard_output_and_to_a_pipe_once(server: str, tmp_path: 
     assert "echoload check" in result.stdout
 
 
+@pytest.mark.ci
 def test_a_reader_who_has_seen_enough_costs_no_grade(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     words = ["check", "--only", "L1", "--format", "json", "--output", str(file)]

@@ -194,6 +194,7 @@ def works(found: dict[str, Any]) -> None:
     assert found["clipped"] == [], "every word of a chart is there, and none over another"
 
 
+@pytest.mark.ci
 def test_the_page_stands_alone(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(?!data:)\w""", text)
@@ -211,6 +212,7 @@ def drawn(page: Path, title: str) -> str:
     return found[1]
 
 
+@pytest.mark.ci
 def test_a_server_that_serves_some_is_marked_in_every_chart(page: Path) -> None:
     for title in ("Throughput", "Server CPU per message"):
         chart = drawn(page, title)
@@ -232,6 +234,7 @@ def test_a_server_that_serves_some_is_marked_in_every_chart(page: Path) -> None:
         assert "3 of 4</tspan>" in drawn(page, title)
 
 
+@pytest.mark.ci
 def test_a_sweep_shows_bounds_and_intervals(page: Path) -> None:
     speed = drawn(page, "Throughput over connections")
     assert speed.count('class="dot bound"') == speed.count('class="arrow"') == 1

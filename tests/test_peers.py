@@ -64,6 +64,7 @@ def test_compare_with_peers(tmp_path: Path) -> None:
     assert re.search(r"asyncio +│ asyncio-streams +│.*\[", result.stdout)
 
 
+@pytest.mark.ci
 def test_usage() -> None:
     result = run("echoload", "compare", "--peers", "--handler", "upper")
     assert result.returncode == 2
@@ -77,6 +78,7 @@ def test_usage() -> None:
     assert "--server-option workers must be auto" in sentence_of(result.stderr)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -97,6 +99,7 @@ def test_what_cannot_be_run_is_said_before_the_first_round(words: list[str], say
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.ci
 def test_hold_where_not_all_are_accepted() -> None:
     result = run("echoload", "hold", "-c", "30", "--backends", "iterative,thread")
     assert result.returncode == 0, result.stderr
@@ -108,6 +111,7 @@ def sentence_of(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
+@pytest.mark.ci
 def test_server_options_reach_every_server(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     result = run(
@@ -120,6 +124,7 @@ def test_server_options_reach_every_server(tmp_path: Path) -> None:
         assert one["server"]["processes"] == 3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", ["threads", "epoll"])
 def test_a_connection_per_request(engine: str, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
@@ -133,6 +138,7 @@ def test_a_connection_per_request(engine: str, tmp_path: Path) -> None:
         assert one["verified"] > 100
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("engine", ["threads", "epoll"])
 def test_silent_connections_stay_open(engine: str, tmp_path: Path) -> None:
     file = tmp_path / "out.json"
@@ -147,6 +153,7 @@ def test_silent_connections_stay_open(engine: str, tmp_path: Path) -> None:
     assert (one["starved"], one["errors"]) == (0, {})
 
 
+@pytest.mark.ci
 def test_hold(tmp_path: Path) -> None:
     file = tmp_path / "held.json"
     result = run(
@@ -160,6 +167,7 @@ def test_hold(tmp_path: Path) -> None:
     assert "300 of 300" in result.stdout
 
 
+@pytest.mark.ci
 def test_hold_says_what_it_cannot(tmp_path: Path) -> None:
     result = run("echoload", "hold", "-c", "900000", "--backends", "selector")
     assert result.returncode == 1

@@ -105,6 +105,7 @@ def test_the_trio_backend_conforms(environment: Path, selection: list[str]) -> N
     assert " passed" in result.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("body", "code", "says"),
     [

@@ -221,6 +221,7 @@ def test_a_client_without_connections_is_not_at_its_limit() -> None:
     assert limit()
 
 
+@pytest.mark.ci
 def test_the_table_and_the_document_tell(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with ends_after(3) as address:
@@ -313,6 +314,7 @@ def test_a_header_comes_before_tls(engine: str, version: str) -> None:
     assert result.verified == 20
 
 
+@pytest.mark.ci
 def test_compare_sends_a_header(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     words = ["--rounds", "1", "-d", "100ms", "--warmup", "0", "-c", "2", "--engine", "epoll"]

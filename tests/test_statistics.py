@@ -60,6 +60,7 @@ def test_mann_whitney_is_the_share_of_all_deals() -> None:
         assert mann_whitney(one, two) == pytest.approx(as_far / len(deals))
 
 
+@pytest.mark.ci
 def test_mann_whitney_of_many_agrees_with_the_exact_one() -> None:
     draw = random.Random(2)
     for shift in (0.0, 0.4, 0.8):
@@ -92,6 +93,7 @@ def test_ranks_are_shared_by_those_that_cannot_be_told_apart() -> None:
     assert rank(rounds, lowest_first=False).ranks == {"slow": 1, "fast": 2, "also fast": 2}
 
 
+@pytest.mark.ci
 def test_a_thing_is_not_found_to_differ_from_itself() -> None:
     """Of 400 comparisons of seven equal servers, 5 % may claim any difference at all.
 
@@ -124,6 +126,7 @@ def test_a_handicap_is_found() -> None:
     assert found >= 90
 
 
+@pytest.mark.ci
 def test_intervals_hold_what_they_promise() -> None:
     """The bootstrap's 95 % is less with few rounds; it must not be far less."""
     draw = random.Random(5)

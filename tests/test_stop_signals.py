@@ -50,6 +50,7 @@ def end_by_signals(server: echoserver.SpawnedServer) -> dict[str, Any]:
     return event
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("processes", [None, 2])
 def test_while_a_reload_hangs(processes: int | None, plugin: Path, tmp_path: Path) -> None:
     config = tmp_path / "server.toml"

@@ -66,6 +66,7 @@ def commands(address: str) -> list[tuple[str, ...]]:
     ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("variables", "coloured"),
     [({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False)],
@@ -88,6 +89,7 @@ def test_every_command_decides_alike(
         assert terminal.close() == 0, shown
 
 
+@pytest.mark.ci
 def test_a_file_gets_colours_only_on_demand(echo_server: echoserver.SpawnedServer) -> None:
     words = ("echoload", "check", "--only", "L1", format_address(*echo_server.address))
     assert "\x1b" not in run(*words).stdout
@@ -95,6 +97,7 @@ def test_a_file_gets_colours_only_on_demand(echo_server: echoserver.SpawnedServe
     assert "\x1b[32m" in run("echoload", "doctor", env={"FORCE_COLOR": "1"}).stdout
 
 
+@pytest.mark.ci
 def test_progress_at_a_dumb_terminal_is_lines(echo_server: echoserver.SpawnedServer) -> None:
     """A bar that cannot be drawn over itself was not drawn at all."""
     words = ("compare", "--backends", "thread", "--rounds", "1", "-d", "500ms", "-c", "2")

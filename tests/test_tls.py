@@ -476,6 +476,7 @@ def test_echoclient_notices_an_end_in_the_segment_of_the_reply() -> None:
         assert pace.within(time.monotonic() - begun, 10.0), "it waited until --timeout"
 
 
+@pytest.mark.ci
 def test_a_ping_where_a_client_needs_a_certificate_and_a_header() -> None:
     settings = {
         "ECHOSERVER_TLS_CERT": SERVERS.issue(),
@@ -492,6 +493,7 @@ def test_a_ping_where_a_client_needs_a_certificate_and_a_header() -> None:
         assert "answered in" in done.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -554,6 +556,7 @@ def test_what_the_environment_says_is_called_by_its_name() -> None:
         assert "ECHOCLIENT_KEY: cannot use" in sentence(result)
 
 
+@pytest.mark.ci
 def test_our_own_clients_end_their_streams() -> None:
     """What is counted as truncated is somebody else's doing."""
     with serving() as server:
@@ -569,6 +572,7 @@ def test_our_own_clients_end_their_streams() -> None:
         assert totals(server)["truncations"] == 0
 
 
+@pytest.mark.ci
 def test_echoload(exemplar: str) -> None:
     bound = echoserver.load_backend(exemplar).concurrency(echoserver.Config()) or 20
     with serving(exemplar) as server:

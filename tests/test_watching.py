@@ -330,6 +330,7 @@ def test_a_server_of_several_processes_is_measured_whole(tmp_path: Path) -> None
     assert re.search(r"watched: 3 processes of .*, by the listening socket", shown)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGKILL], ids=["all", "one"])
 def test_workers_that_are_replaced_in_the_run_lose_no_cpu(how: int, tmp_path: Path) -> None:
     """All of them, which ends every connection, or the one that has fewer."""
@@ -352,6 +353,7 @@ def test_workers_that_are_replaced_in_the_run_lose_no_cpu(how: int, tmp_path: Pa
     assert not any(early["server_gone"] for early in found["ended_early"])
 
 
+@pytest.mark.ci
 def test_a_balancers_figures_are_called_the_balancers(
     echo_server: echoserver.SpawnedServer, tmp_path: Path
 ) -> None:

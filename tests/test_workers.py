@@ -758,6 +758,7 @@ def test_a_reload_is_tried_where_nobody_serves_any_more(
         assert len(events(server, "reloaded")) == cures
 
 
+@pytest.mark.ci
 def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
     arguments = ["--config", str(toml)]
     with echoserver.spawn(workers=2, port=None, arguments=arguments) as server:

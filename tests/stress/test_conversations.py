@@ -215,6 +215,7 @@ class Conversations(RuleBasedStateMachine):
             assert "Traceback" not in server.stderr
 
 
+@pytest.mark.ci
 @pytest.mark.stress
 @pytest.mark.timeout(240, func_only=True)
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])

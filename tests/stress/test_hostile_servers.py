@@ -47,6 +47,7 @@ HOSTILE = pytest.mark.parametrize("converse", [slow_drip, endless, instant_reset
 Converse = Callable[[socket.socket, int], None]
 
 
+@pytest.mark.ci
 @pytest.mark.stress
 @pytest.mark.timeout(60, func_only=True)
 @HOSTILE

@@ -1,6 +1,6 @@
 """Every fault against every backend; see docs/reliability.md.
 
-By default, what is quick, in a small form. ``make stress`` runs all of it.
+CI runs what is quick, in a small form (``-m "stress and ci"``), ``make stress`` all of it.
 """
 
 import shutil
@@ -26,13 +26,12 @@ _FAST_BOUND = 5.0  # seconds within which the canary is served, where other test
 def _marks(cell: Cell) -> list[Any]:
     # The function only: a case may have to wait for others.
     marks = [pytest.mark.stress, pytest.mark.timeout(cell.fault.timeout, func_only=True)]
-    if not (cell.fault.fast and cell.central and cell.backend == _exemplar(cell)):
-        marks.append(pytest.mark.slow)
-    return marks
+    quick = cell.fault.fast and cell.central and cell.backend == _exemplar(cell)
+    return [*marks, pytest.mark.ci if quick else pytest.mark.slow]
 
 
 def _exemplar(cell: Cell) -> str:
-    """Return the backend with which a fault is tried by default: in turn, those it can hit."""
+    """Return the backend with which CI tries a fault: in turn, those it can hit."""
     possible = [one for one in ("process", "selector", "thread", "gevent") if cell.fault.only(one)]
     return possible[cell.fault.number % len(possible)]
 
