@@ -118,6 +118,11 @@ class AccessLog:
         """No more lines come from this process."""
         os.close(self._sink)
 
+    def release(self) -> None:
+        """No process will write lines down any more: close what was kept open for one."""
+        os.close(self._source)
+        _let_go(self._file)
+
     @property
     def has_unwritten(self) -> bool:
         """Lines wait for the process that writes them down."""

@@ -117,6 +117,10 @@ class Log:
         for event, (count, write, values) in rest.items():
             write(event, **values, **({"repeated": count - 1} if count > 1 else {}))
 
+    def close(self) -> None:
+        """Give back what was opened for it, for a program that goes on after its server."""
+        self._writer.close()
+
     @property
     def fd(self) -> int:
         """The descriptor that lines are written to."""
@@ -173,6 +177,12 @@ class StderrWriter:
                 self.dropped += 1
         except OSError:
             self.dropped += 1
+
+    def close(self) -> None:
+        """Give the descriptor back; what is still written goes to stderr as it was inherited."""
+        if self.fd != _STDERR:
+            os.close(self.fd)
+            self.fd, self._ask_first = _STDERR, True
 
     # structlog calls the method that is named after the level.
     debug = info = warning = error = critical = msg

@@ -126,11 +126,12 @@ class Exporter:
         # takes privileges that may have been given up by then.
         return Helper(main, set() if self._sock is None else {self._sock.fileno()})
 
-    @staticmethod
-    def stop(helper: SupervisedHelper) -> None:
+    def stop(self, helper: SupervisedHelper) -> None:
         """End it: nobody is left of whom it could tell."""
         helper.tell(_END)
         helper.stop(_GIVEN_UP)
+        if self._sock is not None:
+            self._sock.close()
 
     def _run(self, scoreboard: Scoreboard) -> None:
         while self._sock is None:

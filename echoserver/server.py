@@ -273,6 +273,7 @@ class EchoServer:
             lifecycle.close()
             if sockets is not None:
                 sockets.close()
+            log.close()
         return code
 
     def _serve_alone(

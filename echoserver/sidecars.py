@@ -124,6 +124,7 @@ class Sidecars:
             if writer.stop(_LAST_LINES) and self._access.has_unwritten:  # it had died
                 writer.ensure_running()
                 writer.stop(_LAST_LINES)
+            self._access.release()
         if self._exporter is not None and "metrics" in self._helpers:
             self._exporter.stop(self._helpers["metrics"])
         self._notifier.close()

@@ -75,6 +75,29 @@ def test_serve_in_this_process() -> None:
     assert lines[-1] == "exit code 0"
 
 
+def test_a_program_that_goes_on_after_its_server_has_every_descriptor_back(tmp_path: Path) -> None:
+    script = (
+        "import echoserver, os, signal, sys, threading\n"
+        "def descriptors():\n"
+        "    return len(os.listdir('/proc/self/fd'))\n"
+        "before = descriptors()\n"
+        "for workers in (None, 2):\n"
+        "    print('next', file=sys.stderr, flush=True)\n"
+        "    echoserver.serve(port=0, metrics='127.0.0.1:0', access_log=sys.argv[1],\n"
+        "        log_format='json', workers=workers)\n"
+        "    assert descriptors() == before, (workers, descriptors(), before)\n"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path / "access.log")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as it:
+        assert it.stderr is not None
+        said = []
+        for line in it.stderr:
+            said.append(line)
+            if '"listening"' in line:
+                it.terminate()
+    assert it.returncode == 0, said
+
+
 def test_serve_outside_the_main_thread_is_refused() -> None:
     caught: list[BaseException] = []
 
