@@ -10,10 +10,8 @@ import pytest
 import echoserver
 from tests import pace
 from tests.checking import Specimen, backend_words, check, failed, specimens, status
-from tests.conftest import BUILTIN, EXEMPLARS
+from tests.conftest import BUILTIN
 from tests.launching import command, half_a_core
-
-pytestmark = pytest.mark.ci
 
 SPECIMENS = [pytest.param(one, id=one.path.name) for one in specimens()]
 
@@ -24,10 +22,7 @@ def _declared(bound: int | None) -> list[str]:
 
 @pytest.mark.parametrize(
     "model",
-    [
-        pytest.param(one, marks=[] if one in EXEMPLARS else [pytest.mark.slow, pytest.mark.ci])
-        for one in BUILTIN
-    ],
+    [pytest.param(one, marks=pytest.mark.ci) for one in BUILTIN],
 )
 def test_nothing_is_wrong_with_life_and_connections_of_a_backend(model: str) -> None:
     bound = echoserver.load_backend(model).concurrency(echoserver.Config())
