@@ -116,13 +116,17 @@ class _Conversation:
     def _arrived(self) -> bytes:
         """Return what has come, without waiting for it."""
         self._sock.settimeout(0.0)
+        arrived = b""
         try:
-            data = self._sock.recv(CHUNK)
+            while not arrived or has_pending(self._sock):
+                if not (data := self._sock.recv(CHUNK)):
+                    break
+                arrived += data
         except BlockingIOError:
-            return b""
-        if not data:
+            return arrived
+        if not arrived:
             raise _Ended
-        return data
+        return arrived
 
 
 def _reply(sock: "Socket", size: int) -> tuple[bytes, bool]:

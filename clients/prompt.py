@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
 
+from clients.client import has_pending
 from echoserver.terminal import has_motion
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Prompt:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(ended, select.POLLIN)
-        if any(fd == ended for fd, _ in poll.poll()):
+        if not has_pending(self._sock) and any(fd == ended for fd, _ in poll.poll()):
             return
         while not answered.is_set():
             signal.pthread_kill(self._main, _WAKE_SIGNAL)

@@ -118,6 +118,19 @@ class AccessLog:
         """No more lines come from this process."""
         os.close(self._sink)
 
+    def reopen(self) -> None:
+        """Let the next writer, if this one dies, begin with the file that has the path now."""
+        if self._file in _STANDARD or own_descriptor(self._path) is not None:
+            return
+        with suppress(BootError):  # the writer says so
+            file = _open(self._path)
+            os.dup2(file, self._file, inheritable=False)
+            _let_go(file)
+
+    def become_worker(self) -> None:
+        """In a worker, which starts no writer: close our copies of what one needs."""
+        self.release()
+
     def release(self) -> None:
         """No process will write lines down any more: close what was kept open for one."""
         os.close(self._source)

@@ -1,6 +1,7 @@
 """Processes that do what must never hold up those that serve."""
 
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Collection
@@ -9,6 +10,7 @@ from typing import NoReturn
 
 from echoserver.errors import BootError
 from echoserver.log import Log
+from echoserver.state import in_main_thread
 
 _SIGNALS = {
     signal.SIGTERM,
@@ -23,6 +25,7 @@ _SIGNALS = {
 _STANDARD = {0, 1, 2}
 _GLANCE = 0.01  # seconds
 _KILL_GRACE = 1.0  # seconds from a kill to the end
+_START_TIMEOUT = 10.0  # seconds until it is up
 
 # Seconds until a helper that has died is started again: twice as many each time, where it did not
 # live for long.
@@ -67,7 +70,10 @@ class Helper:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self.ended = False
         os.close(told)
-        os.read(up, 1)
+        poll = select.poll()
+        poll.register(up, select.POLLIN)
+        if not poll.poll(_START_TIMEOUT * 1000):  # its end, or that it is up
+            os.kill(self.pid, signal.SIGKILL)
         os.close(up)
 
     def look(self) -> bool:
@@ -141,7 +147,13 @@ class SupervisedHelper:
         self._restart_at: float | None = None
 
     def supervise(self) -> None:
-        """Start it again if it has died, and its delay is over; called every second or so."""
+        """Start it again if it has died, and its delay is over; called every second or so.
+
+        Of a backend whose other threads run the main flow, nothing is started: the kernel would
+        take the helper along when the thread ends that forked it (PR_SET_PDEATHSIG, prctl(2)).
+        """
+        if not in_main_thread():
+            return
         now = time.monotonic()
         if self._restart_at is None:
             if self._helper.look():

@@ -55,7 +55,7 @@ class Lifecycle(State):
 
         self._hooks: list[Callable[[], None]] = []
         self._told_to_stop = False
-        self._unnoticed_since = inf  # when a stop signal came that the main flow has not seen yet
+        self._unnoticed_since = inf  # when a second signal came that the main flow has not seen yet
         self._last_acts: list[Callable[[], None]] = []
         self._woken = False
         self._hung_up = False
@@ -171,8 +171,8 @@ class Lifecycle(State):
         again = self._told_to_stop or not self.running
         self._told_to_stop = True
         self.signal = number
-        self._unnoticed_since = min(self._unnoticed_since, time.monotonic())
         if again:
+            self._unnoticed_since = min(self._unnoticed_since, time.monotonic())
             self.killed = True
             self.wake()
             self.interrupt(again=True)

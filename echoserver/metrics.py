@@ -126,6 +126,11 @@ class Exporter:
         # takes privileges that may have been given up by then.
         return Helper(main, set() if self._sock is None else {self._sock.fileno()})
 
+    def become_worker(self) -> None:
+        """In a worker, which starts no exporter: the port is not kept open by it."""
+        if self._sock is not None:
+            self._sock.close()
+
     def stop(self, helper: SupervisedHelper) -> None:
         """End it: nobody is left of whom it could tell."""
         helper.tell(_END)

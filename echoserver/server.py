@@ -237,6 +237,7 @@ class EchoServer:
             if os.getpid() == 1:
                 lifecycle.every(_REAP, Strays().collect)
             sockets = bind(config, self._identity)
+            lifecycle.on_forced_end(sockets.remove_files)
             _refuse_own_port(config, sockets)
             sidecars = Sidecars(config, sockets, log, self._identity)
             scoreboard = Scoreboard.of(config)

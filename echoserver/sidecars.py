@@ -115,6 +115,15 @@ class Sidecars:
         self._notifier.reloading()
         if "access_log" in self._helpers:
             self._helpers["access_log"].tell(signal.SIGHUP)
+        if self._access is not None:
+            self._access.reopen()
+
+    def become_worker(self) -> None:
+        """In a forked worker, which starts no helper: close what is kept open for one."""
+        if self._access is not None:
+            self._access.become_worker()
+        if self._exporter is not None:
+            self._exporter.become_worker()
 
     def close(self) -> None:
         """Stop, the metrics last."""

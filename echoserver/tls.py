@@ -199,6 +199,7 @@ class TlsSocket:
         """The handshake is over."""
         self._ended = self._notified = False
         self._unsent = memoryview(b"")
+        self._rest = b""
         self._accepted = 0
         self._in_vain = 0
         self.heard = time.monotonic()
@@ -227,7 +228,7 @@ class TlsSocket:
         The socket is not readable for it. So who waits for readability asks this first: a record
         can have come together with the next one, with the handshake, or with the end.
         """
-        return self._ended or bool(self._incoming.pending)
+        return self._ended or bool(self._rest or self._incoming.pending)
 
     def handshake(self, flags: int = 0) -> None:
         """Greet, and be greeted; the first `send` or `recv` does it where nobody has.
@@ -287,25 +288,27 @@ class TlsSocket:
             unsent = unsent[self.send(unsent) :]
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return the content of one record, waiting for it where the socket blocks; b"" at the end.
+        """Return content of one record, waiting for it where the socket blocks; b"" at the end.
 
-        One record, although more may have come: if the next one cannot be decrypted, TLS is over in
-        both directions, and what came before it could not be answered any more. `pending` tells
+        Of one record, although more may have come: if the next one cannot be decrypted, TLS is over
+        in both directions, and what came before it could not be answered any more. `pending` tells
         whether there is more.
 
         Args:
-            size: About how much to read from the socket at once.
+            size: The most to return.
             flags: Of recv(2), such as MSG_DONTWAIT.
         """
         self.handshake(flags)
         fed = 0
         while True:
-            data = self._decrypt()
+            data = self._rest or self._decrypt()
             if self._outgoing.pending:
                 self._answer_in_passing(flags)
             if data or self._ended:
                 self._in_vain, self.heard = 0, time.monotonic()
-                return data
+                # Not left to SSL_read(3), which loses the rest of a record where our end is said.
+                self._rest = data[size:]
+                return data[:size]
             self._in_vain += fed
             if self._in_vain > _MOST_IN_VAIN:
                 raise TlsError(0, "it sends without end what is no content")

@@ -161,6 +161,7 @@ class Master:
         try:
             scoreboard = self._scoreboard
             self._lifecycle.become_worker()
+            self._sidecars.become_worker()
             lifecycle = Lifecycle(replace(design.config, lifeline=None))
 
             def beat() -> None:

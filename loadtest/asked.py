@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What must be the same in two measurements that are compared.
 _SAME = (
     *("connections", "size", "pipeline", "rate", "rate_end", "think", "reconnect_every", "active"),
-    *("handler", "tls", "sweep", "pin"),
+    *("handler", "tls", "sweep", "pin", "proxy_header", "reconnect"),
 )
 
 
@@ -243,7 +243,8 @@ def read_baseline(
         usage(f"--baseline: {path} has none of these targets")
     before = found["plan"]
     for name in _SAME:
-        if before.get(name) != plan.get(name):
+        # What was not asked for is missing in what an older version has measured.
+        if (before.get(name) or None) != (plan.get(name) or None):
             usage(
                 f"--baseline: {path} was measured under another workload: "
                 f"{name.replace('_', '-')} {before.get(name)}, and not {plan.get(name)}"

@@ -233,7 +233,7 @@ def _ended_early(
         exit_code: Tells how the server's process ended.
         gone: At that moment nothing was left of the server.
     """
-    failed = load.errors.total() + load.ended_idle >= workload.asking
+    failed = load.gone >= workload.asking
     if workload.duration is None:
         early = load.verified + load.drained < (workload.messages or 0)
     else:

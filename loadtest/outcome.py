@@ -212,6 +212,9 @@ def cases_of(row: Row, objectives: Sequence[Objective]) -> list[Case]:
     said = f"{wrong} wrong" if wrong else "" if row["verified"] else "nothing was verified"
     first = "\n".join(f"{kind}: {what}" for kind, what in row["first_errors"].items())
     made = [Case(where, "every reply is right", FAILURE if said else None, said, "replies", first)]
+    if ended := row["ended_early"]:
+        said = f"in round {ended[0]['round']}, {ended[0]['because']}"
+        made.append(Case(where, "it came to its end", FAILURE, said, "end", said))
     for objective in objectives:
         verdict = judge(row, objective)
         made.append(_case(where, objective.text, objective.figure, verdict))

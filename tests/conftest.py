@@ -166,6 +166,8 @@ def _over_the_suite(metafunc: pytest.Metafunc, given: list[str] | None) -> None:
             default, ci = core and central, core and representative
         if handler != "echo":
             default, ci = False, ci and every_handler and alone
+        if given:
+            default = ci
         values = {
             "backend": backend,
             "workers": workers,

@@ -89,10 +89,11 @@ def test_a_server_that_dies_in_the_run_is_no_measurement(
     with dying(dies) as (host, port):
         result = run(
             *("echoload", "run", f"{host}:{port}", "-q", "-c", "4", "-d", "20s"),
-            *("--engine", engine, "--json", str(file)),
+            *("--engine", engine, "--json", str(file), "--junit", str(tmp_path / "out.xml")),
             *("--slo", "throughput>1,p99<20s,cpu<1s"),
         )
     assert result.returncode == 4, result.stdout + result.stderr
+    assert 'failures="4"' in (tmp_path / "out.xml").read_text()
     found = saved(file)
     assert MESSAGES - 4 <= found["verified"] <= MESSAGES
     assert found["throughput"]["median"] == pytest.approx(found["verified"] / 20, rel=0.01)

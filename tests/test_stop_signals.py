@@ -66,11 +66,31 @@ def test_while_a_reload_hangs(processes: int | None, plugin: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("backend_name", ["selector", "iterative"])
 def test_while_a_handler_hangs(backend_name: str, plugin: Path, tmp_path: Path) -> None:
-    with serving(backend_name, handler=f"{plugin}:Plugin") as server:
+    path = tmp_path / "echo"
+    host = ("127.0.0.1", f"unix:{path}")
+    with serving(backend_name, handler=f"{plugin}:Plugin", host=host) as server:
+        assert path.exists()
         (tmp_path / "receive").touch()
         wire.connect(server.address).sendall(b"hang")
         assert wire.eventually((tmp_path / "receive-reached").exists)
         end_by_signals(server)
+    assert not path.exists(), "the file goes with the process that made it"
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("backend_name", ["iterative", "thread"])
+def test_the_time_to_notice_begins_with_the_second_signal(backend_name: str) -> None:
+    """The first may be long ago: a drain takes its time."""
+    with serving(backend_name, drain_timeout=30) as server:
+        deaf = wire.connect(server.address, receive_buffer=4096)
+        wire.push_until_blocked(deaf, wire.content(16 << 20))
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(2.5)  # more than a main flow has for a second one
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 128 + signal.SIGTERM
+        assert server.stopped is not None
+        assert server.stopped["cut"] == 1
+        assert not inspection.events(server, "ended_by_force")
 
 
 def test_a_main_flow_that_comes_back_ends_the_server_itself(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 import echoserver
 from clients.address import format_address
+from clients.client import EchoClient
 from clients.tls import TlsError, TlsSocket, Trust
 from tests import launching, pace, wire
 from tests.certificates import CLIENTS, SERVERS, STRANGERS
@@ -462,6 +463,14 @@ def test_our_end_takes_nothing_of_the_peers(last: bytes) -> None:
         ours.setblocking(False)
         assert client.recv(5) == last
         assert client.recv(5) == b""
+
+
+def test_recv_returns_no_more_than_it_was_asked_for() -> None:
+    with ending_with_its_reply(lambda data: data + b"EXTRA") as (host, port):
+        client = EchoClient(host, port, trust=TRUST)
+        assert client.echo(b"hello") == b"hello"
+        assert client.finish() == b"EXTRA"
+        client.close()
 
 
 def test_echoclient_notices_an_end_in_the_segment_of_the_reply() -> None:
