@@ -48,7 +48,7 @@ def interrupted(
     words: list[str], server: echoserver.SpawnedServer, number: int = signal.SIGINT
 ) -> tuple[str, str]:
     """Run `echoload`, send its group a signal once the server is busy; return what it wrote."""
-    idle = inspection.cpu_seconds(server.pid)
+    assert wire.eventually(lambda: not inspection.peers_of(server.pid)), "those of the test before"
     process = subprocess.Popen(
         [command("echoload"), *words],
         stdout=subprocess.PIPE,
@@ -56,6 +56,9 @@ def interrupted(
         text=True,
         start_new_session=True,
     )
+    # One connection is there before, to look whether the server answers right.
+    assert wire.eventually(lambda: len(inspection.peers_of(server.pid)) > 1, 30)
+    idle = inspection.cpu_seconds(server.pid)
     assert wire.eventually(lambda: inspection.cpu_seconds(server.pid) - idle > 0.1, 30)
     os.killpg(process.pid, number)
     out, error = process.communicate(timeout=30)
