@@ -575,7 +575,7 @@ def test_a_test_case_tells_that_nothing_could_be_measured(tmp_path: Path) -> Non
     words = ["-q", "-c", "1", "-n", "1", "--engine", "epoll", "--junit", str(file)]
     result = run("echoload", "run", f"127.0.0.1:{free_port()}", *words)
     assert result.returncode == 4
-    assert 'failures="1"' in file.read_text()
+    assert 'failures="2"' in file.read_text()
     assert "the connection was refused" in file.read_text()
 
 
