@@ -299,6 +299,7 @@ def _make_group() -> Path | None:
 
 def limit_descriptors(pid: int, spare: int = 0) -> None:
     """Let a process open `spare` descriptors more than it has open now; it takes root to undo."""
+    inspection.settled(pid)  # a client may be answered before the server has let go of its socket
     used = inspection.descriptors(pid)
     free = [number for number in range(1000) if number not in used]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[spare], 20000))

@@ -280,6 +280,7 @@ def test_a_drain_without_descriptors_serves_the_queue_with_those_that_come_back(
     before = sum(len(inspection.descriptors(pid)) for pid in serving)
     client = wire.connect(server.address)
     assert answered(client)
+    inspection.settled(server.pid)  # a child may answer before its parent has closed its copy
     comes_back = sum(len(inspection.descriptors(pid)) for pid in serving) > before
     for pid in serving:
         limit_descriptors(pid)
