@@ -208,7 +208,10 @@ def test_auto_says_what_it_took(tmp_path: Path) -> None:
     _, shown = compared(
         *("--backends", "thread", "--handler", "sleep", "-c", "5"), file=tmp_path / "out.json"
     )
-    assert "Engine: threads, chosen because threads can carry all of them" in shown
+    # Five messages every 10 ms are no work; but where others have the client's core, they are.
+    quiet = "Engine: threads, chosen because threads can carry all of them"
+    crowded = "Engine: epoll, chosen because threads would be the limit, or nearly, of thread"
+    assert quiet in shown or (pace.slowness() > 1.1 and crowded in shown)
     _, shown = compared(
         *("--backends", "thread", "-c", "5", "-R", "9k"), file=tmp_path / "out.json"
     )
