@@ -20,6 +20,7 @@ from loadtest.pinning import choose
 from loadtest.report.cells import remarks
 from loadtest.results import Result, document
 from loadtest.targets import BackendTarget
+from tests import pace
 from tests.launching import run
 
 MS = 1000
@@ -208,7 +209,7 @@ def test_auto_says_what_it_took(tmp_path: Path) -> None:
     _, shown = compared(
         *("--backends", "thread", "--handler", "sleep", "-c", "5"), file=tmp_path / "out.json"
     )
-    # Five messages every 10 ms are no work; but where others have the client's core, they are.
+    # Five clients that mostly wait are no work, but where others have the client's core, they are.
     quiet = "Engine: threads, chosen because threads can carry all of them"
     crowded = "Engine: epoll, chosen because threads would be the limit, or nearly, of thread"
     assert quiet in shown or (pace.slowness() > 1.1 and crowded in shown)
