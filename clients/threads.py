@@ -5,6 +5,8 @@ what comes back is right, is `clients.conversation`'s to say. Under the GIL one 
 time; so this client can be slower than the server that it measures, and says what CPU it used.
 """
 
+import errno
+import os
 import select
 import socket
 import threading
@@ -259,7 +261,11 @@ class _Wire:
         """Wait until something can be read or sent; tell whether it is so."""
         if has_pending(self._sock):
             return True
-        self._poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
+        try:
+            self._poll.register(self._sock, wanted)
+        except ValueError:  # the main thread has closed it: the run was interrupted
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
         return bool(self._poll.poll(min(milliseconds, _LONGEST)))
 
     def _flush(self) -> None:

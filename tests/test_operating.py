@@ -309,9 +309,12 @@ def test_helpers_that_die_are_started_again(
         children = psutil.Process(server.pid).children()
         helpers = [one for one in children if one.pid not in workers]
         assert len(helpers) == 2
+        assert wire.eventually(lambda: len(file.read_text().splitlines()) == 1)
+        for helper in helpers:
+            helper.suspend()
+        assert wire.served(server.address), "and its line waits in the pipe"
         for helper in helpers:
             helper.kill()
-        assert wire.served(server.address), "and its line waits in the pipe"
         both = wire.eventually(lambda: len(inspection.events(server, "helper_started")) == 2)
         assert both, server.log
         told = inspection.events(server, "helper_died")
@@ -320,10 +323,12 @@ def test_helpers_that_die_are_started_again(
         assert wire.eventually(lambda: _answers(f"{base}/healthz"))
         assert wire.eventually(lambda: metrics(base)["connections_total"] == 2)
         assert wire.eventually(lambda: len(file.read_text().splitlines()) == 2)
+        others = [one for one in psutil.Process(server.pid).children() if one.pid not in workers]
+        for helper in others:
+            helper.suspend()
         assert wire.served(server.address)
-        for helper in psutil.Process(server.pid).children():
-            if helper.pid not in workers:
-                helper.kill()  # and at once comes the end
+        for helper in others:
+            helper.kill()  # and at once comes the end
         assert server.stop() == 0
     assert len(file.read_text().splitlines()) == 3
     assert not any(one.is_running() for one in helpers), "and none is a zombie"
