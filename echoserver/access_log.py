@@ -127,12 +127,8 @@ class AccessLog:
             os.dup2(file, self._file, inheritable=False)
             _let_go(file)
 
-    def become_worker(self) -> None:
-        """In a worker, which starts no writer: close our copies of what one needs."""
-        self.release()
-
     def release(self) -> None:
-        """No process will write lines down any more: close what was kept open for one."""
+        """This process will start no writer any more: close what was kept open for one."""
         os.close(self._source)
         _let_go(self._file)
 

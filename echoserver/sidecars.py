@@ -121,7 +121,7 @@ class Sidecars:
     def become_worker(self) -> None:
         """In a forked worker, which starts no helper: close what is kept open for one."""
         if self._access is not None:
-            self._access.become_worker()
+            self._access.release()
         if self._exporter is not None:
             self._exporter.become_worker()
 

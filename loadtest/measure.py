@@ -1,7 +1,6 @@
 """One round: one workload against one server, and what both of them used."""
 
 import resource
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from clients.load import LoadResult
 from clients.workload import Workload
 from loadtest.limits import ClientLimit, judge
 from loadtest.pinning import Pinning
+from loadtest.processes import signal_name
 from loadtest.sampler import Peaks, Sampler, Watched, busy_seconds
 from loadtest.sockets import queue_length
 from loadtest.workers import ClientError, Progress, Workers, no_progress
@@ -270,11 +270,7 @@ def describe_end(code: int | None, watch: Sampler) -> str:
         return f"the server ({watch.watched}) was gone"
     if code >= 0:
         return f"the server process exited with {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"the server process was killed by {name}"
+    return f"the server process was killed by {signal_name(-code)}"
 
 
 def _settle(host: str, port: int) -> None:

@@ -1,6 +1,7 @@
 """Processes of this machine as /proc tells of them: who is whose child, what each has used."""
 
 import os
+import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -163,3 +164,11 @@ def program(one: Process) -> str:
 def _printable(text: str) -> str:
     """Return a name that a process has given itself so that it can be shown on a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called; of a number without a name, ``signal 65``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

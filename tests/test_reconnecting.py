@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 import echoserver
-from clients import EpollLoad, LoadResult, ThreadLoad, Workload
+from clients import LoadResult, Workload
 from clients.address import format_address
-from clients.load import Load
 from clients.proxy_header import local_header
 from echoserver.proxy_protocol import encode, parse
 from loadtest.limits import judge
@@ -25,23 +24,13 @@ from tests.certificates import SERVERS
 from tests.launching import free_port, run
 from tests.misbehaving import accepting
 from tests.misbehaving import server as misbehaving
-
-ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
+from tests.test_engines import ENGINES, carry_out
 
 
 @pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Which load client does it: they must agree."""
     return str(request.param)
-
-
-def carry_out(engine: str, address: wire.Address, **options: Any) -> LoadResult:
-    """Run a workload in this process."""
-    load = ENGINES[engine](Workload(*address, **options))
-    load.connect()
-    load.start()
-    load.wait()
-    return load.finish()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from loadtest.check.keeper import Order
 from loadtest.check.model import Failure
 from loadtest.commands import HOST, addressed
 from loadtest.ports import free_port
+from loadtest.processes import signal_name
 from loadtest.sockets import accept_queue
 
 _GLANCE = 0.01  # seconds
@@ -328,11 +329,7 @@ def ended(status: int) -> str:
     """Say how a process ended: ``ended with exit code 1``, ``was killed by SIGSEGV``."""
     if status >= 0:
         return f"ended with exit code {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    return f"was killed by {name}"
+    return f"was killed by {signal_name(-status)}"
 
 
 def listens(port: int) -> bool:
