@@ -269,6 +269,8 @@ class Master:
             code = os.waitstatus_to_exitcode(status)
             if worker.leaving or not self._lifecycle.running:
                 self._log.info("worker_stopped", worker=worker.number, exit_code=code)
+                if self._lifecycle.running and not self._is_manned(worker.number):
+                    self._due[worker.number] = 0.0
                 continue
             self._log.error("worker_died", worker=worker.number, exit_code=code)
             successor = self._successor(worker)
@@ -278,6 +280,10 @@ class Master:
                 successor.replaces = None  # there is nobody left to retire
             elif worker.replaces is None:
                 self._start_again(worker)
+
+    def _is_manned(self, number: int) -> bool:
+        """Tell whether a worker has this number, or is about to be started with it."""
+        return number in self._due or any(one.number == number for one in self._workers)
 
     def _successor(self, worker: Worker) -> Worker | None:
         """Return who is to replace a worker, if somebody is under way."""
@@ -346,15 +352,19 @@ class Master:
         self._sidecars.ready()
 
     def _supersede(self) -> None:
-        """Have a successor leave that has not come so far as to serve: another design is wanted.
+        """Have a successor leave that has not come so far as to serve: another design is wanted."""
+        for worker in self._workers:
+            if worker.replaces is not None and not worker.leaving:
+                self._stop_starting(worker)
+
+    def _stop_starting(self, worker: Worker) -> None:
+        """Have a worker leave that has not come so far as to serve.
 
         Not by a kill: it may have accepted a client by now.
         """
-        for worker in self._workers:
-            if worker.replaces is not None and not worker.leaving:
-                worker.leaving = True
-                worker.killed_from = time.monotonic() + _LONGEST_SILENCE
-                self._tell(worker, RETIRE)
+        worker.leaving = True
+        worker.killed_from = time.monotonic() + _LONGEST_SILENCE
+        self._tell(worker, RETIRE)
 
     @property
     def _anybody_serves(self) -> bool:
@@ -381,7 +391,13 @@ class Master:
         self._sidecars.ready()
 
     def _give_up_replacing(self, reason: str) -> None:
-        """Stay with what is known to serve; whoever is behind it has another try later."""
+        """Stay with what is known to serve; the reload may be tried again later.
+
+        Workers that are just starting by the design that failed would serve by it for a while.
+        """
+        for worker in self._workers:
+            if self._tries(worker) and not worker.leaving:
+                self._stop_starting(worker)
         self._trial = None
         self._scoreboard.note_reload(successful=False)
         self._log.error("reload_failed", reason=reason)
