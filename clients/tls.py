@@ -2,9 +2,9 @@
 
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 
 from echoserver.errors import TlsError
+from echoserver.files import read_file
 from echoserver.tls import CredentialsError, Socket, TlsSocket, authorities, load_identity
 
 __all__ = ["CredentialsError", "Socket", "TlsError", "TlsSocket", "Trust", "explain"]
@@ -49,19 +49,19 @@ class Trust:
         """Return how to speak: TLS 1.2 or later, the server's name verified.
 
         Raises:
-            OSError: A file cannot be read; it has the name.
+            OSError: A file cannot be read, or only without an end; it has the name.
             CredentialsError: A file is not what it should be, or its key is encrypted.
         """
         if self.ca is None:
             context = ssl.create_default_context()
         else:
-            with authorities(Path(self.ca).read_bytes()) as file:
+            with authorities(read_file(self.ca)) as file:
                 context = ssl.create_default_context(cafile=file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.cert:
-            cert, key = (Path(file).read_bytes() for file in (self.cert, self.key or self.cert))
+            cert, key = (read_file(file) for file in (self.cert, self.key or self.cert))
             load_identity(context, cert, key)
         return context

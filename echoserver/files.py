@@ -65,6 +65,9 @@ def _read(path: str | os.PathLike[str], *, reload: bool) -> bytes:
         if reload and not regular:
             raise OSError(errno.EINVAL, "it is not a regular file, and can be read once", path)
         return _read_to_end(fd, path)
+    except OSError as error:  # a read's does not have the name
+        error.filename = path
+        raise
     finally:
         os.close(fd)
 

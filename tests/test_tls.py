@@ -539,6 +539,8 @@ def test_a_ping_by_the_servers_own_settings() -> None:
         (["--tls", "--key", "x"], "--key is of no use without --cert"),
         (["--tls", "--ca", "/no/ca"], "cannot read the TLS file /no/ca: No such file"),
         (["--tls", "--ca", "/"], "cannot read the TLS file /: Is a directory"),
+        (["--tls", "--ca", "/dev/zero"], "the TLS file /dev/zero: it is larger than 4 MiB"),
+        (["--tls", "--cert", "/dev/zero"], "the TLS file /dev/zero: it is larger than 4 MiB"),
         (["--tls", "--ca", __file__], f"--ca: cannot use {__file__}: it holds no certificate"),
         (["--tls", "--cert", "/no/cert"], "cannot read the TLS file /no/cert: No such file"),
         (["--tls", "--cert", __file__], f"--cert: cannot use {__file__}: it holds no certificate"),
@@ -548,7 +550,19 @@ def test_a_ping_by_the_servers_own_settings() -> None:
             f"--key: cannot use {STRANGERS.issue()}: its private key is not the certificate's",
         ),
     ],
-    ids=["no tls", "key alone", "no ca", "folder", "no CA", "no cert", "no PEM", "no key", "other"],
+    ids=[
+        "no tls",
+        "key alone",
+        "no ca",
+        "folder",
+        "endless ca",
+        "endless cert",
+        "no CA",
+        "no cert",
+        "no PEM",
+        "no key",
+        "other",
+    ],
 )
 def test_what_clients_are_told_wrong(words: list[str], said: str) -> None:
     for command in COMMANDS:
