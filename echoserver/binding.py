@@ -191,7 +191,11 @@ def set_timeouts(sock: socket.socket, config: Config) -> None:
     set_timeout(sock, socket.SO_SNDTIMEO, write_patience(config.write_timeout))
 
 
-def bind(config: Config, identity: Identity | None = None) -> ListeningSockets:
+def bind(
+    config: Config,
+    addresses: "ResolvedAddresses | None" = None,
+    identity: Identity | None = None,
+) -> ListeningSockets:
     """Return listening sockets for all hosts of `config`.
 
     The options of a TCP socket are inherited by every connection that it accepts, which saves
@@ -199,24 +203,25 @@ def bind(config: Config, identity: Identity | None = None) -> ListeningSockets:
     the kernel.
 
     Args:
-        config: Says where to listen.
+        config: The port, the backlog and the timeouts.
+        addresses: What `resolve` has returned for it; None: it is asked now.
         identity: Who is to own the files of UNIX sockets; None: the user of this process.
 
     Raises:
         BootError: An address cannot be resolved or listened on.
     """
-    if handed_over := inherited():
-        sockets = [_adopted(fd) for fd in handed_over]
+    addresses = addresses or resolve(config)
+    if addresses.handed_over:
+        sockets = [_adopted(fd) for fd in addresses.handed_over]
         found = ListeningSockets(sockets, handed_over=True)
         found.set_timeouts(config)
         return found
-    places, included = _places(config)
     attempts = _ATTEMPTS if not config.port else 1
     while True:
         sockets_of_ours = ListeningSockets()
         attempts -= 1
         try:
-            _listen(places, config, identity, sockets_of_ours, included)
+            _listen(addresses, config, identity, sockets_of_ours)
         except _PortTakenError as error:
             sockets_of_ours.close()
             if not attempts:
@@ -276,11 +281,31 @@ class _Place:
         return (host, port, *scope)
 
 
-def _places(config: Config) -> tuple[list[_Place], set[str]]:
-    """Return where to listen, and the hosts of which a part is listened on for another host.
+@dataclass(frozen=True, slots=True)
+class ResolvedAddresses:
+    """Where a server listens, before it does."""
 
-    Each place is there once, however many hosts name it.
+    places: Sequence[_Place] = ()
+    """Each is there once, however many hosts name it."""
+    included: frozenset[str] = frozenset()
+    """The hosts of which a part is listened on for another host."""
+    handed_over: Sequence[int] = ()
+    """The descriptors of listening sockets that a service manager has made; then there is nothing
+    to resolve."""
+
+
+def resolve(config: Config) -> ResolvedAddresses:
+    """Return the addresses of all hosts of `config`.
+
+    A name server that does not answer keeps this waiting for longer than a person does, and no
+    handler of a signal runs meanwhile (getaddrinfo(3) is C); so it comes before there are any, and
+    a signal ends the process.
+
+    Raises:
+        BootError: A host cannot be resolved, or what was handed over is not usable.
     """
+    if handed_over := inherited():
+        return ResolvedAddresses(handed_over=handed_over)
     found: list[_Place] = []
     for host in config.host:
         if is_unix(host):
@@ -304,18 +329,17 @@ def _places(config: Config) -> tuple[list[_Place], set[str]]:
             place.covered_by(other) and not other.covered_by(place) for other in found[index + 1 :]
         ):
             kept.append(place)
-    return kept, {place.host for place in found if place not in kept}
+    return ResolvedAddresses(kept, frozenset(place.host for place in found if place not in kept))
 
 
 # -- listening ------------------------------------------------------------------------------------
 
 
 def _listen(
-    places: Sequence[_Place],
+    addresses: ResolvedAddresses,
     config: Config,
     identity: Identity | None,
     sockets: ListeningSockets,
-    included: set[str],
 ) -> None:
     """Listen on all places, and on the same port at all of them.
 
@@ -324,8 +348,8 @@ def _listen(
     """
     port = config.port
     missing: dict[str, BootError] = {}
-    reached = set(included)
-    for place in places:
+    reached = set(addresses.included)
+    for place in addresses.places:
         if place.family == socket.AF_UNIX:
             sockets.add(*_listening_at_path(place, config, identity))
             continue

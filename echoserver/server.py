@@ -15,7 +15,7 @@ from echoserver.access import LocalQuota, address_of
 from echoserver.addresses import EVERY_ADDRESS, is_unix, parse_endpoint
 from echoserver.affinity import pin, unusable_cpus
 from echoserver.backends import Backend
-from echoserver.binding import ListeningSockets, bind, somaxconn
+from echoserver.binding import ListeningSockets, bind, resolve, somaxconn
 from echoserver.config import Config, option_name, reread, settings
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.failures import what_failed
@@ -225,6 +225,7 @@ class EchoServer:
                 f"this process may open {descriptors} files, and needs {_LEAST_DESCRIPTORS} at "
                 "least; raise the limit (ulimit -n, and ulimit -Hn)"
             )
+        addresses = resolve(config)
         threads = remaining_threads()
         log = Log(config)
         lifecycle = Lifecycle(config)
@@ -236,7 +237,7 @@ class EchoServer:
             lifecycle.install_signals()
             if os.getpid() == 1:
                 lifecycle.every(_REAP, Strays().collect)
-            sockets = bind(config, self._identity)
+            sockets = bind(config, addresses, self._identity)
             lifecycle.on_forced_end(sockets.remove_files)
             _refuse_own_port(config, sockets)
             sidecars = Sidecars(config, sockets, log, self._identity)

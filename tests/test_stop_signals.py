@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,22 @@ def end_by_signals(server: echoserver.SpawnedServer) -> dict[str, Any]:
     assert wire.eventually(lambda: not inspection.session(server.pid)), "nobody is left"
     (event,) = inspection.events(server, "ended_by_force")
     return event
+
+
+def test_while_a_name_server_does_not_answer() -> None:
+    """There is nothing to drain yet, and getaddrinfo(3) lets no handler run."""
+    program = (
+        "import socket, time\n"
+        "def resolve(*words, **more): print('asked', flush=True); time.sleep(60)\n"
+        "socket.getaddrinfo = resolve\n"
+        "from echoserver.launch import echoserver; echoserver()"
+    )
+    words = [sys.executable, "-c", program, "--host", "no-such-host.invalid"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"asked\n"
+        process.terminate()
+        assert process.wait(wire.patience) == -signal.SIGTERM
 
 
 @pytest.mark.ci
