@@ -13,10 +13,10 @@ from echoserver.addresses import (
     socket_name,
     unix_host,
 )
-from echoserver.sockets import set_timeout
+from echoserver.system.sockets import set_timeout
 
 if TYPE_CHECKING:
-    from echoserver.tls import TlsSocket
+    from echoserver.conversation.tls import TlsSocket
 
 __all__ = [
     "EVERY_ADDRESS",

@@ -47,7 +47,7 @@ def command(*, address: str | None, ping: bool, timeout: float, **options: Any) 
         host, port = EVERY_ADDRESS.get(first, first), config.port
         implied = config.tls_cert is not None
         if config.proxy_protocol:
-            from echoserver.proxy_protocol import LOCAL as preface  # noqa: N811 - one of two
+            from echoserver.admission.proxy_protocol import LOCAL as preface  # noqa: N811 - one of two
     else:
         host, port = _parsed(address)
     trust = trust_of(options, implied=implied)

@@ -3,7 +3,7 @@
 import socket
 from typing import Any
 
-from echoserver.proxy_protocol import LOCAL, LOCAL_V1, encode
+from echoserver.admission.proxy_protocol import LOCAL, LOCAL_V1, encode
 
 _INTERNET = {socket.AF_INET, socket.AF_INET6}
 

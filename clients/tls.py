@@ -3,9 +3,15 @@
 import ssl
 from dataclasses import dataclass
 
+from echoserver.conversation.tls import (
+    CredentialsError,
+    Socket,
+    TlsSocket,
+    authorities,
+    load_identity,
+)
 from echoserver.errors import TlsError
-from echoserver.files import read_file
-from echoserver.tls import CredentialsError, Socket, TlsSocket, authorities, load_identity
+from echoserver.system.files import read_file
 
 __all__ = ["CredentialsError", "Socket", "TlsError", "TlsSocket", "Trust", "explain"]
 

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from echoserver.admission.listener import Listener
     from echoserver.backends import Backend
     from echoserver.config import Config, load_config
-    from echoserver.connection import Connection
+    from echoserver.conversation.connection import Connection
     from echoserver.errors import BootError, ConfigError, EchoServerError
     from echoserver.flow import Readable, Writable
     from echoserver.handlers import Handler, Sleep, Step
-    from echoserver.listener import Listener
     from echoserver.registry import BackendInfo, available_backends, load_backend, load_handler
-    from echoserver.server import EchoServer, serve
+    from echoserver.runtime.server import EchoServer, serve
     from echoserver.service import Service
     from echoserver.spawning import SpawnedServer, spawn
 
@@ -64,11 +64,11 @@ _HOME = {
     "BootError": "errors",
     "Config": "config",
     "ConfigError": "errors",
-    "Connection": "connection",
-    "EchoServer": "server",
+    "Connection": "conversation.connection",
+    "EchoServer": "runtime.server",
     "EchoServerError": "errors",
     "Handler": "handlers",
-    "Listener": "listener",
+    "Listener": "admission.listener",
     "Readable": "flow",
     "Service": "service",
     "Sleep": "handlers",
@@ -79,7 +79,7 @@ _HOME = {
     "load_backend": "registry",
     "load_config": "config",
     "load_handler": "registry",
-    "serve": "server",
+    "serve": "runtime.server",
     "spawn": "spawning",
 }
 

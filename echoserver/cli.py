@@ -94,7 +94,7 @@ def command(*, config_file: str | None, list_backends: bool, **options: str | No
     """
     if list_backends:
         return _list_backends()
-    from echoserver.server import serve
+    from echoserver.runtime.server import serve
 
     return serve(load_config(options, file=config_file))
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from echoserver.errors import EchoServerError
-from echoserver.state import remaining_threads
+from echoserver.lifecycle.state import remaining_threads
 from echoserver.units import parse_duration
 
 EXIT_USAGE = 2

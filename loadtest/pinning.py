@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from echoserver.affinity import parse_affinity
+from echoserver.system.cpus import parse_affinity
 
 
 @dataclass(frozen=True, slots=True)

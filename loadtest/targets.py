@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import echoserver
 from clients.address import format_address, is_unix, parse_address
 from echoserver.config import option_name
-from echoserver.forking import ParentalBond
+from echoserver.system.processes import ParentalBond
 from loadtest.commands import HOST, addressed
 from loadtest.peers import PEERS, Peer
 from loadtest.pinning import pinned

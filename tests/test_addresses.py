@@ -23,8 +23,8 @@ import echoserver
 from clients import EchoClient
 from clients.address import format_address, parse_address
 from clients.tls import Trust
-from echoserver import binding
-from echoserver.binding import ListeningSockets, bind
+from echoserver.admission import binding
+from echoserver.admission.binding import ListeningSockets, bind
 from loadtest.sockets import ListeningAddress, queue_length
 from tests import inspection, wire
 from tests.certificates import SERVERS
@@ -445,7 +445,7 @@ def test_of_servers_that_start_together_one_serves(folder: Path) -> None:
         dead.bind(str(path))
     script = (
         "import sys\nfrom echoserver import Config, BootError\n"
-        "from echoserver.binding import bind\n"
+        "from echoserver.admission.binding import bind\n"
         "print(flush=True); sys.stdin.readline()\n"
         "try: sockets = bind(Config(host=(sys.argv[1],)))\n"
         "except BootError as error: print(error, flush=True)\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import echoserver
-from echoserver.log import Log
+from echoserver.monitoring.log import Log
 from tests import inspection, pace, wire
 
 pytest_plugins = ["pytester"]

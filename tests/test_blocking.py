@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import echoserver
-from echoserver import blocking
+from echoserver.drivers import blocking
 from echoserver.flow import Wait
-from echoserver.state import State
+from echoserver.lifecycle.state import State
 from tests import wire
 
 INTERVAL = """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from echoserver import files
+from echoserver.system import files
 from tests import inspection, wire
 from tests.certificates import SERVERS
 from tests.launching import await_listening, command, free_port, run, serving

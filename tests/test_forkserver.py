@@ -53,7 +53,7 @@ def test_what_forks_has_imported_next_to_nothing(tmp_path: Path) -> None:
         sock.sendall(b"?")
         sock.shutdown(socket.SHUT_WR)
         modules = set(wire.read_to_end(sock).decode().strip().split(","))
-    assert "echoserver.connection" in modules
+    assert "echoserver.conversation.connection" in modules
     assert "telling" in "".join(modules)
     assert not modules & {"click", "structlog", "logging", "asyncio", "threading", "subprocess"}
 

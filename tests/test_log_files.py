@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from echoserver.access_log import _Writer
-from echoserver.scoreboard import Scoreboard
+from echoserver.monitoring.access_log import _Writer
+from echoserver.monitoring.scoreboard import Scoreboard
 from tests import inspection, wire
 from tests.launching import await_listening, free_port, serving, shell, terminate
 

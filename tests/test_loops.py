@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import echoserver
-from echoserver.tasks import Timers
+from echoserver.drivers.callbacks import Timers
 from loadtest.measure import allow_descriptors
 from tests import wire
 from tests.conftest import BUILTIN

@@ -31,8 +31,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import echoserver
 from clients.tls import Trust
-from echoserver import certificates
-from echoserver.scoreboard import Scoreboard
+from echoserver.conversation import certificates
+from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.service import Totals, Vitals
 from tests import inspection, pace, wire
 from tests.certificates import SERVERS
@@ -692,7 +692,7 @@ def test_whom_nobody_can_become(words: list[str], code: int, said: str) -> None:
 def test_who_is_not_root_becomes_nobody_else() -> None:
     script = """
 import importlib, os
-from echoserver import privileges
+from echoserver.system import privileges
 from echoserver.config import Config
 for module in privileges._NEEDED_LATER:  # this Python may be root's alone
     importlib.import_module(module)

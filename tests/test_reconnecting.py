@@ -17,7 +17,7 @@ import echoserver
 from clients import LoadResult, Workload
 from clients.address import format_address
 from clients.proxy_header import local_header
-from echoserver.proxy_protocol import encode, parse
+from echoserver.admission.proxy_protocol import encode, parse
 from loadtest.limits import judge
 from tests import wire
 from tests.certificates import SERVERS

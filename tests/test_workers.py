@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 import echoserver
-from echoserver.locks import SharedLock
-from echoserver.slots import SharedSlots, SlotTable
+from echoserver.service.slots import SharedSlots, SlotTable
+from echoserver.system.shared_lock import SharedLock
 from loadtest.sockets import accept_queue
 from tests import inspection, pace, wire
 from tests.inspection import events
@@ -364,7 +364,7 @@ def test_a_hanging_worker_is_replaced() -> None:
 def test_workers_that_were_suspended_with_their_master_are_not_replaced() -> None:
     """As by ``docker pause``: they had no time to answer. The master may be the first to go on."""
     change = (
-        "from echoserver import workers as w; "
+        "from echoserver.runtime import master as w; "
         "w._PING, w._LONGEST_SILENCE, w._SUSPENDED = 0.2, 2, 1.5"
     )
     with changed_server(change, "--workers", "2") as (process, address):

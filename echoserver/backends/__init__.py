@@ -7,8 +7,8 @@ A backend answers two questions: who calls accept, and who runs the connection. 
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from echoserver.admission.listener import Listener
 from echoserver.config import Config
-from echoserver.listener import Listener
 from echoserver.service import Service
 
 

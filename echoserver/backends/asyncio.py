@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.listener import Listener
+from echoserver.drivers.callbacks import Task, start
 from echoserver.service import Service
-from echoserver.tasks import Task, start
 
 
 class AsyncioBackend(Backend):

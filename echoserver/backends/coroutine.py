@@ -11,12 +11,12 @@ switching tasks helps those that wait, and cannot help one that computes.
 import select
 from collections import deque
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.connection import Connection
+from echoserver.conversation.connection import Connection
+from echoserver.drivers.callbacks import MOST_EVENTS, Timer, Timers
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
-from echoserver.listener import Listener
 from echoserver.service import Service
-from echoserver.tasks import MOST_EVENTS, Timer, Timers
 
 
 class CoroutineBackend(Backend):

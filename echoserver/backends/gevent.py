@@ -15,10 +15,10 @@ import gevent.hub
 import gevent.socket
 from greenlet import getcurrent
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.connection import Connection
+from echoserver.conversation.connection import Connection
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
-from echoserver.listener import Listener
 from echoserver.service import Service
 
 _READ = 1  # libev's EV_READ

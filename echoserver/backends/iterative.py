@@ -7,9 +7,9 @@ the kernel's queue, for as long as the client that is served likes to stay.
 A connection costs no memory beyond its socket; what it costs is everyone else's time.
 """
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.config import Config
-from echoserver.listener import Listener
 from echoserver.service import Service
 
 

@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.backends.thread import STACK_SIZE
 from echoserver.config import Config
-from echoserver.connection import Connection
+from echoserver.conversation.connection import Connection
 from echoserver.errors import BootError
-from echoserver.listener import Listener
 from echoserver.service import Service
 
 

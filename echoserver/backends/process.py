@@ -17,9 +17,9 @@ configuration and log, but one that was made for it. The fork, the child's life 
 in `echoserver.forkserver.program`.
 """
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.forkserver.client import ForkServer
-from echoserver.listener import Listener
 from echoserver.service import Service
 
 

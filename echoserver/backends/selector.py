@@ -11,10 +11,10 @@ switch of threads. But there is one thread: whatever computes, stops everyone.
 import select
 from collections.abc import Callable
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.listener import Listener
+from echoserver.drivers.callbacks import MOST_EVENTS, Task, Timers, start
 from echoserver.service import Service
-from echoserver.tasks import MOST_EVENTS, Task, Timers, start
 
 
 class SelectorBackend(Backend):

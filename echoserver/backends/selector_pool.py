@@ -16,15 +16,15 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.backends.pool import start_threads
 from echoserver.backends.selector import ReadinessLoop
-from echoserver.connection import Connection
+from echoserver.conversation.connection import Connection
+from echoserver.drivers.callbacks import MOST_EVENTS, Task
 from echoserver.flow import InVain, Readable, Wait
 from echoserver.handlers import Sleep
-from echoserver.listener import Listener
 from echoserver.service import Service
-from echoserver.tasks import MOST_EVENTS, Task
 
 
 class SelectorPoolBackend(Backend):

@@ -18,8 +18,8 @@ import sys
 import threading
 from _thread import start_new_thread
 
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.listener import Listener
 from echoserver.service import Service
 
 # Address space, not memory: the default of 8 MiB times thousands of threads would be refused.

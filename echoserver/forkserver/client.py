@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from echoserver.config import Config
-from echoserver.connection import Connection
+from echoserver.conversation.connection import Connection
 from echoserver.errors import BootError
 from echoserver.forkserver.messages import (
     ENDED,
@@ -32,9 +32,9 @@ from echoserver.forkserver.messages import (
     UNUSABLE,
 )
 from echoserver.forkserver.reports import Reports
+from echoserver.lifecycle.state import RETIRE
 from echoserver.registry import is_file, locate_handler, plugin_name
 from echoserver.service import Service
-from echoserver.state import RETIRE
 
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); "

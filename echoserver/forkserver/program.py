@@ -23,9 +23,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
-from echoserver.blocking import BlockedThread
-from echoserver.connection import Connection
-from echoserver.failures import describe, tls_failed
+from echoserver.conversation.connection import Connection
+from echoserver.conversation.failures import describe, tls_failed
+from echoserver.drivers.blocking import BlockedThread
 from echoserver.forkserver.messages import (
     ENDED,
     FAILED,
@@ -42,7 +42,7 @@ from echoserver.forkserver.messages import (
 )
 from echoserver.forkserver.reports import Failure, Reports
 from echoserver.handlers import Handler
-from echoserver.state import RETIRE, State
+from echoserver.lifecycle.state import RETIRE, State
 
 # Plain figures, for the same reason.
 _FOR_CHILDREN = (int(signal.SIGTERM), int(RETIRE))
@@ -106,7 +106,7 @@ class Settings:
 
 
 def _secure(credentials: tuple[bytes, bytes, bytes | None]) -> Callable[[socket.socket], Any]:
-    from echoserver.tls import Credentials, TlsServer  # large, and rarely needed
+    from echoserver.conversation.tls import Credentials, TlsServer  # large, and rarely needed
 
     return TlsServer(Credentials(*credentials))
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from echoserver import Backend, Connection, Listener, Service
 from echoserver.backends.process import ProcessBackend
-from echoserver.sockets import abort
+from echoserver.system.sockets import abort
 
 
 class Wrong:

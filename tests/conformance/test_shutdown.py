@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import echoserver
-from echoserver.binding import bind
-from echoserver.sockets import undelivered
+from echoserver.admission.binding import bind
+from echoserver.system.sockets import undelivered
 from tests import inspection, pace, wire
 from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer

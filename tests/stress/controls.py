@@ -14,7 +14,7 @@ from echoserver import Backend, Connection, Handler, Listener, Service
 from echoserver.addresses import parse_endpoint
 from echoserver.backends.process import ProcessBackend
 from echoserver.backends.thread import ThreadBackend
-from echoserver.sockets import abort
+from echoserver.system.sockets import abort
 from tests.broken.backends import NoHalfClose as _NoHalfClose
 from tests.broken.backends import SpinsOnClosedPeer as _SpinsOnClosedPeer
 

@@ -40,7 +40,7 @@ def no_port(arena: Arena) -> str:
     if os.geteuid() == 0:
         # This Python may be root's alone: the module is there before.
         script = (
-            "from echoserver.binding import bind; from echoserver.config import Config; "
+            "from echoserver.admission.binding import bind; from echoserver.config import Config; "
             "import encodings.idna, os; os.setgroups([]); os.setresuid(4321, 4321, 4321); "
             "bind(Config(port=1))"
         )

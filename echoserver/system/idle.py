@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Iterable
 
-from echoserver.sock_diag import ask, attributes
+from echoserver.system.sock_diag import ask, attributes
 
 _INFO = 2  # INET_DIAG_INFO: struct tcp_info
 _ESTABLISHED = 1 << 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from echoserver.errors import NoContentError, TlsError
-from echoserver.files import read_file
+from echoserver.system.files import read_file
 
 _RECORD = 5 + 16 * 1024 + 256  # bytes: the longest record, with its head and what encryption adds
 _CHUNK = 16 * 1024

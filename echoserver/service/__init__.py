@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from echoserver import idle
-from echoserver.access import Quota
 from echoserver.addresses import format_address, is_unix
-from echoserver.binding import ListeningSockets
+from echoserver.admission.binding import ListeningSockets
 from echoserver.config import Config
-from echoserver.connection import Connection
-from echoserver.failures import PEERS_FAULTS, describe, tls_failed
+from echoserver.conversation.connection import Connection
+from echoserver.conversation.failures import PEERS_FAULTS, describe, tls_failed
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
-from echoserver.lifecycle import Lifecycle
-from echoserver.log import Log
-from echoserver.slots import Slots
+from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.monitoring.log import Log
+from echoserver.service.quota import Quota
+from echoserver.service.slots import Slots
+from echoserver.system import idle
 
 if TYPE_CHECKING:
-    from echoserver.access_log import AccessLog
-    from echoserver.tls import TlsServer
+    from echoserver.conversation.tls import TlsServer
+    from echoserver.monitoring.access_log import AccessLog
 
 _SWEEPS = 8  # an idle timeout
 _TO_LEAVE = 2.5  # seconds that one who was asked to leave may take for it

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from echoserver import proxy_protocol
-from echoserver.lifecycle import Lifecycle
+from echoserver.admission import proxy_protocol
+from echoserver.lifecycle.main_wait import Lifecycle
 
 
 @dataclass(slots=True)

@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
 
-from echoserver.access import admitted, from_balancer, limited
-from echoserver.binding import ListeningSocket, ListeningSockets, set_timeouts
-from echoserver.connection import Connection
+from echoserver.admission.binding import ListeningSocket, ListeningSockets, set_timeouts
+from echoserver.admission.lingering_close import Lingering
+from echoserver.admission.proxy_headers import AwaitedHeaders, Identified
+from echoserver.conversation.connection import Connection
 from echoserver.flow import Flow, Readable
-from echoserver.lingering import Lingering
-from echoserver.proxy_headers import AwaitedHeaders, Identified
 from echoserver.service import Service
-from echoserver.sockets import abort, spelled
+from echoserver.service.quota import admitted, from_balancer, limited
+from echoserver.system.sockets import abort, spelled
 
 # Out of descriptors or memory: accept(2) leaves the client in the queue, so waiting loses nothing.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}

@@ -17,11 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from echoserver import __version__
-from echoserver.forking import ParentalBond
-from echoserver.helpers import Helper, SupervisedHelper
-from echoserver.privileges import Identity
-from echoserver.scoreboard import Account, Scoreboard
+from echoserver.monitoring.helper_process import Helper, SupervisedHelper
+from echoserver.monitoring.scoreboard import Account, Scoreboard
 from echoserver.service import COUNTED_OUTCOMES, USUAL_OUTCOMES
+from echoserver.system.privileges import Identity
+from echoserver.system.processes import ParentalBond
 
 _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
 _AT_A_TIME = 32  # requests

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from echoserver.addresses import is_unix
 from echoserver.config import Network
-from echoserver.locks import SharedLock
+from echoserver.system.shared_lock import SharedLock
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

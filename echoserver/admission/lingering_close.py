@@ -5,9 +5,9 @@ import time
 from contextlib import suppress
 from math import inf
 
-from echoserver.connection import CHUNK, LINGER
-from echoserver.lifecycle import Lifecycle
-from echoserver.sockets import abort
+from echoserver.conversation.connection import CHUNK, LINGER
+from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.system.sockets import abort
 
 _MOST = 64
 

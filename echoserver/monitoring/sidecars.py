@@ -9,20 +9,20 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from echoserver.access_log import AccessLog
 from echoserver.addresses import parse_endpoint
-from echoserver.binding import ListeningSockets
+from echoserver.admission.binding import ListeningSockets
 from echoserver.config import Config
 from echoserver.errors import BootError
-from echoserver.helpers import SupervisedHelper
-from echoserver.lifecycle import Lifecycle
-from echoserver.log import Log
-from echoserver.privileges import Identity
-from echoserver.scoreboard import Scoreboard
-from echoserver.service_manager import Notifier
+from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.monitoring.access_log import AccessLog
+from echoserver.monitoring.helper_process import SupervisedHelper
+from echoserver.monitoring.log import Log
+from echoserver.monitoring.scoreboard import Scoreboard
+from echoserver.system.privileges import Identity
+from echoserver.system.systemd import Notifier
 
 if TYPE_CHECKING:
-    from echoserver.metrics import Exporter
+    from echoserver.monitoring.metrics import Exporter
 
 _LOOK = 1.0  # seconds
 _LAST_LINES = 2.0  # seconds to write down what is left of the access log
@@ -54,7 +54,7 @@ class Sidecars:
         self._access: AccessLog | None = None
         self._lifecycle: Lifecycle | None = None
         if config.metrics is not None:
-            from echoserver import metrics  # an HTTP server is much to import
+            from echoserver.monitoring import metrics  # an HTTP server is much to import
 
             try:
                 self._exporter = metrics.Exporter(parse_endpoint(config.metrics), time.time())

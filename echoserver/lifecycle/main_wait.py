@@ -20,7 +20,7 @@ from typing import Any
 
 from echoserver.config import Config
 from echoserver.flow import Readable, Wait
-from echoserver.state import LEAVE, NUDGE, RETIRE, State, in_main_thread
+from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE, State, in_main_thread
 
 _NO_SIGNALS = {0, NUDGE}
 """What `Lifecycle.wake` and an interruption leave in the pipe, beside the numbers of signals."""

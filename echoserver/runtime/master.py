@@ -14,21 +14,21 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import NoReturn
 
-from echoserver.access import AddressTable, SharedQuota
-from echoserver.affinity import pin
-from echoserver.binding import ListeningSockets
+from echoserver.admission.binding import ListeningSockets
 from echoserver.config import reread
+from echoserver.conversation.failures import what_failed
 from echoserver.errors import BootError, EchoServerError
-from echoserver.failures import what_failed
-from echoserver.forking import ParentalBond
-from echoserver.lifecycle import Lifecycle
-from echoserver.log import Log
-from echoserver.scoreboard import Scoreboard
-from echoserver.server import Design, announce, certificate_expiry, exit_code, take_effect
+from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE
+from echoserver.monitoring.log import Log
+from echoserver.monitoring.scoreboard import Scoreboard
+from echoserver.monitoring.sidecars import Sidecars
+from echoserver.runtime.server import Design, announce, certificate_expiry, exit_code, take_effect
 from echoserver.service import Resources, Service, Totals
-from echoserver.sidecars import Sidecars
-from echoserver.slots import SharedSlots, SlotTable
-from echoserver.state import LEAVE, NUDGE, RETIRE
+from echoserver.service.quota import AddressTable, SharedQuota
+from echoserver.service.slots import SharedSlots, SlotTable
+from echoserver.system.cpus import pin
+from echoserver.system.processes import ParentalBond
 
 _LOOK = 1.0  # seconds between two looks of the master at its workers
 _PING = 6.0  # seconds between two questions to a worker whether it lives; see write_patience

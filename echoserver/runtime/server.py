@@ -11,31 +11,31 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
-from echoserver.access import LocalQuota, address_of
 from echoserver.addresses import EVERY_ADDRESS, is_unix, parse_endpoint
-from echoserver.affinity import pin, unusable_cpus
+from echoserver.admission.binding import ListeningSockets, bind, resolve, somaxconn
+from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.binding import ListeningSockets, bind, resolve, somaxconn
 from echoserver.config import Config, option_name, reread, settings
+from echoserver.conversation.failures import what_failed
 from echoserver.errors import BootError, ConfigError, EchoServerError
-from echoserver.failures import what_failed
-from echoserver.forking import Strays
 from echoserver.handlers import Handler
 from echoserver.handlers.options import bind_options
-from echoserver.lifecycle import Lifecycle
-from echoserver.listener import Listener
-from echoserver.log import Log
-from echoserver.privileges import Identity
+from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.lifecycle.state import in_main_thread, remaining_threads
+from echoserver.monitoring.log import Log
+from echoserver.monitoring.scoreboard import Scoreboard
+from echoserver.monitoring.sidecars import Sidecars
 from echoserver.registry import load_backend, load_handler
-from echoserver.scoreboard import Scoreboard
 from echoserver.service import Resources, Service, Totals
-from echoserver.sidecars import Sidecars
-from echoserver.slots import LocalSlots
-from echoserver.sockets import spelled
-from echoserver.state import in_main_thread, remaining_threads
+from echoserver.service.quota import LocalQuota, address_of
+from echoserver.service.slots import LocalSlots
+from echoserver.system.cpus import pin, unusable_cpus
+from echoserver.system.privileges import Identity
+from echoserver.system.processes import Strays
+from echoserver.system.sockets import spelled
 
 if TYPE_CHECKING:
-    from echoserver.tls import TlsServer
+    from echoserver.conversation.tls import TlsServer
 
 # Descriptors that are not connections': stderr, listeners, the wake-up pipe, a loop's own. Where
 # there are few, half of them.
@@ -248,7 +248,7 @@ class EchoServer:
                 self._identity.assume()
             _warn(config, sockets, log, descriptors)
             if config.workers is not None:
-                from echoserver.workers import Master
+                from echoserver.runtime.master import Master
 
                 totals = Master(self._design, sockets, lifecycle, log, scoreboard, sidecars).run()
             else:
@@ -314,7 +314,7 @@ class EchoServer:
 def certificate_expiry(secure: "TlsServer | None") -> float:
     """Return when the certificate expires that is served with, in Unix time; 0: there is none."""
     if secure is not None:
-        from echoserver.certificates import expiry
+        from echoserver.conversation.certificates import expiry
 
         with suppress(ValueError):  # OpenSSL can read it, and that is enough to serve
             return expiry(secure.credentials.cert)
@@ -439,7 +439,7 @@ def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
             if getattr(config, name) is not None:
                 raise ConfigError(f"{config.source(name)} is of no use without --tls-cert")
         return None
-    from echoserver.tls import Credentials, CredentialsError, TlsServer
+    from echoserver.conversation.tls import Credentials, CredentialsError, TlsServer
 
     try:
         found = Credentials.read(

@@ -15,12 +15,12 @@ from typing import Any, Self
 
 from echoserver.addresses import UNIX, format_address, is_unix, socket_name, unix_host
 from echoserver.config import Config
-from echoserver.connection import write_patience
+from echoserver.conversation.connection import write_patience
 from echoserver.errors import BootError
-from echoserver.privileges import Identity
-from echoserver.service_manager import inherited
-from echoserver.sock_diag import unix_accept_queue
-from echoserver.sockets import accept_queue, set_timeout
+from echoserver.system.privileges import Identity
+from echoserver.system.sock_diag import unix_accept_queue
+from echoserver.system.sockets import accept_queue, set_timeout
+from echoserver.system.systemd import inherited
 
 # A free port at the first address may be taken at the next one: then another is tried.
 _ATTEMPTS = 20

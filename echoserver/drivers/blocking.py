@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from echoserver.flow import InVain, Readable, Wait
 from echoserver.handlers import Sleep
-from echoserver.sockets import set_timeout
-from echoserver.state import NUDGE, State, in_main_thread
+from echoserver.lifecycle.state import NUDGE, State, in_main_thread
+from echoserver.system.sockets import set_timeout
 
 if TYPE_CHECKING:
-    from echoserver.connection import Connection
+    from echoserver.conversation.connection import Connection
 
 _SOON = 0.001
 _DOZE = 0.1  # seconds

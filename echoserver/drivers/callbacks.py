@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from echoserver.connection import Connection
+from echoserver.conversation.connection import Connection
 from echoserver.flow import Flow, Readable, Wait, Writable
 
 

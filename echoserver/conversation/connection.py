@@ -11,13 +11,13 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
-from echoserver import blocking
+from echoserver.conversation.failures import HandlerTypeError
+from echoserver.drivers import blocking
 from echoserver.errors import NoContentError, TlsError
-from echoserver.failures import HandlerTypeError
 from echoserver.flow import Flow, InVain, Readable, Wait, Writable
 from echoserver.handlers import Answer, Handler, Sleep
-from echoserver.sockets import abort, undelivered, untaken
-from echoserver.state import State
+from echoserver.lifecycle.state import State
+from echoserver.system.sockets import abort, undelivered, untaken
 
 # One read, and so the most that a peer who does not read can make us hold for it. It is the
 # high-water mark of every model: back-pressure begins where this much is unsent.
@@ -90,7 +90,7 @@ class Stream(Protocol):
 
 
 class Tls(Stream, Protocol):
-    """TLS over a socket; see `echoserver.tls.TlsSocket`."""
+    """TLS over a socket; see `echoserver.conversation.tls.TlsSocket`."""
 
     touched: bool
     """The peer has sent something."""

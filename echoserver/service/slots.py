@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from typing import Protocol
 
-from echoserver.locks import SharedLock
+from echoserver.system.shared_lock import SharedLock
 
 
 class Slots(Protocol):

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoserver.addresses import parse_endpoint, parse_host
-from echoserver.affinity import Affinity, parse_affinity
 from echoserver.errors import ConfigError
-from echoserver.files import read_file
+from echoserver.system.cpus import Affinity, parse_affinity
+from echoserver.system.files import read_file
 from echoserver.units import parse_duration
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import NoReturn
 
 from echoserver.errors import BootError
-from echoserver.log import Log
-from echoserver.state import in_main_thread
+from echoserver.lifecycle.state import in_main_thread
+from echoserver.monitoring.log import Log
 
 _SIGNALS = {
     signal.SIGTERM,

@@ -19,11 +19,11 @@ from contextlib import suppress
 from typing import Any
 
 from echoserver.errors import BootError
-from echoserver.files import own_descriptor
-from echoserver.helpers import Helper
-from echoserver.log import Log
-from echoserver.privileges import Identity
-from echoserver.scoreboard import Scoreboard
+from echoserver.monitoring.helper_process import Helper
+from echoserver.monitoring.log import Log
+from echoserver.monitoring.scoreboard import Scoreboard
+from echoserver.system.files import own_descriptor
+from echoserver.system.privileges import Identity
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 _ROOM = 1 << 20  # bytes: what a process without privileges may ask for (pipe(7))

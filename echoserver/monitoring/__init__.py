@@ -1,0 +1,1 @@
+"""What is said about the server: log, counters, scoreboard, access log, and metrics."""

@@ -1,0 +1,1 @@
+"""From a configuration to an exit code, in one process or in several."""

@@ -1,0 +1,1 @@
+"""What Linux offers and Python does not wrap: one kernel interface a file."""
