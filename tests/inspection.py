@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 import echoserver
-from loadtest.sampler import Sampler
+from loadtest.machine.usage import Sampler
 from tests import wire
 
 

@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import echoserver
-from loadtest import ports
+from loadtest.machine import ports
 from tests import inspection, wire
 
 BIN = Path(sys.executable).parent

@@ -25,7 +25,7 @@ from clients.address import format_address, parse_address
 from clients.tls import Trust
 from echoserver.admission import binding
 from echoserver.admission.binding import ListeningSockets, bind
-from loadtest.sockets import ListeningAddress, queue_length
+from loadtest.machine.sockets import ListeningAddress, queue_length
 from tests import inspection, wire
 from tests.certificates import SERVERS
 from tests.launching import command, run, serving, totals

@@ -11,15 +11,15 @@ import pytest
 
 from clients import LoadResult, Workload
 from clients.recording import folded
-from loadtest import calibration, compare
 from loadtest.cli import calibrate
-from loadtest.limits import ClientLimit, judge
-from loadtest.measure import Engine, Round
+from loadtest.experiments import calibration, compare
+from loadtest.load.client_limit import ClientLimit, judge
+from loadtest.load.round import Engine, Round
+from loadtest.machine.pinning import choose
 from loadtest.peers import PEERS
-from loadtest.pinning import choose
 from loadtest.report.cells import remarks
-from loadtest.results import Result, document
-from loadtest.targets import BackendTarget
+from loadtest.results.document import Result, document
+from loadtest.servers.targets import BackendTarget
 from tests import pace
 from tests.launching import run
 
@@ -256,7 +256,7 @@ def test_a_calibration_that_cannot_be_kept_is_shown(
     def measured(_pinning: object, rates: calibration.Rates) -> None:
         rates.server, rates.by_client = "c-epoll", {"epoll": [1234.0]}
 
-    monkeypatch.setattr("loadtest.calibration.calibrate", measured)
+    monkeypatch.setattr("loadtest.experiments.calibration.calibrate", measured)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     with pytest.raises(click.ClickException) as failed:
         calibrate.main(["--rounds", "1"], standalone_mode=False)

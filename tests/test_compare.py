@@ -17,10 +17,10 @@ from hdrh.histogram import HdrHistogram
 
 import echoserver
 from clients.address import format_address
-from loadtest import doctor
+from loadtest.machine import doctor
 from loadtest.peers import PEERS
-from loadtest.targets import describe_target
-from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
+from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives
+from loadtest.servers.targets import describe_target
 from tests import inspection, preforked, wire
 from tests.launching import Terminal, command, free_port, run
 
@@ -204,7 +204,7 @@ def test_a_comparison_that_ended_early_does_not_claim_all_its_rounds(tmp_path: P
     def killed() -> bool:
         for one in inspection.tree(process.pid)[1:]:
             with suppress(psutil.Error):
-                if "loadtest.worker" in one.cmdline():
+                if "loadtest.load.worker" in one.cmdline():
                     one.kill()
                     return True
         return False
@@ -750,8 +750,8 @@ def test_doctor_advises_only_what_its_user_may_do(
     monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr("shutil.which", lambda name: name if name in programs else None)
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 200))
-    monkeypatch.setattr("loadtest.doctor.number_in", lambda _: 128)
-    monkeypatch.setattr("loadtest.doctor.local_ports", lambda: (60000, 60100))
+    monkeypatch.setattr("loadtest.machine.doctor.number_in", lambda _: 128)
+    monkeypatch.setattr("loadtest.machine.doctor.local_ports", lambda: (60000, 60100))
     found = {one.subject: one for one in doctor.examine()}
     ill = {"open files", "somaxconn", "local ports", "C compiler"}
     assert all(found[subject].remedy for subject in ill)

@@ -14,15 +14,15 @@ import pytest
 from clients import EpollLoad, LoadResult, ThreadLoad, Workload
 from clients.load import Load
 from clients.recording import folded
-from loadtest.findmax import Found, Step, find_max
-from loadtest.hold import hold
-from loadtest.limits import ClientLimit
-from loadtest.measure import EndedEarly, Round
-from loadtest.results import Result, document, load
-from loadtest.statistics import least_rounds
-from loadtest.targets import CommandTarget
-from loadtest.thresholds import check_objectives, check_regressions, parse_objectives
-from loadtest.workers import LoadError
+from loadtest.experiments.find_max import Found, Step, find_max
+from loadtest.experiments.hold import hold
+from loadtest.load.client_limit import ClientLimit
+from loadtest.load.coordinator import LoadError
+from loadtest.load.round import EndedEarly, Round
+from loadtest.results.document import Result, document, load
+from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives
+from loadtest.results.statistics import least_rounds
+from loadtest.servers.targets import CommandTarget
 from tests import wire
 from tests.launching import await_listening, free_port, run
 from tests.misbehaving import server as misbehaving

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import echoserver
-from loadtest.sockets import accept_queue
+from loadtest.machine.sockets import accept_queue
 from tests import inspection, pace, wire
 from tests.inspection import events
 from tests.launching import (

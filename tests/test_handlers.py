@@ -12,7 +12,7 @@ from echoserver.errors import ConfigError
 from echoserver.handlers import Handler, Sleep
 from echoserver.handlers.cpu import CpuHandler
 from echoserver.handlers.options import bind_options
-from loadtest.sockets import accept_queue
+from loadtest.machine.sockets import accept_queue
 from tests import inspection, pace, preforked, wire
 from tests.launching import await_listening, command, free_port, run, terminate
 from tests.test_cli import sentence

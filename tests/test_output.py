@@ -18,10 +18,10 @@ import pytest
 import echoserver
 from clients.address import format_address
 from clients.workload import Workload
-from loadtest import pinning
 from loadtest.cli import command as echoload
-from loadtest.measure import Engine, RoundInterrupt, measure
-from loadtest.outcome import FORMATS, chosen_files
+from loadtest.cli.measurement import FORMATS, chosen_files
+from loadtest.load.round import Engine, RoundInterrupt, measure
+from loadtest.machine import pinning
 from tests import inspection, wire
 from tests.launching import command, free_port, run
 
@@ -226,7 +226,7 @@ def test_an_interrupted_calibration_shows_what_it_found_and_keeps_nothing(tmp_pa
         for one in inspection.tree(process.pid)[1:]:
             with suppress(psutil.Error):
                 words = one.cmdline()
-                if any("loadtest.worker" in word or "c-client" in word for word in words):
+                if any("loadtest.load.worker" in word or "c-client" in word for word in words):
                     seen.add(one.pid)
         return len(seen) > 1
 

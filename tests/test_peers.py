@@ -9,8 +9,8 @@ import pytest
 
 from clients import EchoClient
 from loadtest.peers import LIMIT, PEERS, STOCK, peers_of
-from loadtest.statistics import paired_ratio
-from loadtest.targets import PeerTarget
+from loadtest.results.statistics import paired_ratio
+from loadtest.servers.targets import PeerTarget
 from tests.launching import run
 
 

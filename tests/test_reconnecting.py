@@ -18,7 +18,7 @@ from clients import LoadResult, Workload
 from clients.address import format_address
 from clients.proxy_header import local_header
 from echoserver.admission.proxy_protocol import encode, parse
-from loadtest.limits import judge
+from loadtest.load.client_limit import judge
 from tests import wire
 from tests.certificates import SERVERS
 from tests.launching import free_port, run

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from clients.recording import folded
-from loadtest import statistics
-from loadtest.statistics import (
+from loadtest.results import statistics
+from loadtest.results.statistics import (
     holm,
     interval,
     least_rounds,

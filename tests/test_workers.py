@@ -18,7 +18,7 @@ import pytest
 import echoserver
 from echoserver.service.slots import SharedSlots, SlotTable
 from echoserver.system.shared_lock import SharedLock
-from loadtest.sockets import accept_queue
+from loadtest.machine.sockets import accept_queue
 from tests import inspection, pace, wire
 from tests.inspection import events
 from tests.launching import changed_server, command, free_port, run

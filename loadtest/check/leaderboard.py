@@ -11,12 +11,12 @@ def figures(session: Session) -> dict[str, float]:
 
     Raises:
         loadtest.check.submission.NotStarted: The server does not come up.
-        loadtest.workers.LoadError: This machine cannot carry the load.
+        loadtest.load.coordinator.LoadError: This machine cannot carry the load.
     """
     from clients.content import WRONG
     from clients.workload import Workload
-    from loadtest import pinning
-    from loadtest.measure import Engine, measure
+    from loadtest.load.round import Engine, measure
+    from loadtest.machine import pinning
 
     if session.submission is None or session.expectation.by_line:
         return {}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from loadtest.check.evidence import Difference, Evidence
+from loadtest.check.client.evidence import Difference, Evidence
 
 if TYPE_CHECKING:
     from loadtest.check.trial import Trial
@@ -121,7 +121,12 @@ def choose(only: str | None, skip: str | None) -> list[Check]:
 
 def every() -> list[Check]:
     """Return all checks, in the order in which they run."""
-    from loadtest.check import concurrency, connection, life, stream  # noqa: F401 - fill CHECKS
+    from loadtest.check.checks import (  # noqa: F401 - fill CHECKS
+        concurrency,
+        connection,
+        life,
+        stream,
+    )
 
     return sorted(CHECKS.values(), key=lambda one: (list(GROUPS).index(one.id[0]), one.id))
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from loadtest.check.evidence import Evidence
+from loadtest.check.client.evidence import Evidence
 from loadtest.check.model import (
     ERROR,
     FAILED,

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from loadtest.check import expectation
-from loadtest.check.evidence import Timeline
+from loadtest.check.client.connection import Line
+from loadtest.check.client.evidence import Timeline
 from loadtest.check.expectation import Expectation
 from loadtest.check.model import Failure, NotApplicable
 from loadtest.check.submission import Server, Submission
-from loadtest.check.wire import Line
-from loadtest.commands import HOST
+from loadtest.servers.commands import HOST
 
 STRETCH = 6  # times its patience is the most that a check may take in which things go on happening
 

@@ -1,1 +1,1 @@
-"""Documents (`loadtest.results`) as tables, Markdown, CSV, .hgrm, and a page."""
+"""Documents (`loadtest.results.document`) as tables, Markdown, CSV, .hgrm, and a page."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from loadtest.results import Document, Row
+from loadtest.results.document import Document, Row
 
 HEADINGS = (
     ("target", ""),

@@ -5,7 +5,7 @@ import io
 from hdrh.histogram import HdrHistogram
 
 from loadtest.report.cells import label
-from loadtest.results import Document
+from loadtest.results.document import Document
 
 _TICKS = 5  # lines for each halving of the distance to 100 %
 _US_PER_MS = 1000

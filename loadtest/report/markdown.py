@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loadtest.report.cells import HEADINGS, RANKED, cells, label, ranked, remarks
-from loadtest.results import Document
+from loadtest.results.document import Document
 
 
 def markdown(found: Document) -> str:

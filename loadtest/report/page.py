@@ -21,7 +21,7 @@ from loadtest.report.cells import (
     rate,
     remarks,
 )
-from loadtest.results import Document, Row, beside
+from loadtest.results.document import Document, Row, beside
 
 _NINES = (10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99, 99.999)
 

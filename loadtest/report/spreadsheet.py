@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from loadtest.results import Document, Row
+from loadtest.results.document import Document, Row
 
 _COLUMNS = (
     "target",

@@ -19,12 +19,12 @@ from loadtest.report.cells import (
     ratio,
     remarks,
 )
-from loadtest.results import Document, Row
+from loadtest.results.document import Document, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from loadtest.hold import Held
+    from loadtest.experiments.hold import Held
 
 _WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
 

@@ -1,0 +1,180 @@
+"""Life: it starts, serves one client after another, comes back, and ends when it is told to."""
+
+import signal
+
+from loadtest.check.client.evidence import difference
+from loadtest.check.model import Failure, NoEchoServer, check
+from loadtest.check.submission import NotStarted, not_started
+from loadtest.check.submission.observed import holdings
+from loadtest.check.trial import Trial, name_of
+
+_HELLO = b"hello\n"
+_GREETING = 0.3  # seconds in which a server that speaks first has spoken
+_LONGEST_GREETING = 1024  # bytes
+_RESEMBLES = 64  # bytes, the question among them, that are an echo with something added
+_IDLE = 3  # clients
+_FIRST = (
+    "An echo server sends back what it receives; before it does, nothing else can be checked.",
+    "Is exactly what was received sent back: all of it, nothing besides, and at once?",
+)
+
+
+@check(
+    "L1",
+    "starts and accepts a client",
+    purpose="Nothing else can be checked on a server that does not listen where it was told to.",
+    wire="The command is started with a free port; one client connects, sends a line, and leaves.",
+    passes="The port accepts within --timeout. A command that ends before is noticed at once.",
+    hint="Take host and port from what the command is given ({host} {port}, or the environment's "
+    "HOST and PORT), bind to them, and listen before anything that takes long.",
+    weight=4,
+    needs=(),
+    starts=True,
+)
+def starts(trial: Trial) -> None:
+    """L1."""
+    if trial.session.submission is not None:
+        trial.session.start()
+    line = trial.connect()
+    line.send(_HELLO)
+    line.hears(_GREETING, len(_HELLO))  # what is answered, if anything, is not the question yet
+    line.close()
+    server = trial.session.server
+    if server is not None and server.status == 0 and holdings(server.tree()).processes:
+        trial.fail(
+            "it went into the background: the process that was started ended with exit code 0, and "
+            "left others; a server that is to be graded stays in the foreground"
+        )
+
+
+@check(
+    "L2",
+    "serves a second client after the first",
+    purpose="A server outlives its clients: the first one's leaving must not end it, nor its loop.",
+    wire="After a moment's silence, a client sends a line, gets its answer, and leaves; then a "
+    "second one does the same.",
+    passes="Both get their answer, byte for byte.",
+    hint="What ends when a client leaves: the conversation with it, or the loop that accepts?",
+    weight=4,
+)
+def serves_a_second(trial: Trial) -> None:
+    """L2."""
+    for name in ("A", "B"):
+        first = name == "A"
+        line = trial.connect(name)
+        if first:
+            _listen_for_a_greeting(trial, line.hears(_GREETING))
+        line.send(_HELLO)
+        owed = trial.answer(_HELLO)
+        try:
+            line.expect(owed)
+        except Failure as failure:
+            if first:
+                raise _no_echo_server(trial, failure, line.hears(_GREETING)) from None
+            raise Failure(
+                f"the first client was answered, the second was not: {failure}", failure.difference
+            ) from None
+        line.close()
+
+
+def _listen_for_a_greeting(trial: Trial, heard: bytes) -> None:
+    """Find out whether the server speaks first, and whether that is short enough to be read off."""
+    if len(heard) > _LONGEST_GREETING:
+        raise NoEchoServer(
+            f"this is no echo server: it sent {len(heard):,} bytes in {_GREETING} s before it was "
+            f"asked anything ({heard[:40]!r}...)"
+        )
+    # One that greets has S4 to answer for; everything else can be told all the same.
+    trial.session.greeting = heard
+
+
+def _no_echo_server(trial: Trial, failure: Failure, more: bytes) -> Failure:
+    """Say what else this can be, where the very first answer is wrong."""
+    kind = "no echo server"
+    received = failure.received + more
+    if received.startswith((b"HTTP/", b"<!DOCTYPE")):
+        what = "it answers in HTTP"
+    elif not received:
+        what = "it accepts, but the first line that it is sent does not come back"
+    elif received.lower() == _HELLO:
+        kind = "an echo server of another kind"
+        what = f"to {_HELLO!r} it answers {received!r}; if that is the assignment, see --expect"
+    elif _HELLO.rstrip().lower() in received.lower() and len(received) <= _RESEMBLES:
+        failure.instead = _FIRST
+        return failure  # an echo with a mistake
+    else:
+        what = f"to {_HELLO!r} it answers {received[:40]!r}"
+    if not received:
+        what += f", within {trial.patience:.0f} s"
+    found = difference(received, trial.answer(_HELLO)) if received else None
+    other = NoEchoServer(f"this is {kind}: {what}", found)
+    other.instead = _FIRST
+    return other
+
+
+@check(
+    "L3",
+    "can be restarted on the same port at once",
+    purpose="After a crash, or for a new version, a server must come back now, not in a minute.",
+    wire="A client is in the middle of a conversation when the server is killed (SIGKILL), so that "
+    "the server's side of the connection is left in TIME_WAIT; it is started again at once.",
+    passes="It listens on the same port again, and answers.",
+    hint="bind fails with EADDRINUSE for a minute: which socket option is for that? (socket(7), "
+    "UNP section 7.5)",
+    weight=4,
+    needs=("L2",),
+    process=True,
+)
+def restarts(trial: Trial) -> None:
+    """L3."""
+    line = trial.connect()
+    line.ask(_HELLO)
+    port = trial.server.port
+    trial.timeline.add("server", "killed (SIGKILL), with a client connected")
+    trial.session.end()
+    line.close()
+    trial.timeline.add("server", f"started again on port {port}")
+    try:
+        trial.session.start(port)
+    except NotStarted as problem:
+        raise not_started(problem, "after it was killed, and started again on its port, ") from None
+    again = trial.connect("B")
+    again.ask(_HELLO)
+
+
+@check(
+    "L4",
+    "ends on SIGTERM, with clients connected",
+    purpose="Whoever runs servers ends them with SIGTERM: docker stop, systemd, Kubernetes. What "
+    "does not end is killed; what leaves processes behind still holds the port.",
+    wire="Three clients are connected, the first of them answered, all idle, when the process that "
+    "was started gets SIGTERM.",
+    passes="That process, and every process that it started, is gone within --timeout.",
+    hint="Who waits for whom? Idle clients never hang up by themselves. And which process gets the "
+    "signal: only the one that was started, not its children.",
+    weight=4,
+    needs=("L2",),
+    process=True,
+)
+def ends_on_sigterm(trial: Trial) -> None:
+    """L4."""
+    trial.connect("A").ask(_HELLO)
+    for number in range(1, trial.at_once(_IDLE)):
+        trial.connect(name_of(number))
+    server = trial.server
+    trial.timeline.add("server", "gets SIGTERM")
+    server.signal(signal.SIGTERM)
+
+    def gone() -> bool:
+        return server.status is not None and not holdings(server.tree()).processes
+
+    if trial.eventually(gone):
+        trial.session.end()
+        return
+    if server.status is None:
+        trial.fail(f"it still runs {trial.patience:.0f} s after SIGTERM, with idle clients")
+    left = holdings(server.tree()).processes
+    trial.fail(
+        f"on SIGTERM, the process that was started {server.death}; but {left} of the processes "
+        f"that it had started still run{'' if left > 1 else 's'} {trial.patience:.0f} s later"
+    )

@@ -1,0 +1,1 @@
+"""The grader's own clients, which write down all they see."""

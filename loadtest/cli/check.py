@@ -1,0 +1,445 @@
+"""The command `echoload check`."""
+
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from echoserver.command import Duration
+from echoserver.terminal import has_colours
+from loadtest.cli.options import Whole, options_of, positive, usage
+
+if TYPE_CHECKING:
+    from loadtest.check.model import Check, Report, Result
+    from loadtest.check.trial import Session
+
+EXIT_FAILED = 1
+EXIT_NOT_GRADED = 2
+_COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow", "error": "red"}
+_NAMES = (
+    *("text", "json", "junit", "tap"),
+    *("gradescope", "classroom50", "autolab", "markdown", "html"),
+)
+
+
+class InOrder(click.Command):
+    """A command that knows in which order --format and --output were typed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Note the order, then parse as usual."""
+        order: list[tuple[str, str]] = []
+        words = iter(args)
+        for word in words:
+            if word == "--":
+                break
+            name, equals, value = word.partition("=")
+            if name in {"--format", "--output"}:
+                order.append((name, value if equals else next(words, "")))
+        ctx.meta["order"] = order
+        return super().parse_args(ctx, args)
+
+
+@click.command("check", cls=InOrder, short_help="Grade any echo server, in any language.")
+@click.argument(
+    "words", nargs=-1, type=click.UNPROCESSED, metavar="HOST:PORT | -- COMMAND {host} {port}"
+)
+@options_of(
+    [
+        click.option(
+            "--expect",
+            type=click.Choice(["echo", "upper", "line"]),
+            default="echo",
+            show_default=True,
+            help="What is owed: every byte; bytes.upper() of it; or each line once it is complete.",
+        ),
+        click.option("--build", metavar="COMMAND", help="Run this first, as make; by sh -c."),
+        click.option("--only", metavar="CHECKS", help="Only these, as 'N4,C*'."),
+        click.option("--skip", metavar="CHECKS", help="Not these."),
+        click.option(
+            "--clients",
+            type=Whole(1, 10_000),
+            default=400,
+            show_default=True,
+            metavar="N",
+            help="Clients at a time, at most.",
+        ),
+        click.option(
+            "--concurrency",
+            type=Whole(1),
+            metavar="N",
+            help="It is meant to serve no more clients at a time; the others are to wait, and to "
+            "be served then.  [default: everybody]",
+        ),
+        click.option(
+            "--timeout",
+            type=Duration(),
+            default="10s",
+            show_default=True,
+            metavar="DURATION",
+            help="How long each check waits for what does not come. One in which bytes go on "
+            "coming may take six times that.",
+        ),
+        click.option(
+            "--total-timeout",
+            type=Duration(),
+            default="5m",
+            show_default=True,
+            metavar="DURATION",
+            help="For everything; what is not reached by then is skipped, and counts as missed.",
+        ),
+        click.option(
+            "--repeat",
+            type=Whole(1, 1000),
+            default=1,
+            show_default=True,
+            metavar="K",
+            help="Carry out each check so often; it passes if it passes every time.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="All content and every random choice follow from it.",
+        ),
+    ],
+    [
+        click.option(
+            "--memory",
+            type=Whole(1),
+            metavar="BYTES",
+            help="Kill the server when its processes use more together, as 512MiB.",
+        ),
+        click.option(
+            "--nofile",
+            type=Whole(8),
+            metavar="N",
+            help="The most descriptors of each of its processes.",
+        ),
+        click.option(
+            "--nproc",
+            type=Whole(1),
+            metavar="N",
+            help="The most processes and threads of its user (RLIMIT_NPROC; root is exempt).",
+        ),
+        click.option("--user", metavar="NAME", help="Run it as this user; needs root."),
+    ],
+    [
+        click.option(
+            "--format",
+            "formats",
+            type=click.Choice(_NAMES),
+            multiple=True,
+            help="How to write what was found; --output after it names the file, else it goes to "
+            "the terminal. Both may be repeated.  [default: text]",
+        ),
+        click.option("--output", "outputs", multiple=True, metavar="FILE", help="See --format."),
+        click.option(
+            "--weights",
+            metavar="FILE",
+            help="A TOML file of what checks count, in lines such as C7 = 10.",
+        ),
+        click.option("--list", "list_", is_flag=True, help="Show all checks, and end."),
+        click.option("--explain", metavar="CHECK", help="Explain a check, and end."),
+    ],
+)
+@click.pass_context
+def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> int:
+    """Grade an echo server, in any language: one that runs, or one that a command starts.
+
+    Exit codes: 0 all passed; 1 something failed; 2 it could not be graded; 130 Ctrl-C or SIGTERM,
+    with what was found so far; 141 all passed, but standard output was closed. With --format
+    gradescope, classroom50 or autolab, it is 0 when it was graded, for the host reads the outcome
+    from the file.
+    """
+    from loadtest.check.model import choose, every
+    from loadtest.check.submission import CannotGrade
+    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+    from loadtest.output import complain
+
+    if options["list_"]:
+        _show_all(every())
+        return 0
+    if options["explain"] is not None:
+        return _explain(options["explain"], every())
+    files, shown = _destinations(ctx.meta["order"])
+    session = _session(words, options)
+    try:
+        chosen = choose(options["only"], options["skip"])
+        weights = _weights(options["weights"], [*files.values(), shown])
+    except ValueError as error:
+        usage(str(error))
+    grading = Grading(files, shown)
+    treat_all_as_ctrl_c()
+    try:
+        grading.carry_out(session, chosen, weights, options)
+    except KeyboardInterrupt:
+        grading.finish()
+        complain("interrupted: only the checks so far were carried out")
+        return EXIT_INTERRUPTED
+    except CannotGrade as problem:
+        complain(f"echoload: cannot grade: {problem}")
+        return EXIT_NOT_GRADED
+    return grading.exit_code
+
+
+class Grading:
+    """Shows and saves results as they come, and knows the exit code."""
+
+    def __init__(self, files: dict[str, str], shown: str) -> None:
+        self._files = files
+        """By path: the format."""
+        self._shown = shown
+        self._trouble: dict[str, str] = {}
+        self._report: Report | None = None
+        self._unshown: OSError | None = None
+        """Why nothing more can be shown."""
+
+    def carry_out(
+        self,
+        session: "Session",
+        chosen: "list[Check]",
+        weights: dict[str, float],
+        options: dict[str, Any],
+    ) -> None:
+        """Grade."""
+        from clients.address import format_address
+        from loadtest.check.formats import text
+        from loadtest.check.model import Report
+        from loadtest.check.runner import Runner, blank
+
+        name = session.submission.name if session.submission else format_address(*session.address)
+        name = name.encode(errors="replace").decode()  # whatever the shell let through
+        results = blank(chosen, weights, started_here=session.submission is not None)
+        report = Report(name, options["expect"], session.seed, options["repeat"], results)
+        self._report = report
+        _allow_descriptors(session.clients)
+        if self._shown == "text":
+            self._show(f"{text.heading(report)}\n\n")
+        self._save(report)
+        Runner(session, chosen, report, self._found, options["build"]).run()
+        if "gradescope" in {*self._files.values(), self._shown}:
+            self._compare(session, report)
+        self.finish()
+
+    def finish(self) -> None:
+        """Save and show what there is."""
+        from loadtest.check.formats import FORMATS, text
+
+        if self._report is None:
+            return
+        self._save(self._report, last=True)
+        if self._shown == "text":
+            self._show(f"\n{text.summary(self._report)}\n")
+        else:
+            self._show(FORMATS[self._shown].render(self._report))
+
+    def _show(self, said: str) -> None:
+        from loadtest.output import show
+
+        if self._unshown is None:  # it can still be saved
+            # Whether it is coloured is decided here, and not once more by click.
+            self._unshown = show(lambda: click.echo(said, nl=False, color=has_colours(sys.stdout)))
+
+    @property
+    def exit_code(self) -> int:
+        """What this process ends with."""
+        from loadtest.check.formats import FORMATS
+        from loadtest.output import EXIT_CLOSED_OUTPUT, complain
+
+        closed = isinstance(self._unshown, BrokenPipeError)  # the reader has seen enough
+        if self._unshown is not None and not closed:
+            self._trouble["what was found"] = self._unshown.strerror or str(self._unshown)
+        for path, reason in self._trouble.items():
+            complain(f"echoload: cannot write {path}: {reason}")
+        report = self._report
+        if report is None or self._trouble or report.of("error"):
+            return EXIT_NOT_GRADED
+        if any(FORMATS[one].counts_as_graded for one in (*self._files.values(), self._shown)):
+            return 0
+        if not report.good:
+            return EXIT_FAILED
+        return EXIT_CLOSED_OUTPUT if closed else 0
+
+    def _found(self, report: "Report", result: "Result") -> None:
+        if self._shown == "text":
+            from loadtest.check.formats import text
+
+            first, *rest = text.block(result)
+            mark, _, title = first.partition(" ")
+            colours = has_colours(sys.stdout)
+            shown = click.style(mark, fg=_COLOURS[result.status]) if colours else mark
+            self._show("\n".join([f"{shown} {title}", *rest, ""]))
+        self._save(report)
+
+    def _save(self, report: "Report", *, last: bool = False) -> None:
+        """Save what was found so far: again and again, lest it be lost; to a pipe, at the end."""
+        from loadtest.check.formats import FORMATS
+        from loadtest.output import is_stream, write
+
+        for path, form in self._files.items():
+            try:
+                if not last and is_stream(path):
+                    continue
+                write(path, FORMATS[form].render(report))
+                self._trouble.pop(path, None)
+            except OSError as error:
+                self._trouble[path] = error.strerror or str(error)
+
+    @staticmethod
+    def _compare(session: "Session", report: "Report") -> None:
+        """Measure what the leaderboard shows; without a server that answers, there is nothing."""
+        from loadtest.check.leaderboard import figures
+        from loadtest.check.submission import CannotGrade, NotStarted
+        from loadtest.load.coordinator import LoadError
+        from loadtest.output import complain
+
+        passed = {one.check.id for one in report.results if one.status == "passed"}
+        if {"L1", "L2"} <= passed:
+            try:
+                report.leaderboard = figures(session)
+            except (NotStarted, CannotGrade, LoadError, OSError) as problem:
+                complain(f"echoload: no leaderboard: {problem}")
+
+
+def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
+    """Return what is to be graded, and how, or complain."""
+    import socket
+    import time
+
+    from clients.address import is_unix, parse_address
+    from loadtest.check.expectation import EXPECTATIONS
+    from loadtest.check.submission import Limits, Submission
+    from loadtest.check.trial import Session
+    from loadtest.servers.commands import HOST
+    from loadtest.servers.targets import describe_target
+
+    if not words:
+        usage("what is to be graded? HOST:PORT, or -- and the command that starts a server")
+    limits = Limits(options["memory"], options["nofile"], options["nproc"], options["user"])
+    submission, address = None, (HOST, 0)
+    if not words[0]:
+        usage("the command to start is empty")
+    if len(words) == 1 and describe_target(words[0]).is_address:
+        try:
+            host, port = parse_address(words[0])
+            if is_unix(host):
+                usage(f"{host} is a UNIX socket; what check looks at is TCP: give HOST:PORT")
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except ValueError as error:
+            usage(str(error))
+        except OSError as error:
+            usage(f"cannot resolve the host {host!r}: {error.strerror}")
+        address = str(found[0][4][0]), port
+        if limits != Limits() or options["build"] is not None:
+            usage("--build, --memory, --nofile, --nproc and --user are for a server started here")
+    else:
+        submission = Submission(words, limits)
+        try:
+            limits.check()
+        except ValueError as error:
+            usage(str(error))
+    return Session(
+        submission,
+        address,
+        EXPECTATIONS[options["expect"]],
+        options["seed"],
+        options["clients"],
+        options["concurrency"],
+        positive(options["timeout"], "--timeout"),
+        time.monotonic() + positive(options["total_timeout"], "--total-timeout"),
+    )
+
+
+def _destinations(order: list[tuple[str, str]]) -> tuple[dict[str, str], str]:
+    """Return the formats by file, and the one for the terminal.
+
+    A file belongs to the format before it; one with none before it, to the next that has no file.
+    """
+    from loadtest.output import is_standard_output, refuse_unwritable
+
+    files: dict[str, str] = {}
+    formats: list[str] = []
+    early: list[str] = []
+    shown: list[str] = []
+
+    def to(path: str, form: str) -> None:
+        if path in files:
+            usage(f"--output {path} was given twice; each format needs a file of its own")
+        refuse_unwritable(path, "--output")
+        if is_standard_output(path):
+            shown.append(form)
+        else:
+            files[path] = form
+
+    for option, value in order:
+        if option == "--format" and early:
+            to(early.pop(0), value)
+        elif option == "--format":
+            formats.append(value)
+        elif formats:
+            to(value, formats.pop())
+        else:
+            early.append(value)
+    for path in early:
+        to(path, "text")
+    shown += formats
+    if len(shown) > 1:
+        usage(f"only one of --format {' and '.join(shown)} can go to the terminal; give --output")
+    return files, shown[0] if shown else "text"
+
+
+def _weights(path: str | None, formats: list[str]) -> dict[str, float]:
+    from loadtest.check.weights import read
+
+    found = read(path) if path is not None else {}
+    if "classroom50" in formats and (odd := [k for k, v in found.items() if v != int(v)]):
+        raise ValueError(f"--weights: Classroom 50 takes whole numbers only; see {', '.join(odd)}")
+    return found
+
+
+def _allow_descriptors(clients: int) -> None:
+    """Make room for the clients of the checks."""
+    from loadtest.check.submission import CannotGrade
+    from loadtest.load.coordinator import LoadError
+    from loadtest.load.round import allow_descriptors
+
+    try:
+        allow_descriptors(clients)
+    except LoadError as error:
+        raise CannotGrade(str(error)) from None
+
+
+def _show_all(checks: "list[Check]") -> None:
+    counts: Counter[str] = Counter()
+    for one in checks:
+        if not counts[one.group]:
+            click.echo(f"{one.group}:")
+        counts[one.group] += 1
+        bonus = " (bonus)" if one.bonus else ""
+        click.echo(f"  {one.id}  {one.weight:3g} points{bonus:8}  {one.title}")
+    click.echo("Explain one: echoload check --explain C1")
+
+
+def _explain(name: str, checks: "list[Check]") -> int:
+    import textwrap
+
+    found = next((one for one in checks if one.id == name.upper()), None)
+    if found is None:
+        usage(f"--explain: there is no check {name}; see --list")
+    needs = f"needs {', '.join(found.needs)} to pass" if found.needs else "comes first"
+    where = "; only where the server is started here" if found.process else ""
+    bonus = ", as a bonus" if found.bonus else ""
+    click.echo(f"{found.id} {found.title}")
+    click.echo(f"{found.group}; {found.weight:g} points{bonus}; {needs}{where}\n")
+    for label, said in (
+        ("Why", found.purpose),
+        ("What is done", found.wire),
+        ("Passed when", found.passes),
+        ("Where to look", found.hint),
+    ):
+        click.echo(f"{label}:")
+        click.echo(textwrap.indent(textwrap.fill(said, 92), "  "))
+    return 0

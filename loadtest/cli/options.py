@@ -1,0 +1,293 @@
+"""The options that several commands of `echoload` share, and how their values are typed."""
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import click
+
+from clients.tls_options import TLS
+from echoserver.command import Duration
+from echoserver.units import parse_quantity, parse_whole
+
+MOST_PIPELINED = 1000
+MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
+
+
+class Whole(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """A whole number, with a prefix where it has one: 400, 5k, 64KiB."""
+
+    name = "number"
+
+    def __init__(self, least: int = 1, most: int | None = None) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        try:
+            number = parse_whole(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+        if number < self._least or (self._most is not None and number > self._most):
+            upto = "" if self._most is None else f" to {self._most}"
+            self.fail(f"{value!r} is not in the range from {self._least}{upto}", param, ctx)
+        return number
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg] # likewise
+    """A text that a function understands, kept as it was typed."""
+
+    name = "text"
+
+    def __init__(self, function: Callable[[str], Any]) -> None:
+        self._function = function
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        try:
+            self._function(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+        return str(value)
+
+
+class Rate(click.ParamType):  # type: ignore[type-arg] # likewise
+    """Messages a second: 5000, 5k, or 1k:20k for a ramp."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float | None]:
+        """Return the rate at first, and in the end where it changes."""
+        if isinstance(value, tuple):
+            return value
+        first, colon, last = str(value).partition(":")
+        try:
+            rates = parse_quantity(first), parse_quantity(last) if colon else None
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}; a ramp is typed as 1000:20000", param, ctx)
+        if not all(rate is None or rate > 0 for rate in rates):
+            self.fail(f"{value!r} is not more than 0 messages a second", param, ctx)
+        return rates
+
+
+def _sizes(text: str) -> Any:
+    from clients.distributions import parse_sizes
+
+    return parse_sizes(text)
+
+
+def _pauses(text: str) -> Any:
+    from clients.distributions import parse_pauses
+
+    return parse_pauses(text)
+
+
+def _objectives(text: str) -> Any:
+    from loadtest.results.objectives import parse_objectives
+
+    return parse_objectives(text)
+
+
+def options_of(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds the options of `groups` to a command, in this order."""
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed([option for group in groups for option in group]):
+            function = option(function)
+        return function
+
+    return add
+
+
+def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
+    """Return the options for how long something is asked.
+
+    Args:
+        duration: The default.
+        warmup: Likewise.
+        asked: What the help says of the duration.
+    """
+    return [
+        click.option(
+            *("-d", "--duration"),
+            type=Duration(),
+            default=duration,
+            show_default=True,
+            metavar="DURATION",
+            help=asked,
+        ),
+        click.option(
+            "--warmup",
+            type=Duration(),
+            default=warmup,
+            show_default=True,
+            metavar="DURATION",
+            help="Load without measuring, before the measurement.",
+        ),
+    ]
+
+
+CONNECTIONS = [
+    click.option(
+        *("-c", "--connections"),
+        type=Whole(1, MOST_CONNECTIONS),
+        default=400,
+        show_default=True,
+        metavar="N",
+        help="Connections.",
+    ),
+]
+
+RATE = [
+    click.option(
+        *("-R", "--rate"),
+        type=Rate(),
+        metavar="RATE",
+        help="Open loop: send so many messages a second, however fast the server is; 1k:20k rises "
+        "evenly.  [default: closed loop, each connection sends when it is answered]",
+    ),
+]
+
+WORKLOAD = [
+    click.option(
+        "--size",
+        type=Checked(_sizes),
+        default="64",
+        show_default=True,
+        metavar="SIZE",
+        help="Bytes of a message: 64, 4KiB, uniform:1:4096, or file:SIZES with one in a line.",
+    ),
+    click.option(
+        "--pipeline",
+        type=Whole(1, MOST_PIPELINED),
+        default=1,
+        show_default=True,
+        metavar="K",
+        help="Messages that a connection sends before it waits for the first one's reply.",
+    ),
+    click.option(
+        "--think",
+        type=Checked(_pauses),
+        metavar="TIME",
+        help="Wait after each reply: 5ms, exp:5ms (the mean), uniform:1ms:9ms.  [default: none]",
+    ),
+    click.option(
+        "--reconnect-every",
+        type=Whole(1),
+        metavar="MESSAGES",
+        help="Make a connection anew after so many; 1: one for each, its time counts.  "
+        "[default: never]",
+    ),
+    click.option(
+        "--reconnect",
+        is_flag=True,
+        help="Make a connection again that the server ended or broke, and send again what was not "
+        "answered on it.  [default: it stays out]",
+    ),
+    click.option(
+        "--proxy-header",
+        type=click.Choice(["v1", "v2"]),
+        help="Begin each connection with a header of the PROXY protocol, as a balancer does.",
+    ),
+    click.option(
+        "--active",
+        type=Whole(1, MOST_CONNECTIONS),
+        metavar="N",
+        help="Connections that send; the others are open and silent.  [default: all]",
+    ),
+    click.option(
+        "--timeout",
+        type=Duration(),
+        default="10s",
+        show_default=True,
+        metavar="DURATION",
+        help="For connecting, and for each reply.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0),
+        default=1,
+        metavar="N",
+        help="All content, sizes, pauses, and the order of rounds follow from it.  [default: 1]",
+    ),
+    *TLS,
+]
+
+CLIENT = [
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "threads", "epoll"]),
+        default="auto",
+        show_default=True,
+        help="The client: a thread for every connection; one event loop, which is faster; or "
+        "threads as far as they are not the limit.",
+    ),
+    click.option(
+        "--processes",
+        type=Whole(1, 256),
+        default=1,
+        show_default=True,
+        metavar="P",
+        help="Share the connections out over so many processes of the client.",
+    ),
+]
+
+PIN = [
+    click.option(
+        "--pin",
+        default="split",
+        show_default=True,
+        metavar="CPUS",
+        help="split: a core for the server, and one for each process of the client, where there "
+        "are two; off: all share all; or SERVERCPUS:CLIENTCPUS, as 0:1-3.",
+    ),
+]
+
+FORMATS = [
+    click.option("--csv", "csv_file", metavar="FILE", help="Save the rounds as CSV."),
+    click.option("--markdown", "markdown_file", metavar="FILE", help="Save tables for a PR."),
+    click.option("--html", "html_file", metavar="FILE", help="Save a page with charts."),
+    click.option("--hgrm", "hgrm_file", metavar="FILE", help="Save latencies for HdrHistogram."),
+]
+
+QUIET = [click.option("-q", "--quiet", is_flag=True, help="No progress.")]
+
+OUTPUT = [
+    click.option(
+        "--json",
+        "json_file",
+        metavar="FILE",
+        help="Save everything as JSON; -, here and below: to standard output, and the table to "
+        "standard error.",
+    ),
+    *FORMATS,
+    *QUIET,
+]
+
+OBJECTIVES = [
+    click.option(
+        "--slo",
+        type=Checked(_objectives),
+        metavar="CONDITIONS",
+        help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
+    ),
+    click.option(
+        "--junit",
+        "junit_file",
+        metavar="FILE",
+        help="Save a test case for each target and objective, as CI systems read them.",
+    ),
+]
+
+
+def usage(sentence: str) -> NoReturn:
+    """Complain about what was typed."""
+    raise click.UsageError(sentence, click.get_current_context())
+
+
+def positive(value: float, option: str) -> float:
+    """Refuse zero."""
+    if not value:
+        usage(f"{option} must be more than 0")
+    return value

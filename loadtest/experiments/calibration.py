@@ -1,0 +1,177 @@
+"""What this machine's load client can reach: measured once, kept, and used to judge runs.
+
+The client is run against the fastest echo server that can be had here, and its throughput is
+divided by the share of its core that it used. That is its capacity, whoever of the two was slower:
+a run that comes near to it has measured the client.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from errno import ENOENT
+from pathlib import Path
+
+from clients.workload import Workload
+from loadtest.load.coordinator import LoadError
+from loadtest.load.round import Engine, measure
+from loadtest.load.worker import ENGINES
+from loadtest.machine.environment import cpu_model
+from loadtest.machine.pinning import Pinning, pinned
+from loadtest.output import write
+from loadtest.peers import PEERS, Peer
+from loadtest.results.statistics import median, paired_ratio
+from loadtest.servers.targets import (
+    BackendTarget,
+    PeerTarget,
+    Running,
+    Target,
+    Workshop,
+    started_on,
+)
+
+_SECONDS = 1.0
+IN_C = Peer("c-client", "cc")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What an engine reached."""
+
+    capacity: float
+    """Messages per second of one process with a core of its own."""
+    server: str
+    """Against which server."""
+    of_c: float | None = None
+    """As a share of what a client in C that verifies nothing reached in the same rounds."""
+
+
+def cache_file() -> Path:
+    """Return where calibrations are kept: one file for each machine and interpreter.
+
+    Raises:
+        OSError: There is no such place.
+    """
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
+    key = hashlib.sha256(machine.encode()).hexdigest()[:16]
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise FileNotFoundError(ENOENT, "this user has no home directory") from None
+    return Path(base) / "echoload" / f"calibration-{key}.json"
+
+
+def known() -> dict[str, Calibration]:
+    """Return the calibrations of this machine, by engine."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        found = json.loads(cache_file().read_text(encoding="utf-8"))
+        return {name: Calibration(**value) for name, value in found.items()}
+    return {}
+
+
+def keep(found: dict[str, Calibration]) -> Path:
+    """Save calibrations for later; return where.
+
+    Raises:
+        OSError: They cannot be saved.
+    """
+    path = cache_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {
+        name: asdict(replace(one, capacity=round(one.capacity, 1)))
+        for name, one in (known() | found).items()
+    }
+    write(path, json.dumps(values, indent=2) + "\n")
+    return path
+
+
+@dataclass(slots=True)
+class Rates:
+    """What each client reached, round by round."""
+
+    rounds: int
+    """How often each is measured; its median counts."""
+    server: str = ""
+    """Against which server."""
+    by_client: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> int:
+        """How many rounds came to their end."""
+        return min(map(len, self.by_client.values()), default=0)
+
+    def summary(self) -> dict[str, Calibration]:
+        """Return what came of the rounds so far, by engine."""
+        limit = self.by_client.get(IN_C.name)
+        return {
+            engine: Calibration(
+                median(values),
+                self.server,
+                paired_ratio(*_pairs(values, limit)).median if limit else None,
+            )
+            for engine, values in self.by_client.items()
+            if engine != IN_C.name and values
+        }
+
+
+def _pairs(one: list[float], two: list[float]) -> tuple[list[float], list[float]]:
+    both = min(len(one), len(two))
+    return one[:both], two[:both]
+
+
+def calibrate(pinning: Pinning, rates: Rates) -> None:
+    """Measure what one process of each engine can do here, and the plainest client in C.
+
+    The client in C verifies nothing, and is there where it can be compiled; it takes its turn in
+    the same rounds, each with a fresh server.
+
+    Args:
+        pinning: The CPUs of server and client.
+        rates: Added to; being interrupted leaves in it what was measured until then.
+
+    Raises:
+        loadtest.load.coordinator.LoadError: It cannot be measured.
+    """
+    with Workshop() as folder:
+        target: Target = BackendTarget("selector")
+        clients = list(ENGINES)
+        if not PEERS["c-epoll"].missing and folder.is_dir():
+            target = PeerTarget(PEERS["c-epoll"], folder)
+            clients.append(IN_C.name)
+        rates.server = target.name
+        rates.by_client = {client: [] for client in clients}
+        for number in range(rates.rounds):
+            for client in random.Random(number).sample(clients, len(clients)):
+                with started_on(target, pinning.server) as running:
+                    rate = _rate(client, running, pinning, folder)
+                rates.by_client[client].append(rate)
+
+
+def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> float:
+    """Return what a client reaches, divided by the share of its core that it used."""
+    workload = Workload(running.host, running.port, duration=_SECONDS, warmup=_SECONDS / 4)
+    if client == IN_C.name:
+        words = [running.port, workload.connections, _SECONDS, workload.size]
+        try:
+            with pinned(pinning.client):
+                said = subprocess.run(
+                    [*IN_C.command(folder), *map(str, words)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    timeout=60,
+                ).stdout.split()
+        except (RuntimeError, subprocess.SubprocessError) as error:
+            raise LoadError(f"the client in C failed: {error}") from None
+        return int(said[0]) / float(said[1])
+    found = measure(workload, pinning, running.pid, engine=Engine(client))
+    if found.ended_early:
+        raise LoadError(f"the server that it was to be measured against {found.ended_early}")
+    share = min(1.0, found.client_cpu_percent / 100) or 1.0
+    return found.throughput / share

@@ -1,0 +1,265 @@
+"""Compare servers: a fresh one for every round, all in turn, each under the same workload."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import echoserver
+from clients import EchoClient
+from clients.address import format_address
+from clients.proxy_header import local_header
+from clients.workload import Workload
+from loadtest.load.coordinator import ClientError, LoadError, NoThreadsError
+from loadtest.load.round import Engine, RoundInterrupt, measure
+from loadtest.machine.environment import number_in
+from loadtest.machine.pinning import Pinning
+from loadtest.machine.ports import local_ports
+from loadtest.results.document import Result
+from loadtest.servers.targets import Running, Target, started_on
+
+_PROBE = bytes(range(256)) * 4
+_PILOT = 0.4  # seconds of the round that shows whether threads can carry it
+
+_TIGHT = 0.75  # of the client's cores: in some round it would use all of them
+
+_PORTS = 0.5  # of the local ports in TIME_WAIT, above which new connections are not begun
+_COOL_DOWN = 65.0  # seconds: a little more than TIME_WAIT lasts (Linux: 60)
+_REUSED = 1.1  # seconds: likewise, where they are taken again
+_GLANCE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A target under a workload."""
+
+    target: Target
+    workload: Workload
+    """Its host and port are those of each server in turn."""
+    sweep: dict[str, Any] = field(default_factory=dict)
+    """What a sweep set in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to compare, and how."""
+
+    cells: Sequence[Cell]
+    rounds: int
+    pinning: Pinning
+    seed: int
+    engine: Engine
+
+
+class Progress(Protocol):
+    """Whoever tells the person at the terminal how far we are."""
+
+    def begin(self, number: int, target: str) -> None:
+        """Round `number` (from 0), of `target`, begins."""
+
+    def during(self, seconds: float, rate: float, errors: int) -> None:
+        """The workload has run for so long, and how it goes."""
+
+    def end(self, text: str) -> None:
+        """That round is over; `text` says what it gave."""
+
+
+def schedule(plan: Plan) -> list[int]:
+    """Return the numbers of the cells in the order of measurement: each once a round, at random.
+
+    So whatever changes on the machine meanwhile falls on all of them alike.
+    """
+    order = random.Random(plan.seed)
+    steps: list[int] = []
+    for _ in range(plan.rounds):
+        steps += order.sample(range(len(plan.cells)), len(plan.cells))
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A target that could not be measured, and why."""
+
+    target: str
+    reason: str
+    rounds: int | None = None
+    """How many rounds it had come through; None: it was tried, and took part in none."""
+    remedy: str = ""
+    """What to do."""
+
+    def __str__(self) -> str:
+        after = f" after {self.rounds} rounds" if self.rounds else ""
+        sentence = f"{self.target} was left out{after}: {self.reason.rstrip('.')}"
+        return f"{sentence}; {self.remedy}" if self.remedy else sentence
+
+
+def try_each(plan: Plan, say: Callable[[str], None]) -> tuple[Plan, list[Failure]]:
+    """Start each target once, and let one client ask it.
+
+    Returns:
+        A plan of those that answer right, and why the others are not in it.
+    """
+    failures: dict[int, Failure] = {}
+    tried: dict[int, Target] = {}
+    for cell in plan.cells:
+        target = cell.target
+        if id(target) in tried:  # under another workload of a sweep
+            continue
+        tried[id(target)] = target
+        say(f"trying {target.name}")
+        try:
+            with started_on(target, plan.pinning.server) as server:
+                _verify(server, cell.workload)
+        except (LoadError, echoserver.EchoServerError, OSError) as error:
+            failures[id(target)] = Failure(target.name, str(error), remedy=target.how_to_check)
+    left = [cell for cell in plan.cells if id(cell.target) not in failures]
+    return replace(plan, cells=left), list(failures.values())
+
+
+def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failure]:
+    """Run every round, and add what it gave to `results`, one per cell in the plan's order.
+
+    A target that fails takes part in no later round, and the others go on.
+
+    Returns:
+        The targets that failed.
+
+    Raises:
+        loadtest.load.coordinator.ClientError: The client cannot carry the workload.
+
+    Being interrupted leaves the rounds so far in `results`, and no server behind. A round that was
+    cut short is shorter than the others, so it counts only where its target has none besides.
+
+    """
+    mine = [_empty(cell) for cell in plan.cells]
+    results.extend(mine)
+    failures: dict[int, Failure] = {}
+    for number, which in enumerate(schedule(plan)):
+        cell = plan.cells[which]
+        if which in failures:
+            continue
+        progress.begin(number, _name(cell))
+        cool_down(cell.workload.connections, progress.during)
+        workload = replace(cell.workload, seed=plan.seed + number)
+        try:
+            with started_on(cell.target, plan.pinning.server) as server:
+                _verify(server, workload)
+                measured = measure(
+                    replace(workload, host=server.host, port=server.port),
+                    plan.pinning,
+                    server.pid,
+                    progress.during,
+                    plan.engine,
+                    server.exit_code,
+                )
+                mine[which].rounds.append(measured)
+        except RoundInterrupt as interrupt:
+            if not mine[which].rounds:
+                mine[which].rounds.append(interrupt.round)
+            raise
+        except ClientError:
+            raise
+        except (LoadError, echoserver.EchoServerError, OSError) as error:
+            failures[which] = Failure(_name(cell), str(error), len(mine[which].rounds))
+            mine[which].failed = str(error)
+            progress.end(f"failed: {error}")
+            continue
+        because = f", {measured.ended_early}" if measured.ended_early else ""
+        progress.end(f"{measured.throughput:,.0f} messages/s{because}")
+    return list(failures.values())
+
+
+def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
+    """Return why threads cannot carry a plan; nothing where they can.
+
+    Each cell is tried for a moment, until one shows that the client of threads is its limit: what
+    is compared then would be the client with itself.
+    """
+    for cell in plan.cells:
+        say(f"trying whether threads can carry {_name(cell)}")
+        workload = replace(cell.workload, duration=_PILOT, messages=None, warmup=_PILOT / 2)
+        try:
+            with started_on(cell.target, plan.pinning.server) as server:
+                found = measure(
+                    replace(workload, host=server.host, port=server.port),
+                    plan.pinning,
+                    server.pid,
+                    engine=replace(plan.engine, name="threads"),
+                )
+        except NoThreadsError as error:
+            return str(error)
+        except (LoadError, echoserver.EchoServerError):
+            continue  # which its rounds will say
+        busy = found.client_cpu_percent / 100 / min(plan.engine.processes, len(plan.pinning.client))
+        if found.limit or busy > _TIGHT:
+            return f"threads would be the limit, or nearly, of {_name(cell)}"
+    return ""
+
+
+def _empty(cell: Cell) -> Result:
+    other = cell.target.interpreter
+    return Result(
+        cell.target.name,
+        cell.target.backend,
+        cell.workload.handler,
+        cell.workload.connections,
+        cell.sweep,
+        {"version": other.version, "gil": other.gil} if other else None,
+    )
+
+
+def _name(cell: Cell) -> str:
+    return " ".join([cell.target.name, *(f"{name}={value}" for name, value in cell.sweep.items())])
+
+
+def _verify(server: Running, workload: Workload) -> None:
+    """Refuse to measure a server that does not even answer one client right."""
+    try:
+        header = local_header(workload.proxy_header) if workload.proxy_header else b""
+        with EchoClient(
+            server.host, server.port, workload.timeout, workload.trust, header
+        ) as client:
+            answers = echoserver.load_handler(workload.handler).answers
+            right = client.echo(_PROBE) == answers(_PROBE) and not client.finish()
+    except OSError as error:
+        raise LoadError(
+            f"{format_address(server.host, server.port)} does not answer one client: {error}"
+        ) from None
+    if not right:
+        raise LoadError(
+            f"{format_address(server.host, server.port)} does not answer what the handler "
+            f"{workload.handler!r} should"
+        )
+
+
+# -- local ports -----------------------------------------------------------------------------------
+
+
+def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
+    """Wait while too many of this machine's ports are in TIME_WAIT to begin `needed` connections.
+
+    Whoever closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a round
+    that reconnects for every message leaves thousands. Linux takes them again after a second
+    where it may (net.ipv4.tcp_tw_reuse, which by default it does on the loopback).
+    """
+    first, last = local_ports()
+    longest = _REUSED if number_in("/proc/sys/net/ipv4/tcp_tw_reuse") else _COOL_DOWN
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < longest:
+        if time_wait() + needed < _PORTS * (last - first):
+            return
+        during(passed, 0.0, 0)
+        time.sleep(_GLANCE)
+
+
+def time_wait() -> int:
+    """Return how many TCP connections of this machine are in TIME_WAIT."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("TCP:"):
+                words = line.split()
+                return int(words[words.index("tw") + 1])
+    return 0

@@ -1,0 +1,1 @@
+"""What is watched on this machine, and what may be used of it."""

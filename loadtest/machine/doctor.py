@@ -1,0 +1,238 @@
+"""What on this machine will bend the numbers, and the command that mends it."""
+
+import os
+import resource
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.experiments import calibration
+from loadtest.experiments.compare import time_wait
+from loadtest.load.round import RESERVED_DESCRIPTORS
+from loadtest.machine.environment import number_in
+from loadtest.machine.ports import local_ports
+
+_DESCRIPTORS = 1024
+_BACKLOG = 4096
+_PORTS = 20_000
+_TIME_WAIT = 0.5  # of the ports
+_LOAD = 0.25  # of the CPUs
+_ASK = "ask who administers this machine for"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    value: str
+    problem: str = ""
+    """What it will do to the numbers; nothing where it is fine."""
+    remedy: str = ""
+    """The command that mends it, or what else to do."""
+
+
+def _by_root(command: str, otherwise: str) -> str:
+    """Return advice that takes root's rights, as far as this user can follow it.
+
+    Args:
+        command: What root types.
+        otherwise: What to ask for where there is no way to become root.
+    """
+    if os.geteuid() == 0:
+        return command
+    if shutil.which("sudo"):
+        return " && ".join(f"sudo {one}" for one in command.split(" && "))
+    return f"{_ASK} {otherwise}"
+
+
+def examine() -> list[Finding]:
+    """Look at everything; what cannot be read is left out."""
+    looks = (
+        _descriptors,
+        _backlog,
+        _ports,
+        _time_wait,
+        _cpus,
+        _quota,
+        _frequency,
+        _swap,
+        _load,
+        _compiler,
+        _calibrated,
+    )
+    return [finding for look in looks if (finding := look()) is not None]
+
+
+def _descriptors() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shown = f"{_limit(soft)} (at most {_limit(hard)})"
+    if hard == resource.RLIM_INFINITY or hard >= _DESCRIPTORS:
+        return Finding("open files", shown)
+    return Finding(
+        "open files",
+        shown,
+        f"no more than {max(0, hard - RESERVED_DESCRIPTORS)} connections at a time",
+        _by_root(
+            f"prlimit --pid $$ --nofile={_DESCRIPTORS * 20}   # as ulimit -Hn",
+            f"a higher limit (ulimit -Hn {_DESCRIPTORS * 20})",
+        ),
+    )
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def _backlog() -> Finding | None:
+    value = number_in("/proc/sys/net/core/somaxconn")
+    if value is None:
+        return None
+    if value >= _BACKLOG:
+        return Finding("somaxconn", str(value))
+    return Finding(
+        "somaxconn",
+        str(value),
+        f"more than {value} clients that connect at once wait for a second, or three, or seven",
+        _by_root(
+            f"sysctl -w net.core.somaxconn={_BACKLOG}", f"net.core.somaxconn of at least {_BACKLOG}"
+        ),
+    )
+
+
+def _ports() -> Finding:
+    first, last = local_ports()
+    shown = f"{first} - {last}"
+    if last - first >= _PORTS:
+        return Finding("local ports", shown)
+    return Finding(
+        "local ports",
+        shown,
+        f"{last - first} connections to one server, those in TIME_WAIT included",
+        _by_root(
+            'sysctl -w net.ipv4.ip_local_port_range="10240 65535"',
+            "net.ipv4.ip_local_port_range from 10240 to 65535",
+        ),
+    )
+
+
+def _time_wait() -> Finding:
+    first, last = local_ports()
+    count = time_wait()
+    if count < _TIME_WAIT * (last - first):
+        return Finding("TIME_WAIT", str(count))
+    return Finding(
+        "TIME_WAIT",
+        str(count),
+        "new connections may find no port",
+        "wait a minute, or "
+        + _by_root("sysctl -w net.ipv4.tcp_tw_reuse=1", "net.ipv4.tcp_tw_reuse=1"),
+    )
+
+
+def _cpus() -> Finding:
+    usable = len(os.sched_getaffinity(0))
+    if usable > 1:
+        return Finding("CPUs", str(usable))
+    return Finding(
+        "CPUs",
+        str(usable),
+        "server and client take turns on one core: compare CPU per message, not rates",
+        "use a machine with two or more",
+    )
+
+
+def _quota() -> Finding | None:
+    """Look at the CPU quota of this cgroup, version 2 or 1."""
+    quota, period = "max", "0"
+    with suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    with suppress(OSError):
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+        period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+    if quota in {"max", "-1"} or not period.isdigit() or not int(period):
+        return Finding("CPU quota", "none")
+    cores = int(quota) / int(period)
+    return Finding(
+        "CPU quota",
+        f"{cores:g} cores",
+        "whoever has used it up stands still until the next tenth of a second",
+        "start the container without --cpus",
+    )
+
+
+def _frequency() -> Finding | None:
+    with suppress(OSError):
+        path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+        governor = path.read_text(encoding="ascii").strip()
+        if governor == "performance":
+            return Finding("CPU frequency", governor)
+        return Finding(
+            "CPU frequency",
+            governor,
+            "the clock follows the load, and figures with it",
+            _by_root("cpupower frequency-set -g performance", "the CPU governor 'performance'"),
+        )
+    return None
+
+
+def _swap() -> Finding | None:
+    with suppress(OSError, ValueError, KeyError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (x.partition(":") for x in lines)}
+        used = sizes["SwapTotal"] - sizes["SwapFree"]
+        if used < sizes["MemTotal"] // 20:
+            return Finding("swap", f"{used // 1024} MiB in use")
+        return Finding(
+            "swap",
+            f"{used // 1024} MiB in use",
+            "what was swapped out comes back in the middle of a measurement",
+            _by_root("swapoff -a && swapon -a", "empty swap (swapoff -a, swapon -a)"),
+        )
+    return None
+
+
+def _load() -> Finding:
+    average = os.getloadavg()[0]
+    cpus = len(os.sched_getaffinity(0))
+    if average <= _LOAD * cpus:
+        return Finding("load average", f"{average:.2f}")
+    return Finding(
+        "load average",
+        f"{average:.2f} on {cpus} CPUs",
+        "something else is running, and takes its share",
+        "see what: top   # and wait until it is done",
+    )
+
+
+def _compiler() -> Finding:
+    if shutil.which("cc"):
+        return Finding("C compiler", "cc")
+    return Finding(
+        "C compiler",
+        "none",
+        "no comparison with C, and the calibration is against the fastest backend instead",
+        _how_to_get_a_compiler(),
+    )
+
+
+def _how_to_get_a_compiler() -> str:
+    what = "a C compiler and the headers of the C library"
+    if shutil.which("apt-get"):
+        return _by_root("apt-get install gcc libc6-dev", what)
+    return f"install {what}" if os.geteuid() == 0 else f"{_ASK} {what}"
+
+
+def _calibrated() -> Finding:
+    known = calibration.known()
+    if known:
+        shown = ", ".join(f"{name} {one.capacity:,.0f}/s" for name, one in sorted(known.items()))
+        return Finding("calibration", shown)
+    return Finding(
+        "calibration",
+        "none",
+        "whether the client is the limit is judged by its CPU alone",
+        "echoload calibrate",
+    )

@@ -1,0 +1,1 @@
+"""What a measurement gave: one document, its statistics, its objectives."""

@@ -1,0 +1,1 @@
+"""Which servers can be measured, and how people name them."""
