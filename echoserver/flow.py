@@ -22,10 +22,11 @@ simplest driver, for one flow, which nobody wakes, is::
 A flow that yields the very same open-ended wait again has nothing new to register.
 """
 
+import socket
 from collections.abc import Generator
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
-from echoserver.handlers import Sleep
+_LONGEST_SLEEP = 1e8  # seconds
 
 
 class Readable:
@@ -50,9 +51,58 @@ class Writable:
         """For so long at most; None: without end. Being woken does not end it."""
 
 
+class Sleep:
+    """Wait for `seconds`, whatever happens; a handler may return it as a step of its answer.
+
+    Raises:
+        ValueError: `seconds` is negative, or longer than anyone would wait.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self, seconds: float) -> None:
+        # Complain where it is made, in the handler, and not where it is carried out.
+        if not 0 <= seconds <= _LONGEST_SLEEP:
+            raise ValueError(f"cannot sleep for {seconds!r} seconds")
+        self.seconds = seconds
+
+    def __repr__(self) -> str:
+        return f"Sleep({self.seconds!r})"
+
+
 Wait: TypeAlias = Readable | Writable | Sleep
 
 InVain: TypeAlias = bool | None
 """What a flow is resumed with: True, where what it waited for has not come."""
 
 Flow: TypeAlias = Generator[Wait, InVain, None]
+
+
+class Driver(Protocol):
+    """Runs one flow in the way of its concurrency model."""
+
+    def wake(self) -> None:
+        """End an open-ended wait for input; the main flow calls this when it drains."""
+
+    def close(self) -> None:
+        """Let go of what the model holds for the socket, which is about to be closed."""
+
+
+class Drivable(Protocol):
+    """A connection, as far as drivers know it."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """Its socket."""
+
+    def driven_by(self, driver: Driver, *, blocking: bool = False, swept: bool = True) -> Flow:
+        """Return the flow that serves it to its end, for `driver` to run."""
+
+    def wake(self) -> None:
+        """End its wait for input."""
+
+    def cut(self) -> None:
+        """End it: the drain's time is over."""
+
+    def pulse(self) -> None:
+        """Look whether it is idle, and take no lock: what a signal interrupts may hold it."""

@@ -22,8 +22,7 @@ from echoserver.backends.pool import start_threads
 from echoserver.backends.selector import ReadinessLoop
 from echoserver.conversation.connection import Connection
 from echoserver.drivers.callbacks import MOST_EVENTS, Task
-from echoserver.flow import InVain, Readable, Wait
-from echoserver.handlers import Sleep
+from echoserver.flow import InVain, Readable, Sleep, Wait
 from echoserver.service import Service
 
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 from echoserver.conversation.failures import HandlerTypeError
 from echoserver.drivers import blocking
 from echoserver.errors import NoContentError, TlsError
-from echoserver.flow import Flow, InVain, Readable, Wait, Writable
-from echoserver.handlers import Answer, Handler, Sleep
+from echoserver.flow import Driver, Flow, InVain, Readable, Sleep, Wait, Writable
+from echoserver.handlers import Answer, Handler
 from echoserver.lifecycle.state import State
 from echoserver.system.sockets import abort, undelivered, untaken
 
@@ -51,16 +51,6 @@ _GLANCE = 0.05  # seconds between two looks at what the kernel has still to deli
 _BYTES = (bytes, bytearray, memoryview)
 
 _T = TypeVar("_T")
-
-
-class Driver(Protocol):
-    """Whatever runs a connection's flow in the way of its concurrency model."""
-
-    def wake(self) -> None:
-        """End an open-ended wait for input; the main flow calls this when it drains."""
-
-    def close(self) -> None:
-        """Let go of what the model holds for the socket, which is about to be closed."""
 
 
 class Timeouts(Protocol):

@@ -6,15 +6,10 @@ import time
 from _thread import get_ident
 from contextlib import suppress
 from signal import pthread_kill
-from typing import TYPE_CHECKING
 
-from echoserver.flow import InVain, Readable, Wait
-from echoserver.handlers import Sleep
+from echoserver.flow import Drivable, InVain, Readable, Sleep, Wait
 from echoserver.lifecycle.state import NUDGE, State, in_main_thread
 from echoserver.system.sockets import set_timeout
-
-if TYPE_CHECKING:
-    from echoserver.conversation.connection import Connection
 
 _SOON = 0.001
 _DOZE = 0.1  # seconds
@@ -29,7 +24,7 @@ class BlockedThread:
 
     __slots__ = ("_flow", "_in_main", "_sock", "_state", "_thread")
 
-    def __init__(self, connection: "Connection", state: State) -> None:
+    def __init__(self, connection: Drivable, state: State) -> None:
         self._state = state
         self._sock = connection.sock
         self._thread = get_ident()

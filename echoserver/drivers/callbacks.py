@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from echoserver.conversation.connection import Connection
-from echoserver.flow import Flow, Readable, Wait, Writable
+from echoserver.flow import Drivable, Flow, Readable, Wait, Writable
 
 
 class Timer(Protocol):
@@ -136,7 +135,7 @@ class Task:
             self._timer = loop.call_later(wait.seconds, self._expire if timed else self.resume)
 
 
-def start(loop: EventLoop, connection: Connection) -> None:
+def start(loop: EventLoop, connection: Drivable) -> None:
     """Serve a connection on `loop`."""
     task = Task(loop)
     task.run(connection.driven_by(task))

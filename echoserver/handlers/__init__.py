@@ -9,27 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, TypeAlias
 
-_LONGEST_SLEEP = 1e8  # seconds
+from echoserver.flow import Sleep
 
-
-class Sleep:
-    """A step of an answer: let `seconds` pass before the next one.
-
-    Raises:
-        ValueError: `seconds` is negative, or no time that anyone would wait.
-    """
-
-    __slots__ = ("seconds",)
-
-    def __init__(self, seconds: float) -> None:
-        # Complain where it is made, in the handler, and not where it is carried out.
-        if not 0 <= seconds <= _LONGEST_SLEEP:
-            raise ValueError(f"cannot sleep for {seconds!r} seconds")
-        self.seconds = seconds
-
-    def __repr__(self) -> str:
-        return f"Sleep({self.seconds!r})"
-
+__all__ = ["Answer", "Handler", "Sleep", "Step"]
 
 Step: TypeAlias = bytes | Sleep
 Answer: TypeAlias = bytes | Iterable[Step]
