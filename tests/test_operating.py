@@ -32,8 +32,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import echoserver
 from clients.tls import Trust
 from echoserver.conversation import certificates
+from echoserver.monitoring.counters import Totals, Vitals
 from echoserver.monitoring.scoreboard import Scoreboard
-from echoserver.service import Totals, Vitals
 from tests import inspection, pace, wire
 from tests.certificates import SERVERS
 from tests.launching import await_listening, command, free_port, run, serving, task_limit

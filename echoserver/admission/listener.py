@@ -335,7 +335,7 @@ class Listener:
         """Somebody waits: ask one who is idle to leave, if there is still no slot."""
         self._service.wake_on_release = True
         if not self._wants_clients:
-            shed = self._service.shed(self._sockets)
+            shed = self._service.shed(self._sockets, self._sockets.queue()[0])
             self._shed_from = time.monotonic() + (_SHED_NEXT if shed else _GLANCE)
 
     def _welcome(self, ready: set[int]) -> Iterator[Connection]:

@@ -17,9 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 from echoserver import __version__
+from echoserver.monitoring.counters import COUNTED_OUTCOMES, USUAL_OUTCOMES
 from echoserver.monitoring.helper_process import Helper, SupervisedHelper
 from echoserver.monitoring.scoreboard import Account, Scoreboard
-from echoserver.service import COUNTED_OUTCOMES, USUAL_OUTCOMES
 from echoserver.system.privileges import Identity
 from echoserver.system.processes import ParentalBond
 

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Self
 
 from echoserver.config import Config
-from echoserver.service import Totals, Vitals
+from echoserver.monitoring.counters import Totals, Vitals
 
 _TOTALS = [field.name for field in fields(Totals)]
 _VITALS = [field.name for field in fields(Vitals)]

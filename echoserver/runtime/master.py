@@ -20,11 +20,12 @@ from echoserver.conversation.failures import what_failed
 from echoserver.errors import BootError, EchoServerError
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE
+from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
-from echoserver.monitoring.sidecars import Sidecars
 from echoserver.runtime.server import Design, announce, certificate_expiry, exit_code, take_effect
-from echoserver.service import Resources, Service, Totals
+from echoserver.runtime.sidecars import Sidecars
+from echoserver.service import Resources, Service
 from echoserver.service.quota import AddressTable, SharedQuota
 from echoserver.service.slots import SharedSlots, SlotTable
 from echoserver.system.cpus import pin

@@ -22,11 +22,12 @@ from echoserver.handlers import Handler
 from echoserver.handlers.options import bind_options
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.lifecycle.state import in_main_thread, remaining_threads
+from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
-from echoserver.monitoring.sidecars import Sidecars
 from echoserver.registry import load_backend, load_handler
-from echoserver.service import Resources, Service, Totals
+from echoserver.runtime.sidecars import Sidecars
+from echoserver.service import Resources, Service
 from echoserver.service.quota import LocalQuota, address_of
 from echoserver.service.slots import LocalSlots
 from echoserver.system.cpus import pin, unusable_cpus

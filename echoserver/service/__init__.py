@@ -1,22 +1,26 @@
 """What every connection of a server shares: its limit, its totals, its drain."""
 
-import errno
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from echoserver.addresses import format_address, is_unix
-from echoserver.admission.binding import ListeningSockets
 from echoserver.config import Config
 from echoserver.conversation.connection import Connection
 from echoserver.conversation.failures import PEERS_FAULTS, describe, tls_failed
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
 from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.monitoring.counters import (
+    COUNTED_OUTCOMES,
+    USUAL_OUTCOMES,
+    Totals,
+    Vitals,
+)
 from echoserver.monitoring.log import Log
 from echoserver.service.quota import Quota
 from echoserver.service.slots import Slots
@@ -36,73 +40,6 @@ _AFTERMATH = 1.0  # seconds in which connections that were cut may report what t
 
 
 @dataclass(slots=True)
-class Totals:
-    """What a server did, from its first client to its last; the ``stopped`` line."""
-
-    connections: int = 0
-    """Clients that got a slot."""
-    bytes_in: int = 0
-    bytes_out: int = 0
-    bytes_discarded: int = 0
-    """Input that came after our FIN, read and thrown away."""
-    resets: int = 0
-    """Connections that the peer (or the network) broke."""
-    idle_timeouts: int = 0
-    write_timeouts: int = 0
-    handler_errors: int = 0
-    tls_failures: int = 0
-    """Peers that speak no TLS, or were not to be trusted."""
-    tls_timeouts: int = 0
-    """Peers that took too long over the TLS handshake."""
-    truncations: int = 0
-    """Streams that ended without TLS's close_notify; all that had come was answered."""
-    refused: int = 0
-    """Clients for which no thread or process could be started."""
-    rejected: int = 0
-    """Clients turned away at the limit (``--overload reject``)."""
-    rejected_per_ip: int = 0
-    """Clients turned away because their address had its ``--max-connections-per-ip``."""
-    denied: int = 0
-    """Clients turned away by ``--allow`` and ``--deny``."""
-    proxy_failures: int = 0
-    """Connections without a PROXY header that can be believed (``--proxy-protocol``)."""
-    unserved: int = 0
-    """Clients that the kernel had queued when the drain began, and that no slot was free for."""
-    accept_errors: int = 0
-    shed: int = 0
-    """Connections ended to make room, because they had been silent (``--overload shed-idle``)."""
-    cut: int = 0
-    """Connections that were still owed output when the drain's time was over."""
-
-
-@dataclass(slots=True)
-class Vitals:
-    """How a process fares while it serves, besides its totals."""
-
-    open: int = 0
-    """Connections."""
-    eof: int = 0
-    """Connections that their client ended."""
-    drained: int = 0
-    """Connections that the server, or its worker, ended because it stops."""
-    log_lines_dropped: int = 0
-    access_lines_dropped: int = 0
-    accept_emfile: int = 0
-    accept_enfile: int = 0
-    accept_enobufs: int = 0
-    accept_enomem: int = 0
-    accept_econnaborted: int = 0
-    accept_other: int = 0
-    """Other errors of accept(2)."""
-
-    def count_accept_error(self, number: int | None) -> None:
-        """Count one by its errno."""
-        name = f"accept_{errno.errorcode.get(number or 0, '').lower()}"
-        name = name if hasattr(self, name) else "accept_other"
-        setattr(self, name, getattr(self, name) + 1)
-
-
-@dataclass(slots=True)
 class Resources:
     """What a process has to serve with."""
 
@@ -117,24 +54,6 @@ class Resources:
     promptly: bool = False
     """Publish whenever a connection begins or ends, and not only once a second: for a process that
     may be killed, and one that has no time in between."""
-
-
-COUNTED_OUTCOMES = {
-    "reset": "resets",
-    "idle_timeout": "idle_timeouts",
-    "write_timeout": "write_timeouts",
-    "handler_error": "handler_errors",
-    "tls_failed": "tls_failures",
-    "tls_timeout": "tls_timeouts",
-    "truncated": "truncations",
-    "refused": "refused",
-    "shed": "shed",
-    "cut": "cut",
-}
-"""Why connections end → the counter of `Totals` for it."""
-
-USUAL_OUTCOMES = {"eof": "eof", "drained": "drained"}
-"""Likewise for the ends that are as they should be, which `Vitals` counts."""
 
 
 class Service:
@@ -299,11 +218,12 @@ class Service:
             self._each(lambda connection: connection.sweep(now, patience))
         return self._next_sweep - now
 
-    def shed(self, listeners: ListeningSockets) -> bool:
+    def shed(self, listeners: Iterable[socket.socket], waiting: int) -> bool:
         """Ask the client to leave that has been silent the longest, and is owed nothing.
 
         Args:
             listeners: The sockets from which they were accepted.
+            waiting: How many clients wait there to be accepted.
 
         Returns:
             Whether there is one, silent for a second at least; or enough have been asked for
@@ -314,7 +234,7 @@ class Service:
             self._leaving = {one: at for one, at in self._leaving.items() if one in self._open}
         # Who has been asked and stays, for whatever reason, makes no room.
         about_to = sum(now - at < _TO_LEAVE for at in self._leaving.values())
-        if about_to >= listeners.queue()[0]:
+        if about_to >= waiting:
             return True
         if now - self._surveyed >= _SURVEY:
             self._surveyed = now

@@ -1,0 +1,89 @@
+"""What is counted: what a server did, and how a process fares."""
+
+import errno
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a server did, from its first client to its last; the ``stopped`` line."""
+
+    connections: int = 0
+    """Clients that got a slot."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    bytes_discarded: int = 0
+    """Input that came after our FIN, read and thrown away."""
+    resets: int = 0
+    """Connections that the peer (or the network) broke."""
+    idle_timeouts: int = 0
+    write_timeouts: int = 0
+    handler_errors: int = 0
+    tls_failures: int = 0
+    """Peers that speak no TLS, or were not to be trusted."""
+    tls_timeouts: int = 0
+    """Peers that took too long over the TLS handshake."""
+    truncations: int = 0
+    """Streams that ended without TLS's close_notify; all that had come was answered."""
+    refused: int = 0
+    """Clients for which no thread or process could be started."""
+    rejected: int = 0
+    """Clients turned away at the limit (``--overload reject``)."""
+    rejected_per_ip: int = 0
+    """Clients turned away because their address had its ``--max-connections-per-ip``."""
+    denied: int = 0
+    """Clients turned away by ``--allow`` and ``--deny``."""
+    proxy_failures: int = 0
+    """Connections without a PROXY header that can be believed (``--proxy-protocol``)."""
+    unserved: int = 0
+    """Clients that the kernel had queued when the drain began, and that no slot was free for."""
+    accept_errors: int = 0
+    shed: int = 0
+    """Connections ended to make room, because they had been silent (``--overload shed-idle``)."""
+    cut: int = 0
+    """Connections that were still owed output when the drain's time was over."""
+
+
+@dataclass(slots=True)
+class Vitals:
+    """How a process fares while it serves, besides its totals."""
+
+    open: int = 0
+    """Connections."""
+    eof: int = 0
+    """Connections that their client ended."""
+    drained: int = 0
+    """Connections that the server, or its worker, ended because it stops."""
+    log_lines_dropped: int = 0
+    access_lines_dropped: int = 0
+    accept_emfile: int = 0
+    accept_enfile: int = 0
+    accept_enobufs: int = 0
+    accept_enomem: int = 0
+    accept_econnaborted: int = 0
+    accept_other: int = 0
+    """Other errors of accept(2)."""
+
+    def count_accept_error(self, number: int | None) -> None:
+        """Count one by its errno."""
+        name = f"accept_{errno.errorcode.get(number or 0, '').lower()}"
+        name = name if hasattr(self, name) else "accept_other"
+        setattr(self, name, getattr(self, name) + 1)
+
+
+COUNTED_OUTCOMES = {
+    "reset": "resets",
+    "idle_timeout": "idle_timeouts",
+    "write_timeout": "write_timeouts",
+    "handler_error": "handler_errors",
+    "tls_failed": "tls_failures",
+    "tls_timeout": "tls_timeouts",
+    "truncated": "truncations",
+    "refused": "refused",
+    "shed": "shed",
+    "cut": "cut",
+}
+"""Why connections end → the counter of `Totals` for it."""
+
+USUAL_OUTCOMES = {"eof": "eof", "drained": "drained"}
+"""Likewise for the ends that are as they should be, which `Vitals` counts."""
