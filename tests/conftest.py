@@ -12,10 +12,10 @@ import pytest
 
 import echoserver
 from clients.tls import Trust
-from echoserver import registry
+from echoserver import plugins
 from tests import certificates, wire
 
-BUILTIN = tuple(registry.BACKENDS)
+BUILTIN = tuple(plugins.BACKENDS)
 REPRESENTATIVE = ("process", "thread", "gevent", "selector")
 # What is the core's, and the same for all, is tried over one that blocks, in a process of its own,
 # and one that does not: by default over the last, in CI over both.

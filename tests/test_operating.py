@@ -699,7 +699,7 @@ for module in privileges._NEEDED_LATER:  # this Python may be root's alone
 os.setgroups([])
 os.setresgid(1234, 1234, 1234)
 os.setresuid(1234, 1234, 1234)
-privileges.Identity.of(Config(user="4321", group="4321")).assume()
+privileges.Identity.of("4321", "4321", str).assume()
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

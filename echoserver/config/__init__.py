@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from echoserver.addresses import parse_endpoint, parse_host
-from echoserver.errors import ConfigError
+from echoserver.errors import ConfigError, did_you_mean, suggestion
 from echoserver.system.cpus import Affinity, parse_affinity
 from echoserver.system.files import read_file
 from echoserver.units import parse_duration
@@ -605,7 +605,7 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
         if name == variable or not value or name in hidden or name in shown:
             continue
         if not _INJECTED.fullmatch(f"{name}={value}"):
-            hint = _close_to(name.upper(), shown).replace("'", f"'{ENVIRONMENT_PREFIX}", 1)
+            hint = suggestion(name.upper(), shown).replace("'", f"'{ENVIRONMENT_PREFIX}", 1)
             found.append(f"{variable} is not a setting{hint}")
     return found
 
@@ -640,18 +640,6 @@ def _from_file(file: str | os.PathLike[str] | None, *, reload: bool) -> dict[str
             raise ConfigError(f"{file}: {key} must be a whole number, not the text {value!r}")
         found[name] = (f"{file}: {key}", value)
     return found
-
-
-def _close_to(name: str, known: Any) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def did_you_mean(name: str, known: Any) -> str:
-    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
-    return _close_to(name, known).replace("_", "-")
 
 
 def _shown(value: Any) -> str:

@@ -33,7 +33,7 @@ from echoserver.forkserver.messages import (
 )
 from echoserver.forkserver.reports import Reports
 from echoserver.lifecycle.state import RETIRE
-from echoserver.registry import is_file, locate_handler, plugin_name
+from echoserver.plugins import is_file, locate_handler, plugin_name
 from echoserver.service import Service
 
 _PROGRAM = (

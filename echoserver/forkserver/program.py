@@ -124,7 +124,7 @@ def _module(name: str, file: str) -> Any:
 def _import(name: str, file: str) -> Any:
     if not file:
         return import_module(name)
-    from echoserver.registry import import_file
+    from echoserver.plugins import import_file
 
     return import_file(name, file)
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from echoserver.config import did_you_mean
-from echoserver.errors import ConfigError
+from echoserver.errors import ConfigError, did_you_mean
 from echoserver.handlers import Handler
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

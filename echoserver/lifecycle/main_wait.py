@@ -18,7 +18,6 @@ from math import inf
 from types import FrameType
 from typing import Any
 
-from echoserver.config import Config
 from echoserver.flow import Readable, Wait
 from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE, State, in_main_thread
 
@@ -44,11 +43,12 @@ class Lifecycle(State):
     """The state of one server, and its main flow's wait.
 
     Args:
-        config: Says how long a drain may take, and which lifeline to watch.
+        drain_timeout: Seconds that a drain may take; 0: as long as it takes.
+        lifeline: A descriptor at whose end the drain begins; None: there is none.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config.drain_timeout)
+    def __init__(self, drain_timeout: float, lifeline: int | None = None) -> None:
+        super().__init__(drain_timeout)
 
         self.signal = 0
         """The last signal that came, 0 where none did."""
@@ -66,7 +66,7 @@ class Lifecycle(State):
         self._calls: dict[int, Callable[[], None]] = {}
         self._periodic: list[_Periodic] = []
         self.watch(self._wakeup, self._on_wakeup)
-        self._lifeline = config.lifeline
+        self._lifeline = lifeline
         if self._lifeline is not None:
             self.watch(self._lifeline, self._on_lifeline)
 

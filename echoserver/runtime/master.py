@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from math import inf
 from typing import NoReturn
 
@@ -23,7 +23,9 @@ from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE
 from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
-from echoserver.runtime.server import Design, announce, certificate_expiry, exit_code, take_effect
+from echoserver.runtime.announcements import announce, exit_code
+from echoserver.runtime.design import Design
+from echoserver.runtime.reload import certificate_expiry, take_effect
 from echoserver.runtime.sidecars import Sidecars
 from echoserver.service import Resources, Service
 from echoserver.service.quota import AddressTable, SharedQuota
@@ -163,7 +165,7 @@ class Master:
             scoreboard = self._scoreboard
             self._lifecycle.become_worker()
             self._sidecars.become_worker()
-            lifecycle = Lifecycle(replace(design.config, lifeline=None))
+            lifecycle = Lifecycle(design.config.drain_timeout)
 
             def beat() -> None:
                 scoreboard.beat(place)

@@ -4,14 +4,13 @@ import ctypes
 import grp
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
-from echoserver.config import Config
 from echoserver.errors import BootError, ConfigError
 
 _PR_SET_NO_NEW_PRIVS = 38
@@ -29,31 +28,35 @@ class Identity:
     """All of them."""
 
     @classmethod
-    def of(cls, config: Config) -> Self | None:
+    def of(cls, user: str | None, group: str | None, source: Callable[[str], str]) -> Self | None:
         """Return whom a server is to become; None: nobody else.
+
+        Args:
+            user: A name or a number.
+            group: Likewise; None: that user's.
+            source: Tells what ``user`` and ``group`` were read from, to stand in a sentence.
 
         Raises:
             ConfigError: There is no such user or group, or it is root.
         """
-        if config.user is None and config.group is None:
+        if user is None and group is None:
             return None
-        source = config.source("user")
-        user = _entry(config.user, pwd.getpwnam, pwd.getpwuid, source) if config.user else None
-        number = user.pw_uid if user else int(config.user or os.geteuid())
-        if config.group is not None:
-            source = config.source("group")
-            found = _entry(config.group, grp.getgrnam, grp.getgrgid, source)
-            group = found.gr_gid if found else int(config.group)
-        elif user is not None:
-            group = user.pw_gid
+        known = _entry(user, pwd.getpwnam, pwd.getpwuid, source("user")) if user else None
+        number = known.pw_uid if known else int(user or os.geteuid())
+        read_from = source("group" if group is not None else "user")
+        if group is not None:
+            found = _entry(group, grp.getgrnam, grp.getgrgid, read_from)
+            group_number = found.gr_gid if found else int(group)
+        elif known is not None:
+            group_number = known.pw_gid
         else:
-            raise ConfigError(f"{source}: the user {number} has no entry; add --group")
-        if number == 0 and config.user is None:
-            raise ConfigError(f"{source} alone leaves root in place; add --user")
+            raise ConfigError(f"{read_from}: the user {number} has no entry; add --group")
+        if number == 0 and user is None:
+            raise ConfigError(f"{read_from} alone leaves root in place; add --user")
         if number == 0:
-            raise ConfigError(f"{source}: root is what is to be given up; name an ordinary user")
-        groups = os.getgrouplist(user.pw_name, group) if user else [group]
-        return cls(number, group, tuple(sorted(set(groups))))
+            raise ConfigError(f"{read_from}: root is what is to be given up; name an ordinary user")
+        groups = os.getgrouplist(known.pw_name, group_number) if known else [group_number]
+        return cls(number, group_number, tuple(sorted(set(groups))))
 
     def assume(self) -> None:
         """Become it: this process, and all that it starts from now on.

@@ -8,8 +8,9 @@ from typing import Any
 
 from clients.workload import Workload
 from echoserver import Config, EchoServer, load_backend
-from echoserver.config import did_you_mean, option_name
+from echoserver.config import option_name
 from echoserver.config import settings as all_settings
+from echoserver.errors import did_you_mean
 from loadtest.cli.options import usage
 from loadtest.peers import PEERS, peers_of
 from loadtest.servers.targets import (
