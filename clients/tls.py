@@ -3,13 +3,8 @@
 import ssl
 from dataclasses import dataclass
 
-from echoserver.conversation.tls import (
-    CredentialsError,
-    Socket,
-    TlsSocket,
-    authorities,
-    load_identity,
-)
+from echoserver.conversation.credentials import CredentialsError, authorities, load_identity
+from echoserver.conversation.tls import Socket, TlsSocket
 from echoserver.errors import TlsError
 from echoserver.system.files import read_file
 

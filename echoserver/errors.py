@@ -21,8 +21,8 @@ class BootError(EchoServerError):
     exit_code = 3
 
 
-class NoContentError(BlockingIOError):
-    """Something came, and it was not content, or not the whole of any: wait again."""
+class NoApplicationData(BlockingIOError):  # noqa: N818 - no error: BlockingIOError is neither
+    """TLS records arrived, but no application data yet: wait again."""
 
 
 class TlsError(ConnectionError):

@@ -144,7 +144,7 @@ class Secured:
                 except BlockingIOError:
                     if timeout == 0:
                         raise
-                    if not self._tls.greeted:
+                    if not self._tls.handshake_complete:
                         # While one thread waits for that, the other must not: what comes wakes
                         # one of them only.
                         self._wait(select.POLLIN, deadline)

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from echoserver.addresses import UNIX, format_address, is_unix, socket_name, unix_host
 from echoserver.config import Config
-from echoserver.conversation.connection import write_patience
+from echoserver.conversation.exchange import write_patience
 from echoserver.errors import BootError
 from echoserver.system.privileges import Identity
 from echoserver.system.sock_diag import unix_accept_queue

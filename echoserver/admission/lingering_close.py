@@ -5,7 +5,8 @@ import time
 from contextlib import suppress
 from math import inf
 
-from echoserver.conversation.connection import CHUNK, LINGER
+from echoserver.conversation.closing import LINGER
+from echoserver.conversation.exchange import CHUNK
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.system.sockets import abort
 

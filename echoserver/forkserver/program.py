@@ -106,7 +106,8 @@ class Settings:
 
 
 def _secure(credentials: tuple[bytes, bytes, bytes | None]) -> Callable[[socket.socket], Any]:
-    from echoserver.conversation.tls import Credentials, TlsServer  # large, and rarely needed
+    from echoserver.conversation.credentials import Credentials  # large, and rarely needed
+    from echoserver.conversation.tls import TlsServer
 
     return TlsServer(Credentials(*credentials))
 

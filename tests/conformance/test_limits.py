@@ -281,7 +281,7 @@ def test_a_drain_without_descriptors_serves_the_queue_with_those_that_come_back(
     client = wire.connect(server.address)
     assert answered(client)
     inspection.settled(server.pid)  # a child may answer before its parent has closed its copy
-    comes_back = sum(len(inspection.descriptors(pid)) for pid in serving) > before
+    raise_on_no_data = sum(len(inspection.descriptors(pid)) for pid in serving) > before
     for pid in serving:
         limit_descriptors(pid)
     queued = [wire.connect(server.address) for _ in range(3)]
@@ -291,14 +291,14 @@ def test_a_drain_without_descriptors_serves_the_queue_with_those_that_come_back(
     os.kill(server.pid, signal.SIGTERM)
     assert wire.read_to_end(client) == b""
     client.close()
-    if comes_back:
+    if raise_on_no_data:
         for sock in queued:
             assert wire.read_to_end(sock) == b"X"
             sock.close()
     assert server.wait() == 0
     assert server.stopped is not None
     if len(serving) == 1:  # of several, none knows that it is the last
-        assert server.stopped["unserved"] == (0 if comes_back else len(queued))
+        assert server.stopped["unserved"] == (0 if raise_on_no_data else len(queued))
 
 
 @pytest.mark.plain
