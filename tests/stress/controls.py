@@ -197,7 +197,7 @@ class SpinsWithoutDescriptors(ThreadBackend):
         def insist(error: OSError) -> None:
             service.log.warning("accept_paused", error=error.strerror)
 
-        listener._back_off = insist  # type: ignore[method-assign]
+        listener._acceptor._back_off = insist  # type: ignore[method-assign]
         super().serve(listener, service)
 
 
