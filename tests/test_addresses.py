@@ -23,8 +23,9 @@ import echoserver
 from clients import EchoClient
 from clients.address import format_address, parse_address
 from clients.tls import Trust
-from echoserver.admission import binding
-from echoserver.admission.binding import ListeningSockets, bind
+from echoserver.admission import binding, listening_sockets, unix_binding
+from echoserver.admission.binding import bind
+from echoserver.admission.listening_sockets import ListeningSockets
 from loadtest.machine.sockets import ListeningAddress, queue_length
 from tests import inspection, wire
 from tests.certificates import SERVERS
@@ -428,8 +429,8 @@ def test_who_looks_for_a_dead_server_does_so_alone(
 
         return done
 
-    socket_class = binding.UnixListeningSocket
-    monkeypatch.setattr(binding, "_remove_stale", noting(binding._remove_stale))
+    socket_class = listening_sockets.UnixListeningSocket
+    monkeypatch.setattr(unix_binding, "_remove_stale", noting(unix_binding._remove_stale))
     monkeypatch.setattr(socket_class, "listen", noting(socket_class.listen))
     with listening(unix(path)):
         assert locked == ["yes", "yes"]

@@ -5,7 +5,7 @@ import socket
 import time
 from collections import deque
 
-from echoserver.admission.binding import ListeningSocket, ListeningSockets, set_timeouts
+from echoserver.admission.listening_sockets import ListeningSocket, ListeningSockets, set_timeouts
 from echoserver.service import Service
 from echoserver.system.sockets import spelled
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 
 from echoserver.admission.acceptor import Accepted, Acceptor
-from echoserver.admission.binding import ListeningSockets
 from echoserver.admission.gate import Gate
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.conversation.connection import Connection
 from echoserver.flow import Readable
 from echoserver.service import Service

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from math import inf
 
 from echoserver.admission.acceptor import Acceptor
-from echoserver.admission.binding import ListeningSockets
 from echoserver.admission.gate import Gate
 from echoserver.admission.last_arrivals import LastArrivals
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.conversation.connection import Connection
 from echoserver.flow import Flow, Readable
 from echoserver.service import Service

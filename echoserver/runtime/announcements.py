@@ -4,14 +4,14 @@ import os
 from typing import Any
 
 from echoserver.addresses import is_unix
-from echoserver.admission.binding import ListeningSockets, somaxconn
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.config import Config
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.service.quota import address_of
 from echoserver.system.descriptors import room_for_connections
-from echoserver.system.sockets import spelled
+from echoserver.system.sockets import somaxconn, spelled
 
 _FEW_CONNECTIONS = 256
 

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from echoserver.addresses import is_unix
-from echoserver.admission.binding import ListeningSockets
 from echoserver.admission.listener import Listener
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.backends import Backend
 from echoserver.config import Config, option_name, settings
 from echoserver.conversation.failures import what_failed

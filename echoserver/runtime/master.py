@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import NoReturn
 
-from echoserver.admission.binding import ListeningSockets
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.config import reread
 from echoserver.conversation.failures import what_failed
 from echoserver.errors import BootError, EchoServerError

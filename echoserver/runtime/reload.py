@@ -3,7 +3,7 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from echoserver.admission.binding import ListeningSockets
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.config import Config, reread
 from echoserver.conversation.failures import what_failed
 from echoserver.errors import ConfigError

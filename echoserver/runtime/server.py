@@ -6,7 +6,9 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from echoserver.addresses import EVERY_ADDRESS, parse_endpoint
-from echoserver.admission.binding import ListeningSockets, bind, resolve
+from echoserver.admission.binding import bind
+from echoserver.admission.listening_sockets import ListeningSockets
+from echoserver.admission.resolution import resolve
 from echoserver.config import Config
 from echoserver.errors import BootError, ConfigError
 from echoserver.lifecycle.main_wait import Lifecycle

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from echoserver.addresses import parse_endpoint
-from echoserver.admission.binding import ListeningSockets
+from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.config import Config
 from echoserver.errors import BootError
 from echoserver.lifecycle.main_wait import Lifecycle

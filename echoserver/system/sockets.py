@@ -64,3 +64,12 @@ def abort(sock: socket.socket) -> None:
     """Make the close that follows a reset (RST), which frees the kernel's buffers at once."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
+
+def somaxconn() -> int | None:
+    """Return the kernel's cap on the backlog, None where it cannot be told."""
+    try:
+        with open("/proc/sys/net/core/somaxconn", encoding="ascii") as file:  # noqa: PTH123 - no pathlib for one figure
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
