@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import echoserver
 from clients.tls import Trust
 from echoserver.admission import proxy_protocol
-from echoserver.service.quota import AddressTable, address_of, quota_key
+from echoserver.service.quota import AddressTable, quota_key
+from echoserver.service.rules import address_of
 from tests import inspection, pace, wire
 from tests.certificates import SERVERS
 from tests.launching import run, serving, totals

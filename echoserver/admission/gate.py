@@ -7,7 +7,7 @@ from echoserver.admission.lingering_close import Lingering
 from echoserver.admission.proxy_headers import AwaitedHeaders, Identified
 from echoserver.conversation.connection import Connection
 from echoserver.service import Service
-from echoserver.service.quota import admitted, from_balancer, limited
+from echoserver.service.rules import admitted, from_balancer, limited
 
 # How the log calls what `Totals` counts.
 _TURNED_AWAY = {

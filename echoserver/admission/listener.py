@@ -11,6 +11,7 @@ from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.conversation.connection import Connection
 from echoserver.flow import Flow, Readable
 from echoserver.service import Service
+from echoserver.service.shedding import Shedder
 
 # Clients accepted before others have a turn: one thread may be all there is.
 _MOST_IN_A_ROW = 64
@@ -47,6 +48,7 @@ class Listener:
         self._lifecycle = service.lifecycle
         self._acceptor = Acceptor(sockets, service)
         self._gate = Gate(service)
+        self._shedder = Shedder(service)
         self._shed_from = 0.0
         self._watched: dict[int, bool] = {}  # descriptor → exclusively
 
@@ -198,5 +200,5 @@ class Listener:
         """Somebody waits: ask one who is idle to leave, if there is still no slot."""
         self._service.wake_on_release = True
         if not self._gate.wants_clients:
-            shed = self._service.shed(self._sockets, self._sockets.queue()[0])
+            shed = self._shedder.shed(self._sockets, self._sockets.queue()[0])
             self._shed_from = time.monotonic() + (_SHED_NEXT if shed else _ROOM_POLL_INTERVAL)

@@ -9,7 +9,7 @@ from echoserver.config import Config
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
-from echoserver.service.quota import address_of
+from echoserver.service.rules import address_of
 from echoserver.system.descriptors import room_for_connections
 from echoserver.system.sockets import somaxconn, spelled
 

@@ -3,12 +3,12 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from echoserver.addresses import format_address, is_unix
+from echoserver.addresses import format_address
 from echoserver.config import Config
 from echoserver.conversation.connection import Connection
 from echoserver.conversation.failures import PEERS_FAULTS, describe, tls_failed
@@ -24,16 +24,12 @@ from echoserver.monitoring.counters import (
 from echoserver.monitoring.log import Log
 from echoserver.service.quota import Quota
 from echoserver.service.slots import Slots
-from echoserver.system import idle
 
 if TYPE_CHECKING:
     from echoserver.conversation.tls import TlsServer
     from echoserver.monitoring.access_log import AccessLog
 
 _SWEEPS = 8  # an idle timeout
-_TO_LEAVE = 2.5  # seconds that one who was asked to leave may take for it
-_SURVEY = 0.25  # seconds between two looks at who is silent
-_SILENT_ENOUGH = 1.0  # seconds
 _SHORTEST_SWEEP = 0.01  # seconds from one to the next
 _TICK = 0.1  # seconds between two attempts to cut
 _AFTERMATH = 1.0  # seconds in which connections that were cut may report what they had done
@@ -84,9 +80,6 @@ class Service:
         self.wake_on_release = False
         """Set by whoever waits for a slot."""
         self._next_sweep = 0.0
-        self._surveyed = 0.0
-        self._leaving: dict[Connection, float] = {}  # asked to, and when (``monotonic``)
-        self._silent: list[Connection] = []  # those to be asked to leave, the next one last
         self._open: set[Connection] = set()
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
         # pthread_kill of one that has ended is undefined.
@@ -218,54 +211,6 @@ class Service:
             self._each(lambda connection: connection.sweep(now, patience))
         return self._next_sweep - now
 
-    def shed(self, listeners: Iterable[socket.socket], waiting: int) -> bool:
-        """Ask the client to leave that has been silent the longest, and is owed nothing.
-
-        Args:
-            listeners: The sockets from which they were accepted.
-            waiting: How many clients wait there to be accepted.
-
-        Returns:
-            Whether there is one, silent for a second at least; or enough have been asked for
-            those that wait, and are about to leave.
-        """
-        now = time.monotonic()
-        with self._lock:
-            self._leaving = {one: at for one, at in self._leaving.items() if one in self._open}
-        # Who has been asked and stays, for whatever reason, makes no room.
-        about_to = sum(now - at < _TO_LEAVE for at in self._leaving.values())
-        if about_to >= waiting:
-            return True
-        if now - self._surveyed >= _SURVEY:
-            self._surveyed = now
-            try:
-                silence = idle.silent(listeners)
-            except OSError as error:
-                self.log.warning_each_second("shedding_failed", error=error.strerror)
-                return False
-            with self._lock:
-                here = {
-                    idle.peer(*one.remote): one
-                    for one in self._open
-                    if now - self._leaving.get(one, -inf) >= _TO_LEAVE
-                    and not (one.owed or is_unix(one.remote[0]))
-                }
-            silent = {
-                here[peer]: seconds
-                for peer, seconds in silence.items()
-                if seconds >= _SILENT_ENOUGH and peer in here
-            }
-            # Who was asked before is asked again when there is nobody else.
-            self._silent = sorted(silent, key=lambda one: (one not in self._leaving, silent[one]))
-        while self._silent:
-            connection = self._silent.pop()
-            with self._lock:
-                if connection in self._open and not connection.owed:
-                    self._leaving[connection] = now
-                    connection.ask_to_leave()
-                    return True
-        return False
-
     # -- the end -------------------------------------------------------------------------------
 
     def drain(self) -> None:
@@ -309,6 +254,19 @@ class Service:
             self.totals.cut += len(left_over)
         for connection in left_over:
             connection.abandon()
+
+    def open_connections(self) -> list[Connection]:
+        """Return the connections that are open in this process."""
+        with self._lock:
+            return list(self._open)
+
+    def ask_to_leave(self, connection: Connection) -> bool:
+        """End a connection to make room; False where it has ended, or is owed something now."""
+        with self._lock:
+            if connection not in self._open or connection.owed:
+                return False
+            connection.ask_to_leave()
+            return True
 
     def tell_to_end(self) -> None:
         """Let every connection notice the drain that has not been told yet."""
