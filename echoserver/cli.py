@@ -7,39 +7,34 @@ import click
 from echoserver import __version__
 from echoserver.config import (
     ENVIRONMENT_PREFIX,
-    IN_PLACE,
-    IN_WORKERS,
-    default_of,
+    Reload,
     load_config,
-    option_name,
     settings,
 )
 
 # How --help marks what SIGHUP changes.
-_RELOADS = {IN_PLACE: "* ", IN_WORKERS: "** "}
+_RELOADS = {None: "", Reload.IN_PLACE: "* ", Reload.IN_WORKERS: "** "}
 
 
 def _options(command: Any) -> Any:
     """Add an option for every setting; the values stay text until `load_config` checks them."""
     for setting in reversed(settings()):
-        extra = setting.metadata
-        default = extra.get("shown_default", default_of(setting))
+        default = setting.shown_default or setting.default
         if default == ():
             default = "none"
-        if extra.get("flag"):
+        if setting.flag:
             default = "off"
         if isinstance(default, float):
             default = f"{default:g}"
-        mark = _RELOADS.get(extra.get("reload", ""), "")
-        names = [name for name in (extra["short"], option_name(setting.name)) if name]
-        switch: dict[str, Any] = {"is_flag": True, "default": None} if extra.get("flag") else {}
+        names = [name for name in (setting.short, setting.option) if name]
+        switch: dict[str, Any] = {"is_flag": True, "default": None} if setting.flag else {}
         command = click.option(
             *names,
             setting.name,
-            metavar=None if switch else extra["metavar"],
-            help=f"{mark}{extra['help']}  [default: {default}]",
-            hidden=extra.get("hidden", False),
-            multiple=extra.get("multiple", False),
+            metavar=None if switch else setting.metavar,
+            help=f"{_RELOADS[setting.reload]}{setting.help}  [default: {default}]",
+            hidden=setting.hidden,
+            multiple=setting.multiple,
             **switch,
         )(command)
     return command
@@ -50,9 +45,7 @@ class _Grouped(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write them."""
-        headings = {
-            one.name: one.metadata["heading"] for one in settings() if "heading" in one.metadata
-        }
+        headings = {one.name: one.heading for one in settings() if one.heading}
         known = {setting.name for setting in settings()}
         groups: dict[str, list[tuple[str, str]]] = {}
         heading = ""

@@ -63,7 +63,7 @@ def test_every_option_is_a_variable_and_a_key(tmp_path: Path) -> None:
         "log_level": "error",
         "log_format": "console",
     }
-    assert set(values) == {s.name for s in settings() if not s.metadata.get("hidden")}
+    assert set(values) == {s.name for s in settings() if not s.hidden}
     environment = {f"ECHOSERVER_{name.upper()}": value for name, value in values.items()}
     file = tmp_path / "all.toml"
     written = {
@@ -275,7 +275,7 @@ TYPED = st.one_of(
         ["-0", "1e9", "0x10", "\u0663", "auto", "on", "5s", "::/0", "[::1]:1", "=", ","]
     ),
 )
-NAMES = [setting.name for setting in settings() if not setting.metadata.get("hidden")]
+NAMES = [setting.name for setting in settings() if not setting.hidden]
 
 
 @given(st.sampled_from(NAMES), TYPED)

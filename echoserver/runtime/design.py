@@ -231,11 +231,7 @@ def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
         # Only where it was typed beside the backend: a file or an environment may hold
         # settings for several backends.
         typed = config.sources.get(setting.name) == option_name(setting.name)
-        if (
-            setting.metadata.get("only_where_backend_reads")
-            and typed
-            and setting.name not in backend.reads
-        ):
+        if setting.only_where_backend_reads and typed and setting.name not in backend.reads:
             raise ConfigError(
                 f"{option_name(setting.name)} has no effect on the backend "
                 f"{config.backend!r} ({config.source('backend')}); leave one out"

@@ -192,7 +192,7 @@ def _settings_of(
     not_its_own = {
         setting.name
         for setting in all_settings()
-        if setting.metadata.get("only_where_backend_reads") and setting.name not in reads
+        if setting.only_where_backend_reads and setting.name not in reads
     }
     mine = {name: value for name, value in settings.items() if name not in not_its_own}
     sources = {
@@ -204,7 +204,7 @@ def _settings_of(
 
 def server_settings(words: tuple[str, ...], source: str = "--server-option") -> dict[str, Any]:
     """Read ``NAME=VALUE``; the server checks the values."""
-    known = {s.name: s.metadata for s in all_settings() if not s.metadata.get("hidden")}
+    known = {one.name: one for one in all_settings() if not one.hidden}
     found: dict[str, Any] = {}
     for word in words:
         name, _, value = word.partition("=")
@@ -216,9 +216,9 @@ def server_settings(words: tuple[str, ...], source: str = "--server-option") -> 
         if name in {"backend", "handler", "handler_option"}:
             usage(f"{source} {word!r}: --{name.replace('_', '-')} has a place of its own")
         found[name] = value
-        if known[name].get("flag"):
+        if known[name].flag:
             try:
-                found[name] = known[name]["parse"](value)
+                found[name] = known[name].parse(value)
             except ValueError as error:
                 usage(f"{source} {word!r} must be {error}")
     return found
