@@ -168,7 +168,7 @@ def test_the_warning_is_logged() -> None:
         ("port = 99999", "port must be a whole number from 0 to 65535, not 99999"),
         ("port = true", "port must be a whole number from 0 to 65535, not True"),
         ("port = 80.5", "port must be"),
-        ("backend = 1", "backend must be a text"),
+        ("backend = 1", "backend must be a non-empty"),
         ("idle-timeout = true", "idle-timeout must be"),
         ("idle-timeout = []", "idle-timeout must be"),
         ("prot = 1", "unknown setting 'prot'; did you mean 'port'?"),
