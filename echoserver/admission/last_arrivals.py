@@ -34,8 +34,8 @@ class LastArrivals:
             left = until - time.monotonic()
             if left <= 0:
                 break
-            yield lifecycle.something(left)
-            ready = lifecycle.look()
+            yield lifecycle.next_wait(left)
+            ready = lifecycle.dispatch_ready()
             self._gate.lingering.look_at(ready)
             yield from self._gate.welcome(ready)
         if late and not self._succeeded:
@@ -102,5 +102,5 @@ class LastArrivals:
         service.wake_on_release = True
         service.tell_to_end()
         until = min(self._acceptor.pause_ends, lifecycle.stream_deadline)
-        yield lifecycle.something(max(0.0, until - time.monotonic()))
-        self._gate.lingering.look_at(lifecycle.look())
+        yield lifecycle.next_wait(max(0.0, until - time.monotonic()))
+        self._gate.lingering.look_at(lifecycle.dispatch_ready())

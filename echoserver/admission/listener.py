@@ -169,8 +169,8 @@ class Listener:
             # All who could use a slot wake up: who takes it may be too busy to accept at once.
             self._watch(slots.fd, wanted=not wanted and not slots.full, exclusive=False)
         longest = self._longest_wait(now, wanted=wanted)
-        yield self._lifecycle.something(0.0 if at_once else longest)
-        ready = self._lifecycle.look()
+        yield self._lifecycle.next_wait(0.0 if at_once else longest)
+        ready = self._lifecycle.dispatch_ready()
         service.wake_on_release = False
         if ready:
             self._acceptor.end_pause()

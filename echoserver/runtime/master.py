@@ -73,8 +73,8 @@ class Master:
                 self._start(number, self._reload.design)
             while lifecycle.running:
                 self._supervise()
-                lifecycle.block(lifecycle.something(self._seconds_until_due()))
-                lifecycle.look()
+                lifecycle.block(lifecycle.next_wait(self._seconds_until_due()))
+                lifecycle.dispatch_ready()
             self._drain()
         finally:
             self._workers.close()
@@ -207,6 +207,6 @@ class Master:
                 last = min(last, time.monotonic() + _KILL_GRACE)
                 workers.tell_all(LEAVE)
             left = last - time.monotonic()
-            lifecycle.block(lifecycle.something(None if left == inf else max(0.0, left)))
-            lifecycle.look()
+            lifecycle.block(lifecycle.next_wait(None if left == inf else max(0.0, left)))
+            lifecycle.dispatch_ready()
         workers.totals.cut += len(workers)  # at least; they did not even tell

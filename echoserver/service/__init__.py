@@ -232,8 +232,8 @@ class Service:
         self.tell_to_end()
         while self._open and not lifecycle.killed and not lifecycle.overdue:
             left = lifecycle.deadline - time.monotonic()
-            yield lifecycle.something(None if left == inf else max(0.0, left))
-            lifecycle.look()
+            yield lifecycle.next_wait(None if left == inf else max(0.0, left))
+            lifecycle.dispatch_ready()
         if not self._open:
             return
         if not lifecycle.killed:
@@ -247,8 +247,8 @@ class Service:
             self._each(Connection.cut)
             if time.monotonic() >= give_up:
                 break
-            yield lifecycle.something(_TICK)
-            lifecycle.look()
+            yield lifecycle.next_wait(_TICK)
+            lifecycle.dispatch_ready()
         with self._lock:
             left_over = list(self._open)
             self.totals.cut += len(left_over)
