@@ -17,6 +17,8 @@ configuration and log, but one that was made for it. The fork, the child's life 
 in `echoserver.forkserver.program`.
 """
 
+from contextlib import closing
+
 from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.forkserver.client import ForkServer
@@ -31,7 +33,7 @@ class ProcessBackend(Backend):
 
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept in this process, serve each client in a child of the fork server's."""
-        with ForkServer(service) as fork_server:
+        with closing(ForkServer(service)) as fork_server:
             for connection in listener:
                 fork_server.serve(connection)
             service.drain()

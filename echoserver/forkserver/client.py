@@ -12,25 +12,11 @@ from contextlib import suppress
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from echoserver.config import Config
 from echoserver.conversation.connection import Connection
 from echoserver.errors import BootError
-from echoserver.forkserver.messages import (
-    ENDED,
-    FAILED,
-    LONGEST,
-    MESSAGE,
-    PING,
-    PREPARE,
-    READY,
-    REFUSED,
-    SERVE,
-    SIGNAL,
-    UNUSABLE,
-)
+from echoserver.forkserver.messages import LONGEST, MESSAGE, Kind
 from echoserver.forkserver.reports import Reports
 from echoserver.lifecycle.state import RETIRE
 from echoserver.plugins import is_file, locate_handler, plugin_name
@@ -76,18 +62,7 @@ class ForkServer:
         self._unanswered = 0
         self._preparing = False
         self._start()
-        service.lifecycle.every(_PING_INTERVAL, self._ask_whether_it_lives)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        service.lifecycle.every(_PING_INTERVAL, self._send_heartbeat)
 
     def serve(self, connection: Connection) -> None:
         """Have a child serve this connection to its end."""
@@ -99,7 +74,7 @@ class ForkServer:
                 self._prepare()
             # Whatever socket.setdefaulttimeout says in this program.
             connection.sock.setblocking(True)
-            self._order(SERVE, number, descriptor=connection.sock.fileno())
+            self._order(Kind.SERVE, number, descriptor=connection.sock.fileno())
         except (OSError, BootError) as error:  # it has died, or there is still no other one
             self._free.append(number)
             connection.refuse(error)
@@ -116,7 +91,7 @@ class ForkServer:
                 self._control.shutdown(socket.SHUT_WR)
                 self._control.settimeout(0.0 if self._hangs else _END_PATIENCE)
                 while message := self._control.recv(LONGEST):
-                    self._note(message)
+                    self._handle(message)
             self._let_go()
         os.close(self._report_file)
 
@@ -149,7 +124,7 @@ class ForkServer:
         self._await_ready()
         self._unanswered, self._preparing = 0, False
         self._alive = True
-        self._service.lifecycle.watch(self._control.fileno(), self._hear)
+        self._service.lifecycle.watch(self._control.fileno(), self._receive)
         self._service.lifecycle.watch(self._death, self._on_death)
 
     def _await_ready(self) -> None:
@@ -164,8 +139,8 @@ class ForkServer:
                 pass
             answer = self._control.recv(LONGEST, socket.MSG_DONTWAIT)
         except OSError as error:
-            answer = answer or MESSAGE.pack(FAILED, 0, 0) + str(error).encode()
-        if not answer or MESSAGE.unpack_from(answer)[0] != READY:
+            answer = answer or MESSAGE.pack(Kind.FAILED, 0, 0) + str(error).encode()
+        if not answer or MESSAGE.unpack_from(answer)[0] != Kind.READY:
             self._let_go()
             source = self._service.config.source("handler")
             raise BootError(f"{source}: the fork server cannot load it: {_text(answer)}")
@@ -197,7 +172,7 @@ class ForkServer:
             marshal.dump(how, memory)
             memory.flush()
             memory.seek(0)
-            self._order(PREPARE, 0, descriptor=memory.fileno())
+            self._order(Kind.PREPARE, 0, descriptor=memory.fileno())
         self._preparing = True
         self._prepared_for: Config = config
 
@@ -214,12 +189,12 @@ class ForkServer:
         self._service.log.error_each_second("fork_server_died", connections=len(self._served))
         self._alive = False
         self._forget()
-        self._hear()  # its last words
+        self._receive()  # its last words
         self._let_go()
         for number in list(self._served):
             self._ended(number)
 
-    def _ask_whether_it_lives(self) -> None:
+    def _send_heartbeat(self) -> None:
         """Send a heartbeat; end it where it has not answered the last ones: another one follows."""
         if not self._alive or self._hangs:
             return
@@ -234,7 +209,7 @@ class ForkServer:
             return
         self._unanswered += 1
         with suppress(OSError):  # it takes no order, which is no answer, or it has just died
-            self._control.send(MESSAGE.pack(PING, 0, 0), socket.MSG_DONTWAIT)
+            self._control.send(MESSAGE.pack(Kind.PING, 0, 0), socket.MSG_DONTWAIT)
 
     def _forget(self) -> None:
         self._service.lifecycle.forget(self._control.fileno())
@@ -249,7 +224,7 @@ class ForkServer:
     # -- what is said --------------------------------------------------------------------------
 
     def _order(
-        self, kind: int, number: int, figure: int = 0, descriptor: int | None = None
+        self, kind: Kind, number: int, figure: int = 0, descriptor: int | None = None
     ) -> None:
         """Send a message, once there is room for it.
 
@@ -281,9 +256,9 @@ class ForkServer:
         # Who is to make room for others has all the time that what it is owed takes.
         self._reports.drain_timeout = 0.0 if lifecycle.running else lifecycle.drain_timeout
         with suppress(OSError):  # the fork server has died, and the child with it
-            self._order(SIGNAL, number, which)
+            self._order(Kind.SIGNAL, number, which)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         """Take note of what happened to the children."""
         while True:
             try:
@@ -292,21 +267,21 @@ class ForkServer:
                 return
             if not message:  # it has died, which `_on_death` is told by itself
                 return
-            self._note(message)
+            self._handle(message)
 
-    def _note(self, message: bytes) -> None:
+    def _handle(self, message: bytes) -> None:
         kind, number, figure = MESSAGE.unpack_from(message)
         self._unanswered = 0
-        if kind in {READY, UNUSABLE}:
+        if kind in {Kind.READY, Kind.UNUSABLE}:
             self._preparing = False
-        if kind == ENDED:
+        if kind == Kind.ENDED:
             self._ended(number)
-        elif kind == REFUSED:
+        elif kind == Kind.REFUSED:
             self._free.append(number)
             self._served.pop(number).refuse(OSError(figure, os.strerror(figure)))
-        elif kind == UNUSABLE:
+        elif kind == Kind.UNUSABLE:
             self._service.log.error("reload_failed", reason=_text(message))
-        elif kind == FAILED:
+        elif kind == Kind.FAILED:
             self._service.log.error_each_second("fork_server_failed", reason=_text(message))
 
     def _ended(self, number: int) -> None:

@@ -1,33 +1,13 @@
-"""What monitoring reads of a server: over HTTP, from a process that serves nobody else.
+"""What monitoring reads of a server, as Prometheus reads it."""
 
-It reads what the others write in shared memory, and they never wait for it: not for a scraper
-that hangs, nor for a port that is taken.
-"""
-
-import os
 import platform
-import signal
-import socket
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any
 
 from echoserver import __version__
 from echoserver.monitoring.counters import COUNTED_OUTCOMES, USUAL_OUTCOMES
-from echoserver.monitoring.helper_process import Helper, SupervisedHelper
 from echoserver.monitoring.scoreboard import Account, Scoreboard
-from echoserver.system.privileges import Identity
-from echoserver.system.processes import ParentalBond
-
-_PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
-_AT_A_TIME = 32  # requests
-_RETRY = 1.0  # seconds until a port that is taken is tried again
-_GIVEN_UP = 0.5  # seconds to end
-_END = signal.SIGUSR2
 
 # Counters: name, explanation, and label → field of `Totals` or `Vitals`.
 _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
@@ -80,80 +60,7 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
 ]
 
 
-class Exporter:
-    """Answers /metrics, /healthz and /readyz.
-
-    Args:
-        address: Where to listen.
-        start_time: When the server started, in Unix time.
-
-    Raises:
-        socket.gaierror: There is no such host.
-        UnicodeError: Its name cannot be one.
-    """
-
-    def __init__(self, address: tuple[str, int], start_time: float) -> None:
-        self._address, self._start_time = address, start_time
-        self._sock: socket.socket | None = None
-        self.port = address[1]
-        """Where it listens."""
-        self.problem = ""
-        """Why it does not listen yet; it goes on trying."""
-        try:
-            self._sock = _listen(address)
-            self.port = self._sock.getsockname()[1]
-        except OSError as error:
-            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
-                raise  # what never resolves need not be tried again
-            number = error.errno or 0
-            self.problem = os.strerror(number) if number > 0 else error.strerror or str(error)
-
-    def start(self, scoreboard: Scoreboard, identity: Identity | None) -> Helper:
-        """Serve what stands on `scoreboard`, in a process of its own that becomes `identity`."""
-        bond = ParentalBond()
-
-        def main(up: Callable[[], None]) -> None:
-            _Page(scoreboard, 0.0).text()  # imports all that it needs
-            if identity is not None:
-                identity.assume()
-            bond.tie(signal.SIGKILL)
-            # Not by SIGTERM, which a service manager sends to all: the metrics stop last.
-            signal.signal(_END, signal.SIG_DFL)
-            up()
-            self._run(scoreboard)
-
-        # The socket stays open here, for the next one if this one dies: to listen on a low port
-        # takes privileges that may have been given up by then.
-        return Helper(main, set() if self._sock is None else {self._sock.fileno()})
-
-    def become_worker(self) -> None:
-        """In a worker, which starts no exporter: the port is not kept open by it."""
-        if self._sock is not None:
-            self._sock.close()
-
-    def stop(self, helper: SupervisedHelper) -> None:
-        """End it: nobody is left of whom it could tell."""
-        helper.tell(_END)
-        helper.stop(_GIVEN_UP)
-        if self._sock is not None:
-            self._sock.close()
-
-    def _run(self, scoreboard: Scoreboard) -> None:
-        while self._sock is None:
-            time.sleep(_RETRY)
-            try:
-                self._sock = _listen(self._address)
-            except OSError:
-                continue
-        _Server(self._sock, _Page(scoreboard, self._start_time)).serve_forever()
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    family, *_, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-    return socket.create_server(found, family=family, backlog=_AT_A_TIME)
-
-
-class _Page:
+class MetricsPage:
     """What is read, as Prometheus reads it."""
 
     def __init__(self, scoreboard: Scoreboard, start_time: float) -> None:
@@ -177,10 +84,13 @@ class _Page:
 
     def collect(self) -> Iterator[Any]:
         """Yield all metrics; the registry calls it for every page."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        accounts = [(str(number), account) for number, _, account in self._scoreboard.all()]
+        yield from self._counters(accounts)
+        yield from self._gauges(accounts)
 
-        scoreboard = self._scoreboard
-        accounts = [(str(number), account) for number, _, account in scoreboard.all()]
+    def _counters(self, accounts: list[tuple[str, Account]]) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily
+
         for name, about, label, of in _COUNTERS:
             labels = ["worker", label] if label else ["worker"]
             family = CounterMetricFamily(f"echoserver_{name}", about, labels=labels)
@@ -195,18 +105,19 @@ class _Page:
         yield CounterMetricFamily(
             "echoserver_access_log_lines_lost",
             "Lines that the access log's file did not take.",
-            value=scoreboard.lost,
+            value=self._scoreboard.lost,
         )
         yield CounterMetricFamily(
             "echoserver_worker_restarts",
             "Workers that were started in the place of one that had died.",
-            value=scoreboard.restarts,
+            value=self._scoreboard.restarts,
         )
-        build = GaugeMetricFamily(
-            "echoserver_build_info",
-            "1, by what serves.",
-            labels=["version", "python", "implementation"],
-        )
+
+    def _gauges(self, accounts: list[tuple[str, Account]]) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        labels = ["version", "python", "implementation"]
+        build = GaugeMetricFamily("echoserver_build_info", "1, by what serves.", labels=labels)
         python, implementation = platform.python_version(), platform.python_implementation()
         build.add_metric([__version__, python, implementation], 1.0)
         yield build
@@ -219,100 +130,33 @@ class _Page:
         for worker, count in sorted(opened.items()):
             gauge.add_metric([worker], count)
         yield gauge
+        for name, about, figure in self._figures():
+            yield GaugeMetricFamily(f"echoserver_{name}", about, value=float(figure))
+
+    def _figures(self) -> Iterator[tuple[str, str, float]]:
+        """Yield name, explanation and value of what is true of the whole server."""
+        scoreboard = self._scoreboard
         waiting, limit = scoreboard.queue
         successful, reloaded = scoreboard.last_reload
         if scoreboard.certificate_expiry:
-            yield GaugeMetricFamily(
-                "echoserver_certificate_expiry_timestamp_seconds",
+            yield (
+                "certificate_expiry_timestamp_seconds",
                 "When the certificate expires that is served with, in Unix time.",
-                value=scoreboard.certificate_expiry,
+                scoreboard.certificate_expiry,
             )
-        for name, about, figure in (
-            ("draining", "1 while the server comes to its end.", scoreboard.everyone_drains),
-            ("ready", "1 while it takes clients.", self.ready),
-            ("accept_queue", "Clients that the kernel holds until they are accepted.", waiting),
-            ("accept_queue_limit", "How many it may hold.", limit),
-            ("last_reload_successful", "0 where the last reload changed nothing.", successful),
-            (
-                "last_reload_timestamp_seconds",
-                "When the configuration was read the last time, in Unix time.",
-                reloaded,
-            ),
-            ("start_time_seconds", "When the server started, in Unix time.", self._start_time),
-        ):
-            yield GaugeMetricFamily(f"echoserver_{name}", about, value=float(figure))
+        yield "draining", "1 while the server comes to its end.", scoreboard.everyone_drains
+        yield "ready", "1 while it takes clients.", self.ready
+        yield "accept_queue", "Clients that the kernel holds until they are accepted.", waiting
+        yield "accept_queue_limit", "How many it may hold.", limit
+        yield "last_reload_successful", "0 where the last reload changed nothing.", successful
+        yield (
+            "last_reload_timestamp_seconds",
+            "When the configuration was read the last time, in Unix time.",
+            reloaded,
+        )
+        yield "start_time_seconds", "When the server started, in Unix time.", self._start_time
 
 
 def _figure(account: Account, field: str) -> int:
     done: Any = account.totals if hasattr(account.totals, field) else account.vitals
     return int(getattr(done, field))
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, sock: socket.socket, page: _Page) -> None:
-        super().__init__(sock.getsockname()[:2], _Request, bind_and_activate=False)
-        self.socket.close()
-        self.socket = sock
-        self.page = page
-        self._lock = threading.Lock()
-        self._in_hand: dict[socket.socket, None] = {}  # the oldest first
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            if len(self._in_hand) >= _AT_A_TIME:
-                # The oldest has had its time: who sends a byte now and then keeps nobody out.
-                oldest = next(iter(self._in_hand))
-                del self._in_hand[oldest]
-                with suppress(OSError):
-                    oldest.shutdown(socket.SHUT_RDWR)
-            self._in_hand[request] = None
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._lock:
-                self._in_hand.pop(request, None)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that goes away is nobody's loss."""
-
-
-class _Request(BaseHTTPRequestHandler):
-    server: _Server
-    timeout: ClassVar[float] = _PATIENCE
-    server_version = "echoserver"
-    sys_version = ""
-
-    def do_HEAD(self) -> None:
-        """Answer, without what it is about: balancers probe like this."""
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        """Answer."""
-        page = self.server.page
-        match self.path.partition("?")[0]:
-            case "/metrics":
-                self._answer(200, *page.text())
-            case "/healthz":
-                self._answer(200, b"ok\n")
-            case "/readyz" if page.ready:
-                self._answer(200, b"ready\n")
-            case "/readyz":
-                self._answer(503, b"not ready\n")
-            case _:
-                self._answer(404, b"/metrics, /healthz, /readyz\n")
-
-    def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is inherited
-        """Log nothing: the log is the server's."""

@@ -22,7 +22,7 @@ from echoserver.system.privileges import Identity
 from echoserver.system.systemd import Notifier
 
 if TYPE_CHECKING:
-    from echoserver.monitoring.metrics import Exporter
+    from echoserver.monitoring.exporter import Exporter
 
 _LOOK = 1.0  # seconds
 _LAST_LINES = 2.0  # seconds to write down what is left of the access log
@@ -54,10 +54,10 @@ class Sidecars:
         self._access: AccessLog | None = None
         self._lifecycle: Lifecycle | None = None
         if config.metrics is not None:
-            from echoserver.monitoring import metrics  # an HTTP server is much to import
+            from echoserver.monitoring import exporter  # an HTTP server is much to import
 
             try:
-                self._exporter = metrics.Exporter(parse_endpoint(config.metrics), time.time())
+                self._exporter = exporter.Exporter(parse_endpoint(config.metrics), time.time())
             except (socket.gaierror, UnicodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise BootError(
