@@ -8,20 +8,13 @@ thread: a greenlet that computes stops every other one.
 Nothing is monkey-patched: the program around this file keeps its blocking sockets.
 """
 
-from typing import Any
-
 import gevent
-import gevent.hub
-import gevent.socket
-from greenlet import getcurrent
 
 from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.conversation.connection import Connection
-from echoserver.flow import Flow, InVain, Readable, Wait, Writable
+from echoserver.drivers.greenlets import Green
 from echoserver.service import Service
-
-_READ = 1  # libev's EV_READ
 
 
 class GeventBackend(Backend):
@@ -38,111 +31,3 @@ class GeventBackend(Backend):
 def _serve(connection: Connection) -> None:
     green = Green()
     green.run(connection.driven_by(green))
-
-
-class Green:
-    """Runs one flow in the greenlet that made it.
-
-    A flow mostly waits for input from the same socket again. So its read watcher is started once
-    and stays: gevent's own sockets start and stop one for every wait. Input that comes while the
-    greenlet is busy elsewhere would make the watcher fire in every turn of the loop; so the first
-    time that it fires for nobody it is stopped, and the next wait starts it again.
-    """
-
-    __slots__ = ("_greenlet", "_hub", "_parked", "_wait", "_watcher", "_watching")
-
-    def __init__(self) -> None:
-        self._greenlet = getcurrent()
-        self._hub = gevent.hub.get_hub()
-        self._wait: Wait | None = None
-        self._parked = False
-        self._watcher: Any = None
-        self._watching = False
-
-    def run(self, flow: Flow) -> None:
-        """Run it to its end."""
-        resume, park = flow.send, self._hub.switch
-        in_vain: InVain = None
-        while True:
-            try:
-                wait = resume(in_vain)
-            except StopIteration:
-                return
-            if wait is self._wait:  # the very same as before: input, without a time limit
-                if not self._watching:
-                    self._watch()
-                self._parked = True
-                in_vain = park() or None
-                self._parked = False
-            else:
-                in_vain = self._carry_out(wait)
-
-    def wake(self) -> None:
-        """End an open-ended wait for input, in the loop's next turn."""
-        if self._parked and self._wait is not None and self._wait.seconds is None:
-            self._end_in_vain()
-
-    def close(self) -> None:
-        """Give the watcher back to the loop."""
-        self._pause()
-        if self._watcher is not None:
-            self._watcher.close()
-
-    def _carry_out(self, wait: Wait) -> InVain:
-        """Wait for something else than before."""
-        if not isinstance(wait, Readable):
-            self._pause()
-            self._wait = None
-            if isinstance(wait, Writable):
-                return self._await_room(wait)
-            gevent.sleep(wait.seconds)
-            return None
-        if self._watcher is None:
-            self._watcher = self._hub.loop.io(wait.fd, _READ)
-        self._wait = wait
-        self._watch()
-        timer = None
-        if wait.seconds is not None:
-            timer = self._hub.loop.timer(wait.seconds)
-            timer.start(self._end_in_vain)
-        self._parked = True
-        in_vain: InVain = self._hub.switch() or None
-        self._parked = False
-        if timer is not None:
-            timer.close()
-        return in_vain
-
-    @staticmethod
-    def _await_room(wait: Writable) -> InVain:
-        try:
-            gevent.socket.wait_write(wait.fd, wait.seconds, TimeoutError())
-        except TimeoutError:
-            return True
-        return None
-
-    def _unpark(self) -> None:
-        """Let the greenlet go on; if it is not waiting, stop the watcher. Runs in the hub."""
-        if self._parked:
-            self._greenlet.switch()
-        else:
-            self._pause()
-
-    def _end_in_vain(self) -> None:
-        """Let the greenlet go on in the loop's next turn, if it is still waiting for the same."""
-        wait = self._wait
-
-        def unpark() -> None:
-            if self._parked and self._wait is wait:
-                self._greenlet.switch(True)
-
-        self._hub.loop.run_callback(unpark)
-
-    def _watch(self) -> None:
-        if not self._watching:
-            self._watcher.start(self._unpark)
-            self._watching = True
-
-    def _pause(self) -> None:
-        if self._watching:
-            self._watcher.stop()
-            self._watching = False

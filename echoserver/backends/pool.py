@@ -8,16 +8,13 @@ So a pool of 64 under 400 clients that stay serves 64 and starves 336: right for
 conversations, wrong for long ones.
 """
 
-import threading
-from collections.abc import Callable
 from queue import SimpleQueue
 
 from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.backends.thread import STACK_SIZE
 from echoserver.config import Config
 from echoserver.conversation.connection import Connection
-from echoserver.errors import BootError
+from echoserver.drivers.threads import start_pool
 from echoserver.service import Service
 
 
@@ -43,26 +40,9 @@ class PoolBackend(Backend):
                 connection.serve()
 
         # As many as can be connected: the pool's size, or --max-connections where that is less.
-        start_threads(service.config, service.limit, work)
+        start_pool(service.limit, work, service.config.source("pool_size"))
         for connection in listener:
             waiting.put(connection)
         service.drain()
         for _ in range(service.limit):
             waiting.put(None)
-
-
-def start_threads(config: Config, count: int, work: Callable[[], None]) -> None:
-    """Start the pool, all of it.
-
-    Raises:
-        BootError: The system has not so many threads.
-    """
-    threading.stack_size(STACK_SIZE)
-    for number in range(count):
-        try:
-            threading.Thread(target=work, daemon=True).start()
-        except RuntimeError:
-            source = config.source("pool_size")
-            raise BootError(
-                f"{source}: the system gave {number} threads of {count}; choose a smaller pool"
-            ) from None

@@ -18,10 +18,10 @@ from queue import SimpleQueue
 
 from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
-from echoserver.backends.pool import start_threads
-from echoserver.backends.selector import ReadinessLoop
 from echoserver.conversation.connection import Connection
 from echoserver.drivers.callbacks import MOST_EVENTS, Task
+from echoserver.drivers.readiness import ReadinessLoop
+from echoserver.drivers.threads import start_pool
 from echoserver.flow import InVain, Readable, Sleep, Wait
 from echoserver.service import Service
 
@@ -36,7 +36,7 @@ class SelectorPoolBackend(Backend):
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept and poll in this thread, serve in the pool's."""
         poller = Poller(service)
-        start_threads(service.config, service.config.pool_size, poller.work)
+        start_pool(service.config.pool_size, poller.work, service.config.source("pool_size"))
         main = listener.flow(lambda connection: poller.hand_over(Client(poller, connection), None))
         Task(poller).run(main, poller.stop)
         poller.run()
