@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from loadtest.cli.options import usage
+from loadtest.errors import usage
 
 EXIT_CLOSED_OUTPUT = 128 + signal.SIGPIPE
 

@@ -13,6 +13,7 @@ from clients import LoadResult, Workload
 from clients.recording import folded
 from loadtest.cli import calibrate
 from loadtest.experiments import calibration, compare
+from loadtest.load import capacity
 from loadtest.load.client_limit import ClientLimit, judge
 from loadtest.load.round import Engine, Round
 from loadtest.machine.pinning import choose
@@ -271,9 +272,9 @@ def test_a_user_without_a_home_has_no_calibration(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("pathlib.Path.home", homeless)
-    assert calibration.known() == {}
+    assert capacity.known() == {}
     with pytest.raises(OSError, match="no home directory"):
-        calibration.keep({})
+        capacity.keep({})
 
 
 @pytest.mark.ci

@@ -752,7 +752,7 @@ def test_doctor_advises_only_what_its_user_may_do(
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 200))
     monkeypatch.setattr("loadtest.machine.doctor.number_in", lambda _: 128)
     monkeypatch.setattr("loadtest.machine.doctor.local_ports", lambda: (60000, 60100))
-    found = {one.subject: one for one in doctor.examine()}
+    found = {one.subject: one for one in doctor.examine({})}
     ill = {"open files", "somaxconn", "local ports", "C compiler"}
     assert all(found[subject].remedy for subject in ill)
     said = "\n".join(one.remedy for one in found.values())

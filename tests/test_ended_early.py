@@ -14,10 +14,10 @@ import pytest
 from clients import EpollLoad, LoadResult, ThreadLoad, Workload
 from clients.load import Load
 from clients.recording import folded
+from loadtest.errors import LoadError
 from loadtest.experiments.find_max import Found, Step, find_max
 from loadtest.experiments.hold import hold
 from loadtest.load.client_limit import ClientLimit
-from loadtest.load.coordinator import LoadError
 from loadtest.load.round import EndedEarly, Round
 from loadtest.results.document import Result, document, load
 from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives

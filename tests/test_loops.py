@@ -6,7 +6,7 @@ import pytest
 
 import echoserver
 from echoserver.drivers.callbacks import Timers
-from loadtest.load.round import allow_descriptors
+from loadtest.machine.descriptors import allow_descriptors
 from tests import wire
 from tests.conftest import BUILTIN
 

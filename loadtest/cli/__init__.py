@@ -39,8 +39,8 @@ from loadtest.cli.options import (
     options_of,
     positive,
     timing,
-    usage,
 )
+from loadtest.errors import usage
 
 if TYPE_CHECKING:
     from loadtest.cli.progress import RoundProgress
@@ -114,7 +114,7 @@ def run(
 ) -> int:
     """Put one running server under load."""
     from loadtest.cli.measurement import Measurement, chosen_files
-    from loadtest.load.coordinator import NoThreadsError
+    from loadtest.errors import NoThreadsError
     from loadtest.load.round import RoundInterrupt, measure
 
     if options["duration"] is not None and options["messages"] is not None:
@@ -277,7 +277,7 @@ def compare(
     from loadtest.cli.measurement import Measurement, chosen_files
     from loadtest.experiments.compare import Plan, try_each
     from loadtest.experiments.compare import compare as run_rounds
-    from loadtest.load.round import allow_descriptors
+    from loadtest.machine.descriptors import allow_descriptors
     from loadtest.results.statistics import least_rounds
     from loadtest.servers import selection
     from loadtest.servers.targets import Workshop
@@ -432,12 +432,13 @@ def hold(
     from pathlib import Path
 
     from loadtest.cli.measurement import EXIT_COULD_NOT_RUN, EXIT_WRONG
-    from loadtest.experiments.hold import Held, hold_each
+    from loadtest.experiments.hold import hold_each
     from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
     from loadtest.machine import environment
     from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over, refuse_unwritable
     from loadtest.report.text import show_held
     from loadtest.results.document import SCHEMA
+    from loadtest.results.held import Held
     from loadtest.servers import selection
 
     settings = {
@@ -530,9 +531,10 @@ command.add_command(check)
 )
 def calibrate(*, pin: str, rounds: int) -> int:
     """Measure what this machine's load client can reach, and keep it to judge runs by."""
+    from loadtest.errors import LoadError
     from loadtest.experiments import calibration
     from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
-    from loadtest.load.coordinator import LoadError
+    from loadtest.load import capacity
     from loadtest.output import complain
 
     treat_all_as_ctrl_c()
@@ -547,7 +549,7 @@ def calibrate(*, pin: str, rounds: int) -> int:
     found = rates.summary()
     path, failure = None, ""
     try:
-        path = None if interrupted else calibration.keep(found)
+        path = None if interrupted else capacity.keep(found)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         failure = f"cannot keep it: {where}{error.strerror}; set XDG_CACHE_HOME to a folder "
@@ -572,9 +574,10 @@ def doctor() -> int:
     from rich.table import Table
 
     from loadtest.console import Screen
+    from loadtest.load import capacity
     from loadtest.machine import doctor as examination
 
-    findings = examination.examine()
+    findings = examination.examine({name: one.capacity for name, one in capacity.known().items()})
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for one in findings:
         mark = "[yellow]![/]" if one.problem else "[green]ok[/]"

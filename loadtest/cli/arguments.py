@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.cli.options import MOST_CONNECTIONS, MOST_PIPELINED, positive, usage
+from loadtest.cli.options import MOST_CONNECTIONS, MOST_PIPELINED, positive
+from loadtest.errors import usage
 
 if TYPE_CHECKING:
     from clients.workload import Workload
@@ -62,11 +63,11 @@ def make_engine(name: str, processes: int, cpus: "Pinning") -> "Engine":
     """Return the engine of that name, with what is known of it on this machine."""
     from dataclasses import replace
 
-    from loadtest.experiments import calibration
+    from loadtest.load import capacity
     from loadtest.load.round import Engine
 
     engine = Engine(name, processes)
-    one = calibration.known().get(name)
+    one = capacity.known().get(name)
     if one is None or not cpus.split:
         return engine
     return replace(engine, capacity=one.capacity * min(processes, len(cpus.client)))

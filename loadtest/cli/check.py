@@ -8,7 +8,8 @@ import click
 
 from echoserver.command import Duration
 from echoserver.terminal import has_colours
-from loadtest.cli.options import Whole, options_of, positive, usage
+from loadtest.cli.options import Whole, options_of, positive
+from loadtest.errors import usage
 
 if TYPE_CHECKING:
     from loadtest.check.model import Check, Report, Result
@@ -293,7 +294,7 @@ class Grading:
         """Measure what the leaderboard shows; without a server that answers, there is nothing."""
         from loadtest.check.leaderboard import figures
         from loadtest.check.submission import CannotGrade, NotStarted
-        from loadtest.load.coordinator import LoadError
+        from loadtest.errors import LoadError
         from loadtest.output import complain
 
         passed = {one.check.id for one in report.results if one.status == "passed"}
@@ -403,8 +404,8 @@ def _weights(path: str | None, formats: list[str]) -> dict[str, float]:
 def _allow_descriptors(clients: int) -> None:
     """Make room for the clients of the checks."""
     from loadtest.check.submission import CannotGrade
-    from loadtest.load.coordinator import LoadError
-    from loadtest.load.round import allow_descriptors
+    from loadtest.errors import LoadError
+    from loadtest.machine.descriptors import allow_descriptors
 
     try:
         allow_descriptors(clients)

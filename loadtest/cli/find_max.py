@@ -6,9 +6,9 @@ from typing import TextIO
 
 from clients.workload import Workload
 from loadtest.cli.measurement import EXIT_BROKEN, EXIT_COULD_NOT_RUN, EXIT_UNSURE, EXIT_WRONG
+from loadtest.errors import LoadError
 from loadtest.experiments.find_max import Found, Step, find_max, trier
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
-from loadtest.load.coordinator import LoadError
 from loadtest.load.round import Engine
 from loadtest.machine import environment
 from loadtest.machine.pinning import Pinning

@@ -9,9 +9,9 @@ from typing import Any
 from clients.content import WRONG
 from echoserver.errors import EchoServerError
 from loadtest.cli.progress import RoundProgress
+from loadtest.errors import LoadError
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
 from loadtest.junit import ERROR, FAILURE, SKIPPED, Case, as_junit
-from loadtest.load.coordinator import LoadError
 from loadtest.machine import environment
 from loadtest.machine.pinning import Pinning
 from loadtest.output import (
@@ -23,8 +23,7 @@ from loadtest.output import (
     show,
     write,
 )
-from loadtest.report.cells import label
-from loadtest.results.document import Document, Result, Row, as_text, document
+from loadtest.results.document import Document, Result, Row, as_text, document, label
 from loadtest.results.objectives import (
     Objective,
     Verdict,

@@ -1,15 +1,17 @@
 """The options that several commands of `echoload` share, and how their values are typed."""
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from clients.tls_options import TLS
 from echoserver.command import Duration
 from echoserver.units import parse_quantity, parse_whole
+from loadtest.errors import usage
 
 MOST_PIPELINED = 1000
+
 MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
 
 
@@ -279,11 +281,6 @@ OBJECTIVES = [
         help="Save a test case for each target and objective, as CI systems read them.",
     ),
 ]
-
-
-def usage(sentence: str) -> NoReturn:
-    """Complain about what was typed."""
-    raise click.UsageError(sentence, click.get_current_context())
 
 
 def positive(value: float, option: str) -> float:

@@ -5,25 +5,17 @@ divided by the share of its core that it used. That is its capacity, whoever of 
 a run that comes near to it has measured the client.
 """
 
-import hashlib
-import json
-import os
-import platform
 import random
 import subprocess
-import sys
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from errno import ENOENT
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients.workload import Workload
-from loadtest.load.coordinator import LoadError
+from loadtest.errors import LoadError
+from loadtest.load.capacity import Calibration
 from loadtest.load.round import Engine, measure
 from loadtest.load.worker import ENGINES
-from loadtest.machine.environment import cpu_model
 from loadtest.machine.pinning import Pinning, pinned
-from loadtest.output import write
 from loadtest.peers import PEERS, Peer
 from loadtest.results.statistics import median, paired_ratio
 from loadtest.servers.targets import (
@@ -36,59 +28,8 @@ from loadtest.servers.targets import (
 )
 
 _SECONDS = 1.0
+
 IN_C = Peer("c-client", "cc")
-
-
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """What an engine reached."""
-
-    capacity: float
-    """Messages per second of one process with a core of its own."""
-    server: str
-    """Against which server."""
-    of_c: float | None = None
-    """As a share of what a client in C that verifies nothing reached in the same rounds."""
-
-
-def cache_file() -> Path:
-    """Return where calibrations are kept: one file for each machine and interpreter.
-
-    Raises:
-        OSError: There is no such place.
-    """
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
-    key = hashlib.sha256(machine.encode()).hexdigest()[:16]
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        raise FileNotFoundError(ENOENT, "this user has no home directory") from None
-    return Path(base) / "echoload" / f"calibration-{key}.json"
-
-
-def known() -> dict[str, Calibration]:
-    """Return the calibrations of this machine, by engine."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
-        return {name: Calibration(**value) for name, value in found.items()}
-    return {}
-
-
-def keep(found: dict[str, Calibration]) -> Path:
-    """Save calibrations for later; return where.
-
-    Raises:
-        OSError: They cannot be saved.
-    """
-    path = cache_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = {
-        name: asdict(replace(one, capacity=round(one.capacity, 1)))
-        for name, one in (known() | found).items()
-    }
-    write(path, json.dumps(values, indent=2) + "\n")
-    return path
 
 
 @dataclass(slots=True)

@@ -1,11 +1,8 @@
 """Compare servers: a fresh one for every round, all in turn, each under the same workload."""
 
 import random
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import echoserver
@@ -13,23 +10,18 @@ from clients import EchoClient
 from clients.address import format_address
 from clients.proxy_header import local_header
 from clients.workload import Workload
-from loadtest.load.coordinator import ClientError, LoadError, NoThreadsError
+from loadtest.errors import ClientError, LoadError, NoThreadsError
 from loadtest.load.round import Engine, RoundInterrupt, measure
-from loadtest.machine.environment import number_in
 from loadtest.machine.pinning import Pinning
-from loadtest.machine.ports import local_ports
+from loadtest.machine.ports import cool_down
 from loadtest.results.document import Result
 from loadtest.servers.targets import Running, Target, started_on
 
 _PROBE = bytes(range(256)) * 4
+
 _PILOT = 0.4  # seconds of the round that shows whether threads can carry it
 
 _TIGHT = 0.75  # of the client's cores: in some round it would use all of them
-
-_PORTS = 0.5  # of the local ports in TIME_WAIT, above which new connections are not begun
-_COOL_DOWN = 65.0  # seconds: a little more than TIME_WAIT lasts (Linux: 60)
-_REUSED = 1.1  # seconds: likewise, where they are taken again
-_GLANCE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,33 +225,3 @@ def _verify(server: Running, workload: Workload) -> None:
             f"{format_address(server.host, server.port)} does not answer what the handler "
             f"{workload.handler!r} should"
         )
-
-
-# -- local ports -----------------------------------------------------------------------------------
-
-
-def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
-    """Wait while too many of this machine's ports are in TIME_WAIT to begin `needed` connections.
-
-    Whoever closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a round
-    that reconnects for every message leaves thousands. Linux takes them again after a second
-    where it may (net.ipv4.tcp_tw_reuse, which by default it does on the loopback).
-    """
-    first, last = local_ports()
-    longest = _REUSED if number_in("/proc/sys/net/ipv4/tcp_tw_reuse") else _COOL_DOWN
-    begun = time.monotonic()
-    while (passed := time.monotonic() - begun) < longest:
-        if time_wait() + needed < _PORTS * (last - first):
-            return
-        during(passed, 0.0, 0)
-        time.sleep(_GLANCE)
-
-
-def time_wait() -> int:
-    """Return how many TCP connections of this machine are in TIME_WAIT."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines():
-            if line.startswith("TCP:"):
-                words = line.split()
-                return int(words[words.index("tw") + 1])
-    return 0

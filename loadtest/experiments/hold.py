@@ -6,42 +6,25 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
 from clients.address import connect
 from clients.client import EchoClient
 from echoserver.errors import EchoServerError
-from loadtest.load.coordinator import ClientError, LoadError
-from loadtest.load.round import allow_descriptors, describe_end
+from loadtest.errors import ClientError, LoadError
+from loadtest.load.round import describe_end
+from loadtest.machine.descriptors import allow_descriptors
 from loadtest.machine.sockets import queue_length
 from loadtest.machine.usage import Sampler
+from loadtest.results.held import Held
 from loadtest.servers.targets import Running, Target
 
 _PROBE = b"held"
+
 _GLANCE = 0.05  # seconds
+
 _SETTLED = 1.0  # seconds without a change
+
 _PATIENCE = 60.0  # seconds until everyone must have been accepted
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What a server was seen to hold."""
-
-    target: str
-    wanted: int
-    held: int
-    """Connections that were accepted, and still answered in the end."""
-    bytes_each: float | None
-    """PSS that the server's process tree grew by, per connection; None where it cannot be told.
-
-    Without the pages of files: whose share they are depends on what else runs on this machine.
-    """
-    seconds: float
-    """Until all were accepted."""
-    cpu_percent_idle: float | None
-    """CPU of the server while nobody asks; 100 is one core. None: it is gone."""
-    ended: str = ""
-    """How the server ended before it was told to, where it did."""
 
 
 def hold(target: Target, connections: int) -> Held:

@@ -18,25 +18,16 @@ from hdrh.histogram import HdrHistogram
 from clients.load import LoadResult
 from clients.recording import Second, histogram, release
 from clients.workload import Workload
+from loadtest.errors import ClientError, NoThreadsError
 from loadtest.interruption import Deferred
 from loadtest.load.worker import STOP
 from loadtest.machine.pinning import Pinning, pinned
 
 _TICK = 0.1  # seconds between two words about the progress
+
 _READ = 64 * 1024
+
 _HEAD_START = 20_000_000  # nanoseconds from the word to the common start
-
-
-class LoadError(Exception):
-    """A round that could not be run; the message is a sentence."""
-
-
-class ClientError(LoadError):
-    """A failure of the load client, or of its machine: no server is to blame for it."""
-
-
-class NoThreadsError(ClientError):
-    """This machine does not let the client start a thread for each connection."""
 
 
 class Point:

@@ -1,6 +1,5 @@
 """One round: one workload against one server, and what both of them used."""
 
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,17 +8,17 @@ from typing import Any, Self
 from clients.load import LoadResult
 from clients.workload import Workload
 from loadtest.load.client_limit import ClientLimit, judge
-from loadtest.load.coordinator import ClientError, Progress, Workers, no_progress
+from loadtest.load.coordinator import Progress, Workers, no_progress
+from loadtest.machine.descriptors import allow_descriptors
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.processes import signal_name
 from loadtest.machine.sockets import queue_length
 from loadtest.machine.usage import Peaks, Sampler, Watched, busy_seconds
 
-RESERVED_DESCRIPTORS = 32
-"""What a process needs besides its connections, with some to spare."""
-
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
+
 _GLANCE = 0.02
+
 _TIME_TO_END = 1.0  # seconds that a process may take from closing its sockets to its end
 
 
@@ -286,16 +285,3 @@ def _settle(host: str, port: int) -> None:
         time.sleep(_GLANCE)
         if (now_waiting := queue_length(host, port)) != waiting:
             waiting, changed = now_waiting, time.monotonic()
-
-
-def allow_descriptors(connections: int) -> None:
-    """Raise the soft limit of open files as far as `connections` need it."""
-    needed = connections + RESERVED_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < needed and hard != resource.RLIM_INFINITY and hard < needed:
-        raise ClientError(
-            f"{connections} connections need {needed} file descriptors, and this process may have "
-            f"{hard}: raise the hard limit (ulimit -Hn {needed}) or ask for fewer with -c"
-        )
-    if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -3,15 +3,14 @@
 import os
 import resource
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.experiments import calibration
-from loadtest.experiments.compare import time_wait
-from loadtest.load.round import RESERVED_DESCRIPTORS
+from loadtest.machine.descriptors import RESERVED_DESCRIPTORS
 from loadtest.machine.environment import number_in
-from loadtest.machine.ports import local_ports
+from loadtest.machine.ports import local_ports, time_wait
 
 _DESCRIPTORS = 1024
 _BACKLOG = 4096
@@ -47,8 +46,12 @@ def _by_root(command: str, otherwise: str) -> str:
     return f"{_ASK} {otherwise}"
 
 
-def examine() -> list[Finding]:
-    """Look at everything; what cannot be read is left out."""
+def examine(capacities: Mapping[str, float]) -> list[Finding]:
+    """Look at everything; what cannot be read is left out.
+
+    Args:
+        capacities: Messages per second that load clients can reach, by engine; none: not known.
+    """
     looks = (
         _descriptors,
         _backlog,
@@ -60,7 +63,7 @@ def examine() -> list[Finding]:
         _swap,
         _load,
         _compiler,
-        _calibrated,
+        lambda: _calibrated(capacities),
     )
     return [finding for look in looks if (finding := look()) is not None]
 
@@ -225,10 +228,9 @@ def _how_to_get_a_compiler() -> str:
     return f"install {what}" if os.geteuid() == 0 else f"{_ASK} {what}"
 
 
-def _calibrated() -> Finding:
-    known = calibration.known()
-    if known:
-        shown = ", ".join(f"{name} {one.capacity:,.0f}/s" for name, one in sorted(known.items()))
+def _calibrated(capacities: Mapping[str, float]) -> Finding:
+    if capacities:
+        shown = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(capacities.items()))
         return Finding("calibration", shown)
     return Finding(
         "calibration",

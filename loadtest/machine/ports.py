@@ -2,8 +2,12 @@
 
 import random
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from loadtest.machine.environment import number_in
 
 _LOOPBACK = "127.0.0.1"
 _FIRST_UNPRIVILEGED, _LAST = 1024, 65535
@@ -36,3 +40,39 @@ def free_port() -> int:
         probe.bind((_LOOPBACK, 0))
         found: int = probe.getsockname()[1]
         return found
+
+
+_PORTS = 0.5  # of the local ports in TIME_WAIT, above which new connections are not begun
+
+_COOL_DOWN = 65.0  # seconds: a little more than TIME_WAIT lasts (Linux: 60)
+
+_REUSED = 1.1  # seconds: likewise, where they are taken again
+
+_GLANCE = 0.2
+
+
+def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
+    """Wait while too many of this machine's ports are in TIME_WAIT to begin `needed` connections.
+
+    Whoever closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a round
+    that reconnects for every message leaves thousands. Linux takes them again after a second
+    where it may (net.ipv4.tcp_tw_reuse, which by default it does on the loopback).
+    """
+    first, last = local_ports()
+    longest = _REUSED if number_in("/proc/sys/net/ipv4/tcp_tw_reuse") else _COOL_DOWN
+    begun = time.monotonic()
+    while (passed := time.monotonic() - begun) < longest:
+        if time_wait() + needed < _PORTS * (last - first):
+            return
+        during(passed, 0.0, 0)
+        time.sleep(_GLANCE)
+
+
+def time_wait() -> int:
+    """Return how many TCP connections of this machine are in TIME_WAIT."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("TCP:"):
+                words = line.split()
+                return int(words[words.index("tw") + 1])
+    return 0

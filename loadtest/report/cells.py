@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from loadtest.results.document import Document, Row
+from loadtest.results.document import Document, Row, label
 
 HEADINGS = (
     ("target", ""),
@@ -32,18 +32,8 @@ NONE = "\N{EN DASH}"
 """What stands where there is no value."""
 
 SERVED = 6  # the columns that can be bad news
+
 ERRORS = 7
-
-
-def label(row: Row) -> str:
-    """Return what a row is of: the target, what a sweep set, the other Python."""
-    words = [row["target"]]
-    if interpreter := row.get("interpreter"):
-        words.append(
-            f"(Python {interpreter['version']}, GIL {'on' if interpreter['gil'] else 'off'})"
-        )
-    words += [f"{name}={value}" for name, value in row["sweep"].items()]
-    return " ".join(words)
 
 
 def cells(row: Row) -> list[str]:

@@ -4,8 +4,7 @@ import io
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.report.cells import label
-from loadtest.results.document import Document
+from loadtest.results.document import Document, label
 
 _TICKS = 5  # lines for each halving of the distance to 100 %
 _US_PER_MS = 1000

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from loadtest.report.cells import HEADINGS, RANKED, cells, label, ranked, remarks
-from loadtest.results.document import Document
+from loadtest.report.cells import HEADINGS, RANKED, cells, ranked, remarks
+from loadtest.results.document import Document, label
 
 
 def markdown(found: Document) -> str:

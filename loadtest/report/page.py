@@ -10,18 +10,8 @@ from hdrh.histogram import HdrHistogram
 from markupsafe import Markup
 
 from loadtest.report import captions, charts
-from loadtest.report.cells import (
-    HEADINGS,
-    NONE,
-    RANKED,
-    cells,
-    label,
-    milliseconds,
-    ranked,
-    rate,
-    remarks,
-)
-from loadtest.results.document import Document, Row, beside
+from loadtest.report.cells import HEADINGS, NONE, RANKED, cells, milliseconds, ranked, rate, remarks
+from loadtest.results.document import Document, Row, beside, label
 
 _NINES = (10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99, 99.999)
 

@@ -13,18 +13,17 @@ from loadtest.report.cells import (
     SERVED,
     bound,
     cells,
-    label,
     or_dash,
     ranked,
     ratio,
     remarks,
 )
-from loadtest.results.document import Document, Row
+from loadtest.results.document import Document, Row, label
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from loadtest.experiments.hold import Held
+    from loadtest.results.held import Held
 
 _WIDTH_OF_A_ROW = 120  # below it, targets stand side by side
 

@@ -398,3 +398,14 @@ def beside(found: list[Document], names: tuple[str, ...]) -> Document:
         for row in one["results"]:
             together["results"].append({**row, "target": f"{row['target']} ({name})"})
     return together
+
+
+def label(row: Row) -> str:
+    """Return what a row is of: the target, what a sweep set, the other Python."""
+    words = [row["target"]]
+    if interpreter := row.get("interpreter"):
+        words.append(
+            f"(Python {interpreter['version']}, GIL {'on' if interpreter['gil'] else 'off'})"
+        )
+    words += [f"{name}={value}" for name, value in row["sweep"].items()]
+    return " ".join(words)

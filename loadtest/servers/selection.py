@@ -11,7 +11,7 @@ from echoserver import Config, EchoServer, load_backend
 from echoserver.config import option_name
 from echoserver.config import settings as all_settings
 from echoserver.errors import did_you_mean
-from loadtest.cli.options import usage
+from loadtest.errors import usage
 from loadtest.peers import PEERS, peers_of
 from loadtest.servers.targets import (
     BackendTarget,

@@ -20,7 +20,7 @@ import echoserver
 from clients.address import format_address, is_unix, parse_address
 from echoserver.config import option_name
 from echoserver.system.processes import ParentalBond
-from loadtest.load.coordinator import LoadError
+from loadtest.errors import LoadError
 from loadtest.machine.pinning import pinned
 from loadtest.machine.ports import free_port
 from loadtest.peers import PEERS, Peer

@@ -1,0 +1,66 @@
+"""What load clients can reach on this machine, as it was measured and kept."""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from errno import ENOENT
+from pathlib import Path
+
+from loadtest.machine.environment import cpu_model
+from loadtest.output import write
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What an engine reached."""
+
+    capacity: float
+    """Messages per second of one process with a core of its own."""
+    server: str
+    """Against which server."""
+    of_c: float | None = None
+    """As a share of what a client in C that verifies nothing reached in the same rounds."""
+
+
+def cache_file() -> Path:
+    """Return where calibrations are kept: one file for each machine and interpreter.
+
+    Raises:
+        OSError: There is no such place.
+    """
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
+    key = hashlib.sha256(machine.encode()).hexdigest()[:16]
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise FileNotFoundError(ENOENT, "this user has no home directory") from None
+    return Path(base) / "echoload" / f"calibration-{key}.json"
+
+
+def known() -> dict[str, Calibration]:
+    """Return the calibrations of this machine, by engine."""
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        found = json.loads(cache_file().read_text(encoding="utf-8"))
+        return {name: Calibration(**value) for name, value in found.items()}
+    return {}
+
+
+def keep(found: dict[str, Calibration]) -> Path:
+    """Save calibrations for later; return where.
+
+    Raises:
+        OSError: They cannot be saved.
+    """
+    path = cache_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {
+        name: asdict(replace(one, capacity=round(one.capacity, 1)))
+        for name, one in (known() | found).items()
+    }
+    write(path, json.dumps(values, indent=2) + "\n")
+    return path
