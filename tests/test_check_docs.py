@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.check.model import every
+from loadtest.check.catalogue import every
 from loadtest.peers import PEERS
 from tests.checking import check, failed
 from tests.launching import run

@@ -1,48 +1,12 @@
-"""What a check is, how it speaks of what it found, and the list of all checks."""
+"""What a check is, and what became of it."""
 
-import fnmatch
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from loadtest.check.client.evidence import Difference, Evidence
-
-if TYPE_CHECKING:
-    from loadtest.check.trial import Trial
+from loadtest.check.client.evidence import Evidence
+from loadtest.check.trial import Trial
 
 PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
-
-
-class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of ours
-    """The server does not do what it owes; the message is a sentence for its author."""
-
-    def __init__(self, message: str, difference: Difference | None = None) -> None:
-        super().__init__(message)
-        self.difference = difference
-        self.received = b""
-        """What came instead of what was owed."""
-        self.output: list[str] | None = None
-        """What the server printed, where it is gone already."""
-        self.instead: tuple[str, str] | None = None
-        """A purpose and a hint that fit better than those of the check."""
-
-
-@contextmanager
-def told(circumstances: str) -> Iterator[None]:
-    """Put before the message of a failure in the block under which circumstances it came."""
-    try:
-        yield
-    except Failure as failure:
-        raise Failure(f"{circumstances}{failure}", failure.difference) from None
-
-
-class NoEchoServer(Failure):
-    """It does something else altogether; further checks would tell nothing."""
-
-
-class NotApplicable(Exception):  # noqa: N818 - an outcome of a check, no error of ours
-    """The check makes no sense here; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +24,7 @@ class Check:
     hint: str
     """Where to look."""
     weight: float
-    run: Callable[["Trial"], None]
+    run: Callable[[Trial], None]
     needs: tuple[str, ...] = ()
     """Checks without which it makes no sense."""
     process: bool = False
@@ -77,8 +41,9 @@ class Check:
 
 
 GROUPS = {"L": "Life", "S": "Stream", "C": "Connection", "N": "Concurrency"}
+
 CHECKS: dict[str, Check] = {}
-"""All checks by id; `every` has them in order."""
+"""All checks by id; `catalogue.every` has them in order."""
 
 
 def check(
@@ -94,52 +59,16 @@ def check(
     process: bool = False,
     starts: bool = False,
     bonus: bool = False,
-) -> Callable[[Callable[["Trial"], None]], Callable[["Trial"], None]]:
+) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
     """Return what puts a function into the list of checks; see `Check`."""
 
-    def add(run: Callable[["Trial"], None]) -> Callable[["Trial"], None]:
+    def add(run: Callable[[Trial], None]) -> Callable[[Trial], None]:
         CHECKS[id] = Check(
             id, title, purpose, wire, passes, hint, weight, run, needs, process, starts, bonus
         )
         return run
 
     return add
-
-
-def choose(only: str | None, skip: str | None) -> list[Check]:
-    """Return the checks of some patterns, as ``N4,C*``, without those of others.
-
-    Raises:
-        ValueError: A pattern matches none; the message is a sentence.
-    """
-    wanted = _matching(only, "--only") if only else {one.id for one in every()}
-    wanted -= _matching(skip, "--skip") if skip else set()
-    if not wanted:
-        raise ValueError("--only and --skip leave no check to run")
-    return [one for one in every() if one.id in wanted]
-
-
-def every() -> list[Check]:
-    """Return all checks, in the order in which they run."""
-    from loadtest.check.checks import (  # noqa: F401 - fill CHECKS
-        concurrency,
-        connection,
-        life,
-        stream,
-    )
-
-    return sorted(CHECKS.values(), key=lambda one: (list(GROUPS).index(one.id[0]), one.id))
-
-
-def _matching(patterns: str, option: str) -> set[str]:
-    ids = [one.id for one in every()]
-    found: set[str] = set()
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        matching = fnmatch.filter(ids, pattern.upper())
-        if not matching:
-            raise ValueError(f"{option}: {pattern!r} is no check; see --list")
-        found.update(matching)
-    return found
 
 
 @dataclass(slots=True)

@@ -5,18 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from loadtest.check.client.evidence import Evidence
-from loadtest.check.model import (
-    ERROR,
-    FAILED,
-    PASSED,
-    SKIPPED,
-    Check,
-    Failure,
-    NoEchoServer,
-    NotApplicable,
-    Report,
-    Result,
-)
+from loadtest.check.failure import Failure, NoEchoServer, NotApplicable
+from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Check, Report, Result
 from loadtest.check.submission import CannotGrade, NotStarted, not_started
 from loadtest.check.trial import Session, Trial
 

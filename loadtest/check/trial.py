@@ -11,7 +11,7 @@ from loadtest.check import expectation
 from loadtest.check.client.connection import Line
 from loadtest.check.client.evidence import Timeline
 from loadtest.check.expectation import Expectation
-from loadtest.check.model import Failure, NotApplicable
+from loadtest.check.failure import Failure, NotApplicable
 from loadtest.check.submission import Server, Submission
 from loadtest.servers.commands import HOST
 

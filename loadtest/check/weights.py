@@ -2,7 +2,7 @@
 
 import tomllib
 
-from loadtest.check.model import every
+from loadtest.check.catalogue import every
 
 _MOST = 1_000_000
 

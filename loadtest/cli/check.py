@@ -155,7 +155,7 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     gradescope, classroom50 or autolab, it is 0 when it was graded, for the host reads the outcome
     from the file.
     """
-    from loadtest.check.model import choose, every
+    from loadtest.check.catalogue import choose, every
     from loadtest.check.submission import CannotGrade
     from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
     from loadtest.output import complain

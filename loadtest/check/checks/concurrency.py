@@ -10,7 +10,8 @@ from statistics import median
 from loadtest.check.client.connection import SMALL_BUFFER, Line
 from loadtest.check.client.crowd import Crowd, Visitor, problems, turns
 from loadtest.check.client.evidence import count
-from loadtest.check.model import Failure, check, told
+from loadtest.check.failure import Failure, told
+from loadtest.check.model import check
 from loadtest.check.submission import MIB, NotStarted, not_started
 from loadtest.check.submission.observed import connected
 from loadtest.check.trial import Trial, name_of

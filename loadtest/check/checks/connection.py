@@ -7,7 +7,8 @@ from dataclasses import astuple
 from itertools import pairwise
 
 from loadtest.check.client.connection import SMALL_BUFFER, Line, reset
-from loadtest.check.model import Failure, check, told
+from loadtest.check.failure import Failure, told
+from loadtest.check.model import check
 from loadtest.check.submission.observed import HELD, Holdings, busy_share, holdings
 from loadtest.check.trial import Trial
 

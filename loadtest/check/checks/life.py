@@ -3,7 +3,8 @@
 import signal
 
 from loadtest.check.client.evidence import difference
-from loadtest.check.model import Failure, NoEchoServer, check
+from loadtest.check.failure import Failure, NoEchoServer
+from loadtest.check.model import check
 from loadtest.check.submission import NotStarted, not_started
 from loadtest.check.submission.observed import holdings
 from loadtest.check.trial import Trial, name_of

@@ -4,7 +4,8 @@ from contextlib import suppress
 
 from loadtest.check.client.connection import SMALL_BUFFER, Line
 from loadtest.check.client.evidence import count
-from loadtest.check.model import Failure, NotApplicable, check, told
+from loadtest.check.failure import Failure, NotApplicable, told
+from loadtest.check.model import check
 from loadtest.check.trial import Trial
 
 _QUIET = 0.3  # seconds in which a server that says too much has said it

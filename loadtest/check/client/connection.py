@@ -6,13 +6,10 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from loadtest.check.client.circumstances import Circumstances
 from loadtest.check.client.evidence import count, difference
-from loadtest.check.model import Failure
-
-if TYPE_CHECKING:
-    from loadtest.check.trial import Trial
+from loadtest.check.failure import Failure
 
 SMALL_BUFFER = 64 << 10  # bytes of a client's own in the kernel, lest all of it fit in there
 
@@ -29,7 +26,7 @@ class Line:
     for as long as the check's patience, or the check's time is over.
     """
 
-    def __init__(self, trial: "Trial", name: str, sock: socket.socket) -> None:
+    def __init__(self, trial: Circumstances, name: str, sock: socket.socket) -> None:
         self.trial = trial
         self.name = name
         self.sock = sock
@@ -39,7 +36,7 @@ class Line:
     @classmethod
     def connect(
         cls,
-        trial: "Trial",
+        trial: Circumstances,
         name: str,
         buffer: int | None = None,
         *,

@@ -7,13 +7,10 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from loadtest.check.client.circumstances import Circumstances
 from loadtest.check.client.connection import reset, retransmissions
 from loadtest.check.client.evidence import Difference, difference
-
-if TYPE_CHECKING:
-    from loadtest.check.trial import Trial
 
 _PIECE = 64 << 10  # bytes
 _TOLD = 6  # problems that are in the timeline
@@ -58,7 +55,7 @@ class Crowd:
 
     def __init__(
         self,
-        trial: "Trial",
+        trial: Circumstances,
         visitors: list[Visitor],
         at_once: int | None = None,
         *,
@@ -218,7 +215,7 @@ def problems(visitors: Iterable[Visitor]) -> str:
     return "; ".join(parts)
 
 
-def turns(trial: "Trial", number: int, many: int, size: Callable[[], int]) -> list[bytes]:
+def turns(trial: Circumstances, number: int, many: int, size: Callable[[], int]) -> list[bytes]:
     """Return what a visitor says: lines that begin with its number, so that a mix-up shows."""
     said = []
     for turn in range(many):

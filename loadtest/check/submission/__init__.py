@@ -17,7 +17,7 @@ from typing import Any, Self
 import psutil
 
 from clients.address import format_address
-from loadtest.check.model import Failure
+from loadtest.check.failure import Failure
 from loadtest.check.submission import keeper, observed
 from loadtest.check.submission.keeper import Order
 from loadtest.machine.ports import free_port

@@ -1,0 +1,44 @@
+"""What clients of the grader are told of the check that they are a part of."""
+
+import socket
+from typing import Protocol
+
+from loadtest.check.client.evidence import Timeline
+
+
+class Circumstances(Protocol):
+    """What a client needs to know of the check that it is a part of; see `trial.Trial`."""
+
+    timeline: Timeline
+    opened: list[socket.socket]
+    """All sockets, to be closed at the end of the check."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Of the server."""
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """Of its address."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for something that does not come."""
+
+    @property
+    def left(self) -> float:
+        """Seconds until the check must be over."""
+
+    @property
+    def greeting(self) -> bytes:
+        """What comes before everything else, though nothing should."""
+
+    @property
+    def elsewhere(self) -> str:
+        """Where the server's process listens, if that is ours to look at."""
+
+    def answer(self, question: bytes) -> bytes:
+        """Return what is owed for `question`."""
+
+    def text(self, size: int) -> bytes:
+        """Return something to send; other bytes at each call."""
