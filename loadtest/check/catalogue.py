@@ -1,13 +1,9 @@
 """All checks, and those that were asked for."""
 
 import fnmatch
-from typing import TYPE_CHECKING
 
 from loadtest.check.checks import concurrency, connection, life, stream  # noqa: F401 - they fill CHECKS
 from loadtest.check.model import CHECKS, GROUPS, Check
-
-if TYPE_CHECKING:
-    pass
 
 
 def choose(only: str | None, skip: str | None) -> list[Check]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from loadtest.check.client.evidence import Difference
+from loadtest.check.evidence import Difference
 
 if TYPE_CHECKING:
     pass

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from loadtest.check.client.evidence import Evidence
+from loadtest.check.evidence import Evidence
 from loadtest.check.trial import Trial
 
 PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from loadtest.check.client.evidence import Evidence
+from loadtest.check.evidence import Evidence
 from loadtest.check.failure import Failure, NoEchoServer, NotApplicable
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Check, Report, Result
 from loadtest.check.submission import CannotGrade, NotStarted, not_started

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from loadtest.check import expectation
 from loadtest.check.client.connection import Line
-from loadtest.check.client.evidence import Timeline
+from loadtest.check.evidence import Timeline
 from loadtest.check.expectation import Expectation
 from loadtest.check.failure import Failure, NotApplicable
 from loadtest.check.submission import Server, Submission

@@ -9,7 +9,7 @@ from statistics import median
 
 from loadtest.check.client.connection import SMALL_BUFFER, Line
 from loadtest.check.client.crowd import Crowd, Visitor, problems, turns
-from loadtest.check.client.evidence import count
+from loadtest.check.evidence import count
 from loadtest.check.failure import Failure, told
 from loadtest.check.model import check
 from loadtest.check.submission import MIB, NotStarted, not_started

@@ -2,7 +2,7 @@
 
 import signal
 
-from loadtest.check.client.evidence import difference
+from loadtest.check.evidence import difference
 from loadtest.check.failure import Failure, NoEchoServer
 from loadtest.check.model import check
 from loadtest.check.submission import NotStarted, not_started

@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 from loadtest.check.client.connection import SMALL_BUFFER, Line
-from loadtest.check.client.evidence import count
+from loadtest.check.evidence import count
 from loadtest.check.failure import Failure, NotApplicable, told
 from loadtest.check.model import check
 from loadtest.check.trial import Trial

@@ -3,7 +3,7 @@
 import socket
 from typing import Protocol
 
-from loadtest.check.client.evidence import Timeline
+from loadtest.check.evidence import Timeline
 
 
 class Circumstances(Protocol):

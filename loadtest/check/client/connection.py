@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loadtest.check.client.circumstances import Circumstances
-from loadtest.check.client.evidence import count, difference
+from loadtest.check.evidence import count, difference
 from loadtest.check.failure import Failure
 
 SMALL_BUFFER = 64 << 10  # bytes of a client's own in the kernel, lest all of it fit in there

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from loadtest.check.client.circumstances import Circumstances
 from loadtest.check.client.connection import reset, retransmissions
-from loadtest.check.client.evidence import Difference, difference
+from loadtest.check.evidence import Difference, difference
 
 _PIECE = 64 << 10  # bytes
 _TOLD = 6  # problems that are in the timeline
