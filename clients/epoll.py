@@ -17,7 +17,16 @@ from contextlib import suppress
 from typing import Any, cast
 
 from clients.address import connect, is_unix
-from clients.conversation import LEAVE, NEVER, RECONNECT, Conversation, Lost, ReplyError, Step, Talk
+from clients.conversation import (
+    ABORT_SIGNAL,
+    NEVER,
+    RECONNECT,
+    Conversation,
+    Lost,
+    ReplyError,
+    Step,
+    Talk,
+)
 from clients.load import LOOK, Load, LoadResult, flush
 from clients.proxy_header import PrefacedSocket, proxy_header
 from clients.recording import Second
@@ -252,7 +261,7 @@ class EpollLoad(Load):
         while not isinstance(step, bytes):
             if step is RECONNECT:
                 self._reconnect(line)
-            elif step is LEAVE:
+            elif step is ABORT_SIGNAL:
                 with suppress(OSError):  # the server has ended it already
                     line.connection.shutdown(socket.SHUT_WR)
             elif isinstance(step, Lost):

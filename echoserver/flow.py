@@ -8,16 +8,16 @@ A flow is resumed with ``None`` when what it waited for has come, and with ``Tru
 its time has passed, or the flow was woken. (Of a `Sleep`, it is the time that has come.) So the
 simplest driver, for one flow, which nobody wakes, is::
 
-    in_vain = None
+    expired = None
     while True:  # until StopIteration
-        wait = flow.send(in_vain)
+        wait = flow.send(expired)
         if isinstance(wait, Sleep):
             time.sleep(wait.seconds)
-            in_vain = None
+            expired = None
         elif isinstance(wait, Readable):
-            in_vain = not select([wait.fd], [], [], wait.seconds)[0] or None
+            expired = not select([wait.fd], [], [], wait.seconds)[0] or None
         else:
-            in_vain = not select([], [wait.fd], [], wait.seconds)[1] or None
+            expired = not select([], [wait.fd], [], wait.seconds)[1] or None
 
 A flow that yields the very same open-ended wait again has nothing new to register.
 """
@@ -72,10 +72,10 @@ class Sleep:
 
 Wait: TypeAlias = Readable | Writable | Sleep
 
-InVain: TypeAlias = bool | None
+WaitResult: TypeAlias = bool | None
 """What a flow is resumed with: True, where what it waited for has not come."""
 
-Flow: TypeAlias = Generator[Wait, InVain, None]
+Flow: TypeAlias = Generator[Wait, WaitResult, None]
 
 
 class Driver(Protocol):
@@ -101,7 +101,7 @@ class Drivable(Protocol):
     def wake(self) -> None:
         """End its wait for input."""
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End it: the drain's time is over."""
 
     def pulse(self) -> None:

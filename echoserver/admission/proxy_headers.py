@@ -75,7 +75,9 @@ class AwaitedHeaders:
         for fd, client in list(self._waiting.items()):
             identified = self._look_at(client) if fd in ready else None
             if identified is None and now >= client.deadline:
-                identified = Identified(client.sock, client.peer, "no PROXY header in time")
+                identified = Identified(
+                    client.sock, client.peer, "timed out waiting for the PROXY header"
+                )
             if identified is not None:
                 self._forget(fd)
                 yield identified
@@ -98,7 +100,7 @@ class AwaitedHeaders:
                 proxy_protocol.LONGEST - len(begun), socket.MSG_PEEK | socket.MSG_DONTWAIT
             )
             if not data:
-                return Identified(sock, client.peer, "an end in the place of a PROXY header")
+                return Identified(sock, client.peer, "connection closed before the PROXY header")
             header = proxy_protocol.parse(begun + data)
             sock.recv(header.length - len(begun) if header else len(data), socket.MSG_DONTWAIT)
         except BlockingIOError:

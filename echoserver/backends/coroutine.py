@@ -15,7 +15,7 @@ from echoserver.admission.listener import Listener
 from echoserver.backends import Backend
 from echoserver.conversation.connection import Connection
 from echoserver.drivers.callbacks import MOST_EVENTS, Timer, Timers
-from echoserver.flow import Flow, InVain, Readable, Wait, Writable
+from echoserver.flow import Flow, Readable, Wait, WaitResult, Writable
 from echoserver.service import Service
 
 
@@ -41,14 +41,14 @@ class CoroutineBackend(Backend):
 class Coroutine:
     """A generator, what it waits for, and what it will be told when it goes on."""
 
-    __slots__ = ("_scheduler", "in_vain", "parked", "resume", "timer", "wait")
+    __slots__ = ("_scheduler", "expired", "parked", "resume", "timer", "wait")
 
     def __init__(self, scheduler: "Scheduler") -> None:
         self._scheduler = scheduler
         self.wait: Wait | None = None
         self.parked = True
         """It waits (at first, to be begun); else it runs, or is in the queue of those that will."""
-        self.in_vain: InVain = None
+        self.expired: WaitResult = None
         self.timer: Timer | None = None
 
     def begin(self, flow: Flow) -> None:
@@ -59,7 +59,7 @@ class Coroutine:
     def wake(self) -> None:
         """End an open-ended wait for input."""
         if isinstance(self.wait, Readable) and self.wait.seconds is None:
-            self._scheduler.unpark(self, in_vain=True)
+            self._scheduler.unpark(self, expired=True)
 
     def close(self) -> None:
         """Wait for nothing any more."""
@@ -81,9 +81,9 @@ class Scheduler:
         while True:
             while ready:
                 coroutine = ready.popleft()
-                in_vain, coroutine.in_vain = coroutine.in_vain, None
+                expired, coroutine.expired = coroutine.expired, None
                 try:
-                    wait = coroutine.resume(in_vain)
+                    wait = coroutine.resume(expired)
                 except StopIteration:
                     self.await_next(coroutine, None)
                     if coroutine is until:
@@ -99,11 +99,11 @@ class Scheduler:
                     coroutine.parked = False
                     ready.append(coroutine)
 
-    def unpark(self, coroutine: Coroutine, in_vain: InVain = None) -> None:
+    def unpark(self, coroutine: Coroutine, expired: WaitResult = None) -> None:
         """Queue it, if it waits."""
         if coroutine.parked:
             coroutine.parked = False
-            coroutine.in_vain = in_vain
+            coroutine.expired = expired
             self._ready.append(coroutine)
 
     def await_next(self, coroutine: Coroutine, wait: Wait | None) -> None:
@@ -120,7 +120,7 @@ class Scheduler:
             events = select.EPOLLIN if isinstance(wait, Readable) else select.EPOLLOUT
             self._epoll.register(wait.fd, events)
         if wait is not None and wait.seconds is not None:
-            in_vain = True if isinstance(wait, Readable | Writable) else None
+            expired = True if isinstance(wait, Readable | Writable) else None
             coroutine.timer = self._timers.call_later(
-                wait.seconds, lambda: self.unpark(coroutine, in_vain)
+                wait.seconds, lambda: self.unpark(coroutine, expired)
             )

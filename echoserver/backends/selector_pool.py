@@ -22,7 +22,7 @@ from echoserver.conversation.connection import Connection
 from echoserver.drivers.callbacks import MOST_EVENTS, Task
 from echoserver.drivers.readiness import ReadinessLoop
 from echoserver.drivers.threads import start_pool
-from echoserver.flow import InVain, Readable, Sleep, Wait
+from echoserver.flow import Readable, Sleep, Wait, WaitResult
 from echoserver.service import Service
 
 
@@ -52,7 +52,7 @@ class Poller(ReadinessLoop):
         self.lifecycle = service.lifecycle
         self.clients = select.epoll()
         """Their sockets, which threads arm, each for one event; the loop watches it as a whole."""
-        self.ready: SimpleQueue[tuple[Client, InVain] | None] = SimpleQueue()
+        self.ready: SimpleQueue[tuple[Client, WaitResult] | None] = SimpleQueue()
         self.waiting: dict[int, Client] = {}
         """Those that no thread has, by descriptor. Only the main thread takes one out."""
         self._timed: deque[tuple[Client, Wait]] = deque()
@@ -60,15 +60,15 @@ class Poller(ReadinessLoop):
         self.add_reader(self.clients.fileno(), self._dispatch)
         self.add_reader(self._inbox, self._arm_timers)
 
-    def hand_over(self, client: "Client", in_vain: InVain) -> None:
+    def hand_over(self, client: "Client", expired: WaitResult) -> None:
         """Let a thread run the next step of a client, for whom nobody runs one now."""
-        self.ready.put((client, in_vain))
+        self.ready.put((client, expired))
 
     def work(self) -> None:
         """Run steps: what each thread of the pool does."""
         while (task := self.ready.get()) is not None:
-            client, in_vain = task
-            client.step(in_vain)
+            client, expired = task
+            client.step(expired)
 
     def end_later(self, client: "Client", wait: Wait) -> None:
         """Let the wait of a client end when its time is over; called by the pool's threads."""
@@ -100,12 +100,12 @@ class Client:
         # end that wait (`expire`): two threads would run one flow.
         self._lock = threading.Lock()
 
-    def step(self, in_vain: InVain) -> None:
+    def step(self, expired: WaitResult) -> None:
         """Run its flow until it waits for its socket."""
         try:
-            while isinstance(wait := self._flow.send(in_vain), Sleep):
+            while isinstance(wait := self._flow.send(expired), Sleep):
                 time.sleep(wait.seconds)  # whatever takes time takes one of the pool's threads
-                in_vain = None
+                expired = None
         except (StopIteration, ValueError):  # its end; or the main thread is just abandoning it
             return
         poller = self._poller
@@ -128,7 +128,7 @@ class Client:
             if mine:
                 del self._poller.waiting[self._fd]
         if mine:
-            self._poller.hand_over(self, in_vain=True)
+            self._poller.hand_over(self, expired=True)
 
     def wake(self) -> None:
         """Main thread: end an open-ended wait for input."""

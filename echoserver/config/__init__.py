@@ -1,6 +1,6 @@
 """Every setting of the server: declared once, parsed, merged from all its sources, reloaded."""
 
-from echoserver.config.loading import ENVIRONMENT_PREFIX, load_config, reread
+from echoserver.config.loading import ENVIRONMENT_PREFIX, load_config, reload_config
 from echoserver.config.parsers import Network
 from echoserver.config.settings import (
     Config,
@@ -20,6 +20,6 @@ __all__ = [
     "Setting",
     "load_config",
     "option_name",
-    "reread",
+    "reload_config",
     "settings",
 ]

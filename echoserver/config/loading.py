@@ -20,7 +20,7 @@ _INJECTED = re.compile(
 )
 
 
-def reread(config: Config, *, in_workers: bool) -> tuple[Config, list[str]]:
+def reload_config(config: Config, *, in_workers: bool) -> tuple[Config, list[str]]:
     """Read again what `config` was read from, and take over what can be changed at run time.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from echoserver.conversation.exchange import CHUNK, POLL_INTERVAL, Exchange
 from echoserver.conversation.interfaces import Tls
-from echoserver.flow import Flow, InVain, Readable, Sleep, Wait, Writable
+from echoserver.flow import Flow, Readable, Sleep, Wait, WaitResult, Writable
 from echoserver.system.sockets import undelivered
 
 # Seconds that a connection which we end waits for the peer's end. Closing with unread input makes
@@ -71,7 +71,7 @@ def _delivery_deadline(exchange: Exchange, begun: float) -> float:
     return begun + (exchange.terms.config.write_timeout or math.inf)
 
 
-def _discard(exchange: Exchange, seconds: float) -> Generator[Wait, InVain, bool]:
+def _discard(exchange: Exchange, seconds: float) -> Generator[Wait, WaitResult, bool]:
     """Read and count what comes after our FIN; tell whether it was the peer's."""
     pending = exchange.tls is not None and exchange.stream is exchange.tls and exchange.tls.pending
     if not pending and (yield Readable(exchange.sock.fileno(), seconds)):

@@ -21,7 +21,7 @@ from echoserver.conversation.outcomes import (
 )
 from echoserver.drivers import blocking
 from echoserver.errors import TlsError
-from echoserver.flow import Driver, Flow, InVain, Wait
+from echoserver.flow import Driver, Flow, Wait, WaitResult
 from echoserver.handlers import Handler
 
 
@@ -180,7 +180,7 @@ class Connection(Exchange):
             outcome = "shed"
         self.outcome = self.outcome or outcome
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End it: the drain's time is over."""
         self.outcome = "cut"
         if self._terminate is not None:
@@ -241,7 +241,7 @@ class Connection(Exchange):
             self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
             host.release(self)
 
-    def _converse(self, *, blocking: bool) -> Generator[Wait, InVain, str]:
+    def _converse(self, *, blocking: bool) -> Generator[Wait, WaitResult, str]:
         """Greet and answer; return why it is over."""
         host = self._host
         try:

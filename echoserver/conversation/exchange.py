@@ -12,7 +12,7 @@ from echoserver.conversation.failures import HandlerTypeError
 from echoserver.conversation.interfaces import Stream, Terms, Tls
 from echoserver.conversation.outcomes import ConnectionLost, ConversationEnded, HandlerFailed
 from echoserver.errors import NoApplicationData
-from echoserver.flow import Flow, InVain, Readable, Sleep, Wait, Writable
+from echoserver.flow import Flow, Readable, Sleep, Wait, WaitResult, Writable
 from echoserver.handlers import Answer, Handler
 from echoserver.system.sockets import abort, untaken
 
@@ -118,7 +118,7 @@ class Exchange:
 
     def answer(  # noqa: C901, PLR0912 - flat, because a call per message would cost as much as the rest
         self, handler: Handler, *, blocking: bool, new: bool
-    ) -> Generator[Wait, InVain, str]:
+    ) -> Generator[Wait, WaitResult, str]:
         """Answer all that is read: the loop that every message of every model goes through.
 
         Where the socket blocks, the kernel's EAGAIN says that the idle timeout is over, or that
@@ -179,7 +179,7 @@ class Exchange:
             return "shed" if self.asked_to_leave else "idle_timeout"
         return (yield from self._drain_input(handler, new=new))
 
-    def _awaits_content(self, nothing: BlockingIOError) -> Generator[Wait, InVain, bool]:
+    def _awaits_content(self, nothing: BlockingIOError) -> Generator[Wait, WaitResult, bool]:
         """After a blocking read that brought nothing: tell whether there is more to read.
 
         TLS has bytes that are no content; whoever sends nothing else is as good as silent.
@@ -195,7 +195,7 @@ class Exchange:
                 return True
         return False
 
-    def _drain_input(self, handler: Handler, *, new: bool) -> Generator[Wait, InVain, str]:
+    def _drain_input(self, handler: Handler, *, new: bool) -> Generator[Wait, WaitResult, str]:
         """Draining: answer what is there, up to the first moment without input.
 
         It is as good an end as any: waiting for a client to fall silent would wait for ever for

@@ -13,7 +13,7 @@ class HandlerTypeError(TypeError):
         )
 
 
-PEERS_FAULTS = frozenset({"tls_failed"})
+PEER_CAUSED_EVENTS = frozenset({"tls_failed"})
 """Events that are no fault of ours."""
 
 
@@ -22,7 +22,7 @@ def tls_failed(reason: str) -> tuple[str, dict[str, str]]:
     return "tls_failed", {"reason": reason.lower().replace("_", " ")}
 
 
-def what_failed(error: BaseException) -> dict[str, str]:
+def describe_exception(error: BaseException) -> dict[str, str]:
     """Tell what failed, where, and in its own words; for what no peer has had to do with."""
     about = {"error": type(error).__name__}
     if str(error):
@@ -30,7 +30,9 @@ def what_failed(error: BaseException) -> dict[str, str]:
     return about | _where(error)
 
 
-def describe(make_handler: Callable[[], object], error: BaseException) -> dict[str, str]:
+def describe_without_message(
+    make_handler: Callable[[], object], error: BaseException
+) -> dict[str, str]:
     """Tell what failed and where; never the error's words, which may quote what a peer sent."""
     about = {"handler": _name(make_handler), "error": type(error).__name__}
     if isinstance(error, HandlerTypeError):

@@ -7,12 +7,12 @@ from _thread import get_ident
 from contextlib import suppress
 from signal import pthread_kill
 
-from echoserver.flow import Drivable, InVain, Readable, Sleep, Wait
-from echoserver.lifecycle.state import NUDGE, State, in_main_thread
+from echoserver.flow import Drivable, Readable, Sleep, Wait, WaitResult
+from echoserver.lifecycle.state import WAKE_SIGNAL, State, in_main_thread
 from echoserver.system.sockets import set_timeout
 
-_SOON = 0.001
-_DOZE = 0.1  # seconds
+_WAKE_TIMEOUT = 0.001
+_SLEEP_SLICE = 0.1  # seconds
 
 
 class BlockedThread:
@@ -32,22 +32,22 @@ class BlockedThread:
         self._in_main = in_main_thread()
         self._flow = connection.driven_by(self, blocking=True, swept=self._in_main)
         if self._in_main:
-            state.welcome(connection)
+            state.attach(connection)
 
     def run(self) -> None:
         """Serve the connection to its end."""
         resume = self._flow.send
         try:
-            in_vain: InVain = None
+            expired: WaitResult = None
             while True:
-                in_vain = self.carry_out(resume(in_vain))
+                expired = self.carry_out(resume(expired))
         except (StopIteration, ValueError):  # its end; or the main thread is just abandoning it
             pass
         finally:
             if self._in_main:
-                self._state.dismiss()
+                self._state.detach()
 
-    def carry_out(self, wait: Wait) -> InVain:
+    def carry_out(self, wait: Wait) -> WaitResult:
         """Wait, where the system call that follows does not."""
         if isinstance(wait, Sleep):
             self._sleep(wait.seconds)
@@ -68,7 +68,7 @@ class BlockedThread:
         while (left := until - time.monotonic()) > 0:
             if self._state.killed or self._state.overdue:
                 return
-            time.sleep(min(left, _DOZE))
+            time.sleep(min(left, _SLEEP_SLICE))
 
     def wake(self) -> None:
         """Shorten the timeout, then interrupt the wait.
@@ -79,9 +79,9 @@ class BlockedThread:
         (Called by this very thread, it is in a signal's handler: that is the interruption.)
         """
         with suppress(OSError):  # just closed
-            set_timeout(self._sock, socket.SO_RCVTIMEO, _SOON)
+            set_timeout(self._sock, socket.SO_RCVTIMEO, _WAKE_TIMEOUT)
         if get_ident() != self._thread:
-            pthread_kill(self._thread, NUDGE)
+            pthread_kill(self._thread, WAKE_SIGNAL)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -7,7 +7,7 @@ import gevent.hub
 import gevent.socket
 from greenlet import getcurrent
 
-from echoserver.flow import Flow, InVain, Readable, Wait, Writable
+from echoserver.flow import Flow, Readable, Wait, WaitResult, Writable
 
 _READ = 1  # libev's EV_READ
 
@@ -34,25 +34,25 @@ class Green:
     def run(self, flow: Flow) -> None:
         """Run it to its end."""
         resume, park = flow.send, self._hub.switch
-        in_vain: InVain = None
+        expired: WaitResult = None
         while True:
             try:
-                wait = resume(in_vain)
+                wait = resume(expired)
             except StopIteration:
                 return
             if wait is self._wait:  # the very same as before: input, without a time limit
                 if not self._watching:
                     self._watch()
                 self._parked = True
-                in_vain = park() or None
+                expired = park() or None
                 self._parked = False
             else:
-                in_vain = self._carry_out(wait)
+                expired = self._carry_out(wait)
 
     def wake(self) -> None:
         """End an open-ended wait for input, in the loop's next turn."""
         if self._parked and self._wait is not None and self._wait.seconds is None:
-            self._end_in_vain()
+            self._expire_wait()
 
     def close(self) -> None:
         """Give the watcher back to the loop."""
@@ -60,7 +60,7 @@ class Green:
         if self._watcher is not None:
             self._watcher.close()
 
-    def _carry_out(self, wait: Wait) -> InVain:
+    def _carry_out(self, wait: Wait) -> WaitResult:
         """Wait for something else than before."""
         if not isinstance(wait, Readable):
             self._pause()
@@ -76,16 +76,16 @@ class Green:
         timer = None
         if wait.seconds is not None:
             timer = self._hub.loop.timer(wait.seconds)
-            timer.start(self._end_in_vain)
+            timer.start(self._expire_wait)
         self._parked = True
-        in_vain: InVain = self._hub.switch() or None
+        expired: WaitResult = self._hub.switch() or None
         self._parked = False
         if timer is not None:
             timer.close()
-        return in_vain
+        return expired
 
     @staticmethod
-    def _await_room(wait: Writable) -> InVain:
+    def _await_room(wait: Writable) -> WaitResult:
         try:
             gevent.socket.wait_write(wait.fd, wait.seconds, TimeoutError())
         except TimeoutError:
@@ -99,7 +99,7 @@ class Green:
         else:
             self._pause()
 
-    def _end_in_vain(self) -> None:
+    def _expire_wait(self) -> None:
         """Let the greenlet go on in the loop's next turn, if it is still waiting for the same."""
         wait = self._wait
 

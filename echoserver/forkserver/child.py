@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from echoserver.conversation.connection import Connection
-from echoserver.conversation.failures import describe, tls_failed
+from echoserver.conversation.failures import describe_without_message, tls_failed
 from echoserver.drivers.blocking import BlockedThread
 from echoserver.forkserver.reports import Failure, Reports
 from echoserver.handlers import Handler
@@ -126,7 +126,7 @@ class ChildHost:
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Keep it for the server, which has a log."""
-        self.failures.append((event, describe(self.make_handler, error)))
+        self.failures.append((event, describe_without_message(self.make_handler, error)))
 
     def report_tls_failure(self, _connection: Connection, reason: str) -> None:
         """Likewise."""

@@ -18,7 +18,7 @@ from echoserver.conversation.connection import Connection
 from echoserver.errors import BootError
 from echoserver.forkserver.messages import LONGEST, MESSAGE, Kind
 from echoserver.forkserver.reports import Reports
-from echoserver.lifecycle.state import RETIRE
+from echoserver.lifecycle.state import DRAIN_SIGNAL
 from echoserver.plugins import is_file, locate_handler, plugin_name
 from echoserver.service import Service
 
@@ -252,7 +252,7 @@ class ForkServer:
 
     def _terminate(self, number: int) -> None:
         lifecycle = self._service.lifecycle
-        which = RETIRE if lifecycle.retiring else signal.SIGTERM
+        which = DRAIN_SIGNAL if lifecycle.retiring else signal.SIGTERM
         # Who is to make room for others has all the time that what it is owed takes.
         self._reports.drain_timeout = 0.0 if lifecycle.running else lifecycle.drain_timeout
         with suppress(OSError):  # the fork server has died, and the child with it

@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 from echoserver.forkserver.child import ECHO, ChildHost, PreparedConversation, Settings, rehearse
 from echoserver.forkserver.messages import LONGEST, MESSAGE, Kind
 from echoserver.forkserver.reports import Reports
-from echoserver.lifecycle.state import RETIRE
+from echoserver.lifecycle.state import DRAIN_SIGNAL
 
 # Plain figures, for the same reason.
-_FOR_CHILDREN = (int(signal.SIGTERM), int(RETIRE))
+_FOR_CHILDREN = (int(signal.SIGTERM), int(DRAIN_SIGNAL))
 
 _UNBLOCK = int(signal.SIG_UNBLOCK)
 
@@ -95,7 +95,7 @@ class _ForkServer:
         """In a child: drain."""
         if self._host is not None:
             state = self._host.lifecycle
-            state.retiring = state.retiring or number == RETIRE
+            state.retiring = state.retiring or number == DRAIN_SIGNAL
             state.drain_timeout = self._reports.drain_timeout
             state.drain()
             state.interrupt()

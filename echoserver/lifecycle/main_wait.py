@@ -18,9 +18,9 @@ from math import inf
 
 from echoserver.flow import Readable, Wait
 from echoserver.lifecycle.signals import SignalledState
-from echoserver.lifecycle.state import NUDGE, in_main_thread
+from echoserver.lifecycle.state import WAKE_SIGNAL, in_main_thread
 
-_NOT_SIGNALS = {0, NUDGE}
+_NOT_SIGNALS = {0, WAKE_SIGNAL}
 """What `Lifecycle.wake` and an interruption leave in the pipe, beside the numbers of signals."""
 
 
@@ -113,7 +113,7 @@ class Lifecycle(SignalledState):
         if set(came) - _NOT_SIGNALS and not in_main_thread():
             # Python calls handlers in the main thread alone; the kernel may have given the signal
             # to this one, and left that one asleep.
-            signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
+            signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
 
     def _on_lifeline(self) -> None:
         if self._lifeline is not None:

@@ -9,7 +9,7 @@ from math import inf
 from types import FrameType
 from typing import Any
 
-from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE, State
+from echoserver.lifecycle.state import ABORT_SIGNAL, DRAIN_SIGNAL, WAKE_SIGNAL, State
 
 # Seconds within which the main flow must notice a second signal: else the process ends where it is.
 _TO_NOTICE = 2.0
@@ -79,14 +79,14 @@ class SignalledState(State):
         self._take_wakeups()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handle(number, self._on_stop_signal)
-        self._handle(NUDGE, self._only_wake)
+        self._handle(WAKE_SIGNAL, self._only_wake)
         self._handle(signal.SIGALRM, self._on_alarm)
 
     def install_workers_signals(self, beat: Callable[[], None], alone: Callable[[], bool]) -> None:
         """Take over the signals that a master sends to a worker; the terminal's are its business.
 
         Args:
-            beat: Called, in the main thread, for every `NUDGE`.
+            beat: Called, in the main thread, for every `WAKE_SIGNAL`.
             alone: Tells whether a SIGTERM is for this worker alone, so that others take over.
         """
 
@@ -104,9 +104,9 @@ class SignalledState(State):
 
         self._take_wakeups()
         self._handle(signal.SIGTERM, on_term)
-        self._handle(RETIRE, self._on_retire)
-        self._handle(LEAVE, self._on_leave)
-        self._handle(NUDGE, on_nudge)
+        self._handle(DRAIN_SIGNAL, self._on_retire)
+        self._handle(ABORT_SIGNAL, self._on_leave)
+        self._handle(WAKE_SIGNAL, on_nudge)
         self._handle(signal.SIGALRM, self._on_alarm)
         for number in (signal.SIGINT, signal.SIGHUP):
             self._handle(number, signal.SIG_IGN)
@@ -192,7 +192,7 @@ class SignalledState(State):
                 with suppress(Exception):
                     act()
             os._exit(128 + self.signal)
-        elif left < inf and self._guest is None:  # whose timer comes more often
+        elif left < inf and self._attached is None:  # whose timer comes more often
             signal.setitimer(signal.ITIMER_REAL, left)
 
     def _only_wake(self, _number: int, _frame: FrameType | None) -> None:

@@ -12,29 +12,29 @@ from typing import Any, Protocol
 
 # Interrupts a system call of another thread and means nothing else. Its default is to be ignored,
 # so one that arrives before the handler is installed does no harm.
-NUDGE = signal.SIGURG
+WAKE_SIGNAL = signal.SIGURG
 
 # From a master to a worker: drain, for another one takes over.
-RETIRE = signal.SIGUSR1
+DRAIN_SIGNAL = signal.SIGUSR1
 
 # From a master to a worker: leave at once. (A second SIGTERM may melt into the first.)
-LEAVE = signal.SIGUSR2
+ABORT_SIGNAL = signal.SIGUSR2
 
 # A stream that never pauses is ended after this many seconds of drain, or after a quarter of the
 # drain's time where that is less, so that it is over well before the deadline.
 _STREAM_PATIENCE = 2.0
 _STREAM_SHARE = 0.25
 
-_FIRST_NAG = 0.05  # seconds between two interruptions of a guest that drains
+_FIRST_RETRY_DELAY = 0.05  # seconds between two interruptions of a connection that drains
 
 
-class Guest(Protocol):
+class MainThreadConnection(Protocol):
     """A connection that is served in the thread that handles signals."""
 
     def wake(self) -> None:
         """End its wait for input."""
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """End it: the drain's time is over."""
 
     def pulse(self) -> None:
@@ -67,8 +67,8 @@ class State:
         self.drain_timeout = drain_timeout
         """How long a drain may take."""
 
-        self._guest: Guest | None = None
-        self._pause = _FIRST_NAG
+        self._attached: MainThreadConnection | None = None
+        self._pause = _FIRST_RETRY_DELAY
 
     def drain(self) -> None:
         """Begin to drain; from any thread, or from a signal handler.
@@ -88,23 +88,23 @@ class State:
         """The drain's time is over."""
         return time.monotonic() >= self.deadline
 
-    def welcome(self, guest: Guest) -> None:
+    def attach(self, connection: MainThreadConnection) -> None:
         """Let signals end the waits of a connection that is served in this, the main, thread.
 
         For a forked child, or a server of one client at a time.
         """
-        self._guest = guest
-        self._pause = _FIRST_NAG
+        self._attached = connection
+        self._pause = _FIRST_RETRY_DELAY
         self.interrupt()
 
-    def dismiss(self) -> None:
+    def detach(self) -> None:
         """It is over; signals find nobody."""
-        self._guest = None
+        self._attached = None
         if not self.running:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def interrupt(self, *, again: bool = False) -> None:
-        """End the wait of the guest that is to come to its end; for handlers of signals.
+        """End the wait of the connection that is to come to its end; for handlers of signals.
 
         A signal that arrives after its flow's last look at `running`, and before a system call
         begins, ends no wait. So it is interrupted again and again.
@@ -113,24 +113,24 @@ class State:
             again: There is a new reason, so the first repetitions follow soon.
         """
         if again:
-            self._pause = _FIRST_NAG
-        guest = self._guest
-        if guest is None or self.running:
+            self._pause = _FIRST_RETRY_DELAY
+        connection = self._attached
+        if connection is None or self.running:
             return
         if self.killed or self.overdue:
-            guest.cut()
+            connection.abort()
         else:
-            guest.wake()
+            connection.wake()
         # Later each time, for every interruption begins a write timeout anew; but not later than
         # the deadline.
         left = self.deadline - time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, min(self._pause, max(left, _FIRST_NAG)))
+        signal.setitimer(signal.ITIMER_REAL, min(self._pause, max(left, _FIRST_RETRY_DELAY)))
         self._pause *= 2
 
     def pulse(self) -> None:
-        """A master asks whether the process lives: look after the guest, too."""
-        if self._guest is not None:
-            self._guest.pulse()
+        """A master asks whether the process lives: look after the connection, too."""
+        if self._attached is not None:
+            self._attached.pulse()
 
 
 def in_main_thread() -> bool:

@@ -197,7 +197,7 @@ class _Writer:
         self._path, self._file, self._source, self._scoreboard = path, file, source, scoreboard
         self._log = log
         self._inherited = path == "-" or own_descriptor(path) is not None
-        self._reopen = self._torn = False
+        self._reopen = self._partial_line_at_end = False
 
     def run(self, *, reopen: bool) -> None:
         """Write down what comes, until nobody is left from whom it could.
@@ -211,7 +211,7 @@ class _Writer:
         while data := os.read(self._source, _CHUNK):
             if self._reopen:
                 self._reopen = False
-                self._open_anew()
+                self._reopen_file()
             lines, end, rest = (rest + data).rpartition(b"\n")
             self._write(lines + end)  # whole ones: what fails must not be completed by another
             time.sleep(_GATHER)
@@ -219,7 +219,7 @@ class _Writer:
     def _on_hangup(self, _number: int, _frame: Any) -> None:
         self._reopen = True
 
-    def _open_anew(self) -> None:
+    def _reopen_file(self) -> None:
         """Go on in a new file, where someone has moved the old one (logrotate(8))."""
         if self._inherited:
             return
@@ -234,14 +234,14 @@ class _Writer:
             )
             return
         _let_go(self._file)
-        self._file, self._torn = file, False
+        self._file, self._partial_line_at_end = file, False
 
     def _write(self, data: bytes) -> None:
         unwritten = memoryview(data)
         try:
-            if self._torn:  # the file ends with a part of a line
+            if self._partial_line_at_end:  # the file ends with a part of a line
                 os.write(self._file, b"\n")
-                self._torn = False
+                self._partial_line_at_end = False
             whole = stat.S_ISREG(os.fstat(self._file).st_mode)  # whatever is written at once
             while unwritten:
                 size = len(unwritten) if whole else _lines_at_once(data, len(data) - len(unwritten))
@@ -249,8 +249,8 @@ class _Writer:
         except OSError:  # the disk is full, or standard output closed
             written = len(data) - len(unwritten)
             if written:
-                self._torn = data[written - 1 : written] != b"\n"
-            self._scoreboard.lose(bytes(unwritten).count(b"\n"))
+                self._partial_line_at_end = data[written - 1 : written] != b"\n"
+            self._scoreboard.count_lost_lines(bytes(unwritten).count(b"\n"))
 
 
 def _lines_at_once(data: bytes, start: int) -> int:

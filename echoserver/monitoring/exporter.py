@@ -18,7 +18,7 @@ from echoserver.monitoring.helper_process import Helper, SupervisedHelper
 from echoserver.monitoring.metrics import MetricsPage
 from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.system.privileges import Identity
-from echoserver.system.processes import ParentalBond
+from echoserver.system.processes import ParentDeathSignal
 
 _PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
 
@@ -61,13 +61,13 @@ class Exporter:
 
     def start(self, scoreboard: Scoreboard, identity: Identity | None) -> Helper:
         """Serve what stands on `scoreboard`, in a process of its own that becomes `identity`."""
-        bond = ParentalBond()
+        bond = ParentDeathSignal()
 
         def main(up: Callable[[], None]) -> None:
             MetricsPage(scoreboard, 0.0).text()  # imports all that it needs
             if identity is not None:
                 identity.assume()
-            bond.tie(signal.SIGKILL)
+            bond.arm(signal.SIGKILL)
             # Not by SIGTERM, which a service manager sends to all: the metrics stop last.
             signal.signal(_END, signal.SIG_DFL)
             up()

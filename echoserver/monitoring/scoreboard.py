@@ -93,7 +93,7 @@ class Scoreboard:
         """Lines that the access log's file did not take."""
         return self._get(self._LOST)
 
-    def lose(self, lines: int) -> None:
+    def count_lost_lines(self, lines: int) -> None:
         """In the process that writes that file: count some more."""
         self._set(self._LOST, self.lost + lines)
 
@@ -138,7 +138,7 @@ class Scoreboard:
         """There are places to spare, beyond one for each worker that may have to be restarted."""
         return len(self._free) > self.places // 2
 
-    def beat(self, place: int) -> None:
+    def heartbeat(self, place: int) -> None:
         """In the process: tell that its main thread lives."""
         self._times[self._at(place) // _WORD] = time.monotonic()
 
@@ -163,7 +163,7 @@ class Scoreboard:
         """Return what a process has done."""
         return self._account(self._at(place) + self._STATE.size)
 
-    def settle(self, place: int, number: int) -> Account:
+    def retire_slot(self, place: int, number: int) -> Account:
         """Return what a process has done that has ended; keep it, and free its place."""
         account, kept = self.read(place), self._past + number * self._DONE.size
         account.vitals.open = 0

@@ -14,7 +14,7 @@ from echoserver.admission.listener import Listener
 from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.backends import Backend
 from echoserver.config import Config, option_name, settings
-from echoserver.conversation.failures import what_failed
+from echoserver.conversation.failures import describe_exception
 from echoserver.errors import BootError, ConfigError, EchoServerError
 from echoserver.handlers import Handler
 from echoserver.handlers.options import bind_options
@@ -49,7 +49,7 @@ def _files_changed(one: Config, other: Config) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class ServerPlan:
     """A configuration, with what its names stand for."""
 
     config: Config
@@ -59,7 +59,7 @@ class Design:
 
     @classmethod
     def of(
-        cls, config: Config, before: "Design | Service | None" = None, log: Log | None = None
+        cls, config: Config, before: "ServerPlan | Service | None" = None, log: Log | None = None
     ) -> Self:
         """Load what `config` names.
 
@@ -88,19 +88,19 @@ class Design:
             log.error("certificate_not_reloaded", reason=str(error))
         return cls(config, backend, bind_options(handler, options, source), secure)
 
-    def limit_of_all(self, workers: int) -> int:
+    def total_limit(self, workers: int) -> int:
         """Return how many connections so many processes may have open together."""
         concurrency = self.backend.concurrency(self.config)
         if concurrency is None:
-            return self.limit()
+            return self.process_limit()
         return min(concurrency * workers, self.config.max_connections or concurrency * workers)
 
-    def limit(self) -> int:
+    def process_limit(self) -> int:
         """Return how many connections one process may have open at a time."""
-        most, concurrency = self.most(), self.backend.concurrency(self.config)
+        most, concurrency = self.configured_limit(), self.backend.concurrency(self.config)
         return most if concurrency is None else min(most, concurrency)
 
-    def most(self) -> int:
+    def configured_limit(self) -> int:
         """Return that of a backend without a bound of its own: a reload may bring one."""
         return self.config.max_connections or min(
             _DEFAULT_MAX_CONNECTIONS, room_for_connections(raise_descriptor_limit())
@@ -127,7 +127,7 @@ class Design:
             if not lifecycle.killed:  # it was told to leave before it had started
                 raise
         except (Exception, SystemExit) as error:
-            told = ", ".join(f"{key} {text}" for key, text in what_failed(error).items())
+            told = ", ".join(f"{key} {text}" for key, text in describe_exception(error).items())
             raise BootError(f"{who} failed: {told}") from error
         if lifecycle.running:
             raise BootError(f"{who} stopped serving, and nobody had told it to")

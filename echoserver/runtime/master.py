@@ -13,13 +13,13 @@ from math import inf
 from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.errors import BootError
 from echoserver.lifecycle.main_wait import Lifecycle
-from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE
+from echoserver.lifecycle.state import ABORT_SIGNAL, DRAIN_SIGNAL, WAKE_SIGNAL
 from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.runtime.announcements import announce
 from echoserver.runtime.backoff import BackOff
-from echoserver.runtime.design import Design
+from echoserver.runtime.design import ServerPlan
 from echoserver.runtime.rolling_reload import RollingReload
 from echoserver.runtime.sidecars import Sidecars
 from echoserver.runtime.worker import Worker
@@ -39,7 +39,7 @@ class Master:
 
     def __init__(
         self,
-        design: Design,
+        design: ServerPlan,
         sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
@@ -80,7 +80,7 @@ class Master:
             self._workers.close()
         return self._workers.totals
 
-    def _start(self, number: int, design: Design) -> None:
+    def _start(self, number: int, design: ServerPlan) -> None:
         if not self._workers.start(number, design):
             self._on_failed_start(number)
 
@@ -116,7 +116,7 @@ class Master:
         beat = self._scoreboard.last_beat(worker.place)
         if suspended and beat < worker.asked:  # with us: it is asked again
             worker.asked = now
-            self._workers.tell(worker, NUDGE)
+            self._workers.tell(worker, WAKE_SIGNAL)
         waiting = now - worker.asked
         if beat < worker.asked and waiting > HEARTBEAT_TIMEOUT:
             self._log.error(
@@ -128,7 +128,7 @@ class Master:
             self._workers.tell(worker, signal.SIGKILL)
         elif beat >= worker.asked and waiting >= _HEARTBEAT_INTERVAL:
             worker.asked = now
-            self._workers.tell(worker, NUDGE)
+            self._workers.tell(worker, WAKE_SIGNAL)
 
     def _on_ready(self, worker: Worker) -> None:
         worker.ready = self._ever_served = True
@@ -136,7 +136,7 @@ class Master:
         self._reload.on_ready(worker)
         self._log.info("worker_serves", worker=worker.number, worker_pid=worker.pid)
         if worker.replaces is not None:
-            self._workers.tell(worker.replaces, RETIRE)
+            self._workers.tell(worker.replaces, DRAIN_SIGNAL)
             worker.replaces.leaving = True
             worker.replaces = None
         if not self._announced and all(one.ready for one in self._workers) and not self._due:
@@ -148,7 +148,9 @@ class Master:
     def _reap(self) -> None:
         """Collect the workers that have ended, and see that others take their places."""
         for worker, code in self._workers.reap():
-            self._workers.tell_all(NUDGE)  # it may have been told of a client, and been too late
+            self._workers.tell_all(
+                WAKE_SIGNAL
+            )  # it may have been told of a client, and been too late
             running = self._lifecycle.running
             if worker.leaving or not running:
                 self._log.info("worker_stopped", worker=worker.number, exit_code=code)
@@ -205,7 +207,7 @@ class Master:
             if lifecycle.killed and not killed:
                 killed = True
                 last = min(last, time.monotonic() + _KILL_GRACE)
-                workers.tell_all(LEAVE)
+                workers.tell_all(ABORT_SIGNAL)
             left = last - time.monotonic()
             lifecycle.block(lifecycle.next_wait(None if left == inf else max(0.0, left)))
             lifecycle.dispatch_ready()

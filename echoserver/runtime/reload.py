@@ -4,13 +4,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from echoserver.admission.listening_sockets import ListeningSockets
-from echoserver.config import Config, reread
-from echoserver.conversation.failures import what_failed
+from echoserver.config import Config, reload_config
+from echoserver.conversation.failures import describe_exception
 from echoserver.errors import ConfigError
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.monitoring.log import Log
 from echoserver.runtime.announcements import warn_if_opened
-from echoserver.runtime.design import Design
+from echoserver.runtime.design import ServerPlan
 from echoserver.service import Service
 
 if TYPE_CHECKING:
@@ -35,21 +35,21 @@ def reload_in_place(service: Service, sockets: ListeningSockets) -> bool:
     """
     log = service.log
     try:
-        config, waiting = reread(service.config, in_workers=False)
-        design = Design.of(config, service, log)
+        config, waiting = reload_config(service.config, in_workers=False)
+        design = ServerPlan.of(config, service, log)
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
         return False
     except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
-        log.error("reload_failed", **what_failed(error))
+        log.error("reload_failed", **describe_exception(error))
         return False
     before = service.config
     service.reconfigure(config, design.make_handler, design.secure)
-    take_effect(before, config, waiting, sockets, service.lifecycle, log)
+    apply_reload(before, config, waiting, sockets, service.lifecycle, log)
     return True
 
 
-def take_effect(
+def apply_reload(
     before: Config,
     config: Config,
     waiting: list[str],

@@ -3,14 +3,14 @@
 import time
 
 from echoserver.admission.listening_sockets import ListeningSockets
-from echoserver.config import reread
-from echoserver.conversation.failures import what_failed
+from echoserver.config import reload_config
+from echoserver.conversation.failures import describe_exception
 from echoserver.errors import EchoServerError
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.monitoring.log import Log
 from echoserver.runtime.backoff import BackOff
-from echoserver.runtime.design import Design
-from echoserver.runtime.reload import certificate_expiry, take_effect
+from echoserver.runtime.design import ServerPlan
+from echoserver.runtime.reload import apply_reload, certificate_expiry
 from echoserver.runtime.sidecars import Sidecars
 from echoserver.runtime.worker import Worker
 from echoserver.runtime.workers import Workers
@@ -23,7 +23,7 @@ class RollingReload:
 
     def __init__(
         self,
-        design: Design,
+        design: ServerPlan,
         workers: Workers,
         sockets: ListeningSockets,
         lifecycle: Lifecycle,
@@ -32,7 +32,7 @@ class RollingReload:
     ) -> None:
         self.design = design
         """What has been seen to serve."""
-        self._trial: tuple[Design, list[str]] | None = None
+        self._trial: tuple[ServerPlan, list[str]] | None = None
         """What a reload wants instead, until a worker serves by it; and what it cannot change."""
         self._workers, self._sockets, self._lifecycle = workers, sockets, lifecycle
         self._log, self._sidecars = log, sidecars
@@ -40,7 +40,7 @@ class RollingReload:
         self._replace_from = 0.0
 
     @property
-    def newest_design(self) -> Design:
+    def newest_design(self) -> ServerPlan:
         """What all are to serve by, if it proves to serve."""
         return self.design if self._trial is None else self._trial[0]
 
@@ -52,12 +52,12 @@ class RollingReload:
         """Read the configuration again; tell whether there is a new design to be tried."""
         self._sidecars.reloading()
         try:
-            config, waiting = reread(self.design.config, in_workers=True)
-            self._trial = Design.of(config, self.design, self._log), waiting
+            config, waiting = reload_config(self.design.config, in_workers=True)
+            self._trial = ServerPlan.of(config, self.design, self._log), waiting
         except EchoServerError as error:
             self._fail(reason=str(error))
         except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
-            self._fail(**what_failed(error))
+            self._fail(**describe_exception(error))
         else:
             self._supersede()
             return True
@@ -85,7 +85,7 @@ class RollingReload:
         scoreboard = self._workers.scoreboard
         scoreboard.note_reload(successful=True)
         scoreboard.certificate_expiry = certificate_expiry(design.secure)
-        take_effect(before, design.config, waiting, self._sockets, self._lifecycle, self._log)
+        apply_reload(before, design.config, waiting, self._sockets, self._lifecycle, self._log)
         self._sidecars.ready()
 
     def give_up(self, reason: str) -> None:

@@ -17,7 +17,7 @@ from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.runtime.announcements import announce, exit_code, log_forced_end, warn_at_start
-from echoserver.runtime.design import Design, require_metrics
+from echoserver.runtime.design import ServerPlan, require_metrics
 from echoserver.runtime.reload import certificate_expiry, reload_in_place
 from echoserver.runtime.sidecars import Sidecars
 from echoserver.service import Resources, Service
@@ -26,7 +26,7 @@ from echoserver.service.slots import LocalSlots
 from echoserver.system.cpus import pin
 from echoserver.system.descriptors import raise_descriptor_limit
 from echoserver.system.privileges import Identity
-from echoserver.system.processes import Strays
+from echoserver.system.processes import OrphanReaper
 from echoserver.system.sockets import spelled
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class EchoServer:
         self._identity = Identity.of(config.user, config.group, config.source)
         if config.metrics is not None:
             require_metrics(config)
-        self._design = Design.of(config)
+        self._design = ServerPlan.of(config)
 
     def run(self) -> int:
         """Listen, serve until a signal, drain; return the exit code. See `serve`."""
@@ -104,7 +104,7 @@ class EchoServer:
             # Before the first client can connect, and someone stop us.
             lifecycle.install_signals()
             if os.getpid() == 1:
-                lifecycle.every(_REAP, Strays().collect)
+                lifecycle.every(_REAP, OrphanReaper().collect)
             sockets = bind(config, addresses, self._identity)
             lifecycle.on_forced_end(sockets.remove_files)
             _refuse_own_port(config, sockets)
@@ -156,13 +156,15 @@ class EchoServer:
     ) -> Totals:
         pin(self.config.affinity, 0)
         place = scoreboard.reserve(1)
-        resources = Resources(LocalSlots(self._design.limit()), LocalQuota(), sidecars.access_log)
+        resources = Resources(
+            LocalSlots(self._design.process_limit()), LocalQuota(), sidecars.access_log
+        )
         if self.config.metrics is not None:
             resources.publish = lambda service: scoreboard.write(
                 place, service.vitals, service.totals
             )
             # Whoever serves one client at a time has no time to look every second.
-            resources.promptly = self._design.limit() == 1
+            resources.promptly = self._design.process_limit() == 1
 
         def reload(service: Service) -> None:
             sidecars.reloading()

@@ -8,19 +8,21 @@ from math import inf
 from typing import NoReturn
 
 from echoserver.admission.listening_sockets import ListeningSockets
-from echoserver.conversation.failures import what_failed
+from echoserver.conversation.failures import describe_exception
 from echoserver.errors import BootError, EchoServerError
 from echoserver.lifecycle.main_wait import Lifecycle
-from echoserver.lifecycle.state import LEAVE, NUDGE, RETIRE
+from echoserver.lifecycle.state import ABORT_SIGNAL, DRAIN_SIGNAL, WAKE_SIGNAL
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.runtime.announcements import exit_code
-from echoserver.runtime.design import Design
+from echoserver.runtime.design import ServerPlan
 from echoserver.service import Resources, Service
 from echoserver.system.cpus import pin
-from echoserver.system.processes import ParentalBond
+from echoserver.system.processes import ParentDeathSignal
 
-SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, RETIRE, LEAVE, NUDGE})
+SIGNALS = frozenset(
+    {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, DRAIN_SIGNAL, ABORT_SIGNAL, WAKE_SIGNAL}
+)
 """The signals that master and workers handle, each in its own way."""
 
 
@@ -33,7 +35,7 @@ class Worker:
     pid: int
     place: int
     """On the scoreboard, and its account in the table."""
-    design: Design
+    design: ServerPlan
     """What it serves by."""
     started: float
     asked: float
@@ -54,15 +56,17 @@ class Duty:
     """From 1."""
     place: int
     """On the scoreboard."""
-    design: Design
+    design: ServerPlan
     sockets: ListeningSockets
-    make_resources: Callable[[int, Design], Resources]
+    make_resources: Callable[[int, ServerPlan], Resources]
     """Returns what the worker at a place has to serve with."""
     leave_master: Callable[[], None]
     """Closes the child's copies of what is the master's alone."""
 
 
-def serve_as_worker(duty: Duty, scoreboard: Scoreboard, bond: ParentalBond, log: Log) -> NoReturn:
+def serve_as_worker(
+    duty: Duty, scoreboard: Scoreboard, bond: ParentDeathSignal, log: Log
+) -> NoReturn:
     """In the child: serve, and end.
 
     Signals are blocked until their handlers are installed.
@@ -74,7 +78,7 @@ def serve_as_worker(duty: Duty, scoreboard: Scoreboard, bond: ParentalBond, log:
         lifecycle = Lifecycle(config.drain_timeout)
 
         def beat() -> None:
-            scoreboard.beat(place)
+            scoreboard.heartbeat(place)
 
         def alone() -> bool:
             return not scoreboard.everyone_drains
@@ -83,14 +87,14 @@ def serve_as_worker(duty: Duty, scoreboard: Scoreboard, bond: ParentalBond, log:
         beat()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        bond.tie(signal.SIGTERM)
+        bond.arm(signal.SIGTERM)
         pin(config.affinity, duty.number - 1)
         # What stderr is may be closed to the user that this has become: as it was opened then.
         log = log.of(config, worker=duty.number)
 
         def ready(_service: Service) -> None:
             scoreboard.tell_serving(place)
-            os.kill(os.getppid(), NUDGE)  # the master looks at the scoreboard
+            os.kill(os.getppid(), WAKE_SIGNAL)  # the master looks at the scoreboard
 
         resources = duty.make_resources(place, duty.design)
         totals = duty.design.serve(duty.sockets, lifecycle, log, resources, ready)
@@ -98,6 +102,6 @@ def serve_as_worker(duty: Duty, scoreboard: Scoreboard, bond: ParentalBond, log:
     except EchoServerError as error:
         log.error("worker_failed", reason=str(error))
     except BaseException as error:  # noqa: BLE001 - it is told, and nothing of it survives
-        log.error("worker_failed", **what_failed(error))
+        log.error("worker_failed", **describe_exception(error))
     finally:
         os._exit(code)  # whatever clean-up there is belongs to the master

@@ -9,17 +9,17 @@ from dataclasses import fields
 
 from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.lifecycle.main_wait import Lifecycle
-from echoserver.lifecycle.state import RETIRE
+from echoserver.lifecycle.state import DRAIN_SIGNAL
 from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
-from echoserver.runtime.design import Design
+from echoserver.runtime.design import ServerPlan
 from echoserver.runtime.sidecars import Sidecars
 from echoserver.runtime.worker import SIGNALS, Duty, Worker, serve_as_worker
 from echoserver.service import Resources
 from echoserver.service.quota import AddressTable, SharedQuota
 from echoserver.service.slots import SharedSlots, SlotTable
-from echoserver.system.processes import ParentalBond
+from echoserver.system.processes import ParentDeathSignal
 
 HEARTBEAT_TIMEOUT = 20.0
 """Seconds after which a worker that has not answered is replaced."""
@@ -33,7 +33,7 @@ class Workers:
 
     def __init__(
         self,
-        design: Design,
+        design: ServerPlan,
         sockets: ListeningSockets,
         lifecycle: Lifecycle,
         log: Log,
@@ -47,9 +47,9 @@ class Workers:
         """How many are to serve."""
         self.totals = Totals()
         """What those did that have ended."""
-        self._bond = ParentalBond()
-        self._slot_table = SlotTable(scoreboard.places, design.limit_of_all(self.count))
-        self._address_table = AddressTable(scoreboard.places, design.most())
+        self._bond = ParentDeathSignal()
+        self._slot_table = SlotTable(scoreboard.places, design.total_limit(self.count))
+        self._address_table = AddressTable(scoreboard.places, design.configured_limit())
         self._living: list[Worker] = []
 
     def __iter__(self) -> Iterator[Worker]:
@@ -67,13 +67,13 @@ class Workers:
         """Tell whether one of that number lives."""
         return any(worker.number == number for worker in self._living)
 
-    def set_limit(self, design: Design) -> None:
+    def set_limit(self, design: ServerPlan) -> None:
         """Let them have as many connections open together as a design allows."""
-        self._slot_table.set_limit(design.limit_of_all(self.count))
+        self._slot_table.set_limit(design.total_limit(self.count))
 
     # -- their lives ---------------------------------------------------------------------------
 
-    def start(self, number: int, design: Design, replaces: Worker | None = None) -> bool:
+    def start(self, number: int, design: ServerPlan, replaces: Worker | None = None) -> bool:
         """Fork a worker.
 
         Returns:
@@ -90,7 +90,7 @@ class Workers:
             if pid == 0:
                 serve_as_worker(duty, self.scoreboard, self._bond, self._log)
         except OSError as error:
-            self.scoreboard.settle(place, number)
+            self.scoreboard.retire_slot(place, number)
             self._log.warning_each_second("worker_not_started", worker=number, error=str(error))
             return False
         finally:
@@ -104,10 +104,10 @@ class Workers:
         self._lifecycle.become_worker()
         self._sidecars.become_worker()
 
-    def _resources(self, place: int, design: Design) -> Resources:
+    def _resources(self, place: int, design: ServerPlan) -> Resources:
         scoreboard = self.scoreboard
         return Resources(
-            SharedSlots(design.limit(), self._slot_table, place),
+            SharedSlots(design.process_limit(), self._slot_table, place),
             SharedQuota(self._address_table, place),
             self._sidecars.access_log,
             lambda service: scoreboard.write(place, service.vitals, service.totals),
@@ -128,7 +128,7 @@ class Workers:
         # Their accounts first: a place that is free may be the next worker's at once.
         self._slot_table.wipe(worker.place)
         self._address_table.wipe(worker.place)
-        account = self.scoreboard.settle(worker.place, worker.number)
+        account = self.scoreboard.retire_slot(worker.place, worker.number)
         for field in fields(Totals):
             name = field.name
             setattr(self.totals, name, getattr(self.totals, name) + getattr(account.totals, name))
@@ -168,4 +168,4 @@ class Workers:
         """
         worker.leaving = True
         worker.killed_from = time.monotonic() + HEARTBEAT_TIMEOUT
-        self.tell(worker, RETIRE)
+        self.tell(worker, DRAIN_SIGNAL)

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 from echoserver.addresses import format_address
 from echoserver.config import Config
 from echoserver.conversation.connection import Connection
-from echoserver.conversation.failures import PEERS_FAULTS, describe, tls_failed
+from echoserver.conversation.failures import (
+    PEER_CAUSED_EVENTS,
+    describe_without_message,
+    tls_failed,
+)
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
 from echoserver.lifecycle.main_wait import Lifecycle
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 _SWEEPS = 8  # an idle timeout
 _SHORTEST_SWEEP = 0.01  # seconds from one to the next
 _TICK = 0.1  # seconds between two attempts to cut
-_AFTERMATH = 1.0  # seconds in which connections that were cut may report what they had done
+_ABORT_GRACE = 1.0  # seconds in which connections that were cut may report what they had done
 
 
 @dataclass(slots=True)
@@ -242,9 +246,9 @@ class Service:
                 connections=len(self._open),
                 advice="they did not read what they were owed; --drain-timeout gives them longer",
             )
-        give_up = time.monotonic() + (0.0 if lifecycle.killed else _AFTERMATH)
+        give_up = time.monotonic() + (0.0 if lifecycle.killed else _ABORT_GRACE)
         while self._open:
-            self._each(Connection.cut)
+            self._each(Connection.abort)
             if time.monotonic() >= give_up:
                 break
             yield lifecycle.next_wait(_TICK)
@@ -281,7 +285,7 @@ class Service:
 
     def report_failure(self, event: str, error: BaseException) -> None:
         """Log what failed and where; never the error's words, which may quote what a peer sent."""
-        self.log.error_each_second(event, **describe(self.make_handler, error))
+        self.log.error_each_second(event, **describe_without_message(self.make_handler, error))
 
     def report_tls_failure(self, connection: Connection, reason: str) -> None:
         """Log why a peer, with which TLS was to be spoken, was not served."""
@@ -292,7 +296,7 @@ class Service:
 
         Anybody may cause as many of them as they like.
         """
-        if event in PEERS_FAULTS:
+        if event in PEER_CAUSED_EVENTS:
             self.log.warning_each_second(event, client=connection.peer[0], **about)
         else:
             self.log.error_each_second(event, **about)

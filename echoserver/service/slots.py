@@ -81,7 +81,7 @@ class SlotTable:
         self._memory = memoryview(mmap.mmap(-1, 8 * (1 + accounts))).cast("Q")  # MAP_SHARED
         self._memory[0] = limit
         self._lock = SharedLock("slots")
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.released = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         """Readable since someone has given a slot back, until someone finds them all taken."""
 
     @property
@@ -100,7 +100,7 @@ class SlotTable:
     def give(self, account: int) -> None:
         """Give one back."""
         self._memory[1 + account] -= 1
-        self.ring()
+        self.notify()
 
     def held(self, account: int) -> int:
         """Return how many a process holds."""
@@ -109,28 +109,28 @@ class SlotTable:
     def wipe(self, account: int) -> None:
         """Give back all that a process held, which has ended."""
         self._memory[1 + account] = 0
-        self.ring()
+        self.notify()
 
     def set_limit(self, limit: int) -> None:
         """Let them hold so many from now on."""
         self._memory[0] = limit
-        self.ring()
+        self.notify()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake whoever waits for a slot."""
-        os.eventfd_write(self.bell, 1)
+        os.eventfd_write(self.released, 1)
 
-    def hush(self) -> None:
-        """Let the bell be silent, unless there is a slot for which it rang."""
+    def clear_notification(self) -> None:
+        """Let the released be silent, unless there is a slot for which it rang."""
         with suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
+            os.eventfd_read(self.released)
         if self.free:  # given back just before that
-            self.ring()
+            self.notify()
 
     def close(self) -> None:
         """Close its descriptors."""
         self._lock.close()
-        os.close(self.bell)
+        os.close(self.released)
 
 
 class SharedSlots:
@@ -144,7 +144,7 @@ class SharedSlots:
 
     def __init__(self, limit: int, table: SlotTable, account: int) -> None:
         self.limit = limit
-        self.fd = table.bell
+        self.fd = table.released
         self._slot_table = table
         self._account = account
         self._lock = threading.Lock()  # the kernel's knows processes, not threads
@@ -169,5 +169,5 @@ class SharedSlots:
         """None is free in any process; until one is, `fd` is not readable."""
         if self._slot_table.free:
             return False
-        self._slot_table.hush()
+        self._slot_table.clear_notification()
         return not self._slot_table.free

@@ -78,7 +78,7 @@ class Identity:
                 raise BootError(
                     f"cannot become user {self.user} and group {self.group}: that takes root"
                 ) from None
-        renounce()
+        set_no_new_privs()
         self._verify()
 
     @contextmanager
@@ -115,7 +115,7 @@ class Identity:
             raise BootError("the user was changed, and capabilities are left (capabilities(7))")
 
 
-def renounce() -> None:
+def set_no_new_privs() -> None:
     """Have no program that is started from here gain anything (prctl(2), PR_SET_NO_NEW_PRIVS)."""
     libc: Any = ctypes.CDLL(None)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):

@@ -9,7 +9,7 @@ _PR_SET_PDEATHSIG = 1
 _LOOK_ONLY = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
-class Strays:
+class OrphanReaper:
     """Of process 1 of a container: the children that it has not started.
 
     Whoever loses its parent becomes process 1's child, and stays a zombie until that collects it.
@@ -35,7 +35,7 @@ class Strays:
         self._seen = 0
 
 
-class ParentalBond:
+class ParentDeathSignal:
     """Makes children die with their parent, however it dies.
 
     Made in the parent, once: what every child would have to import is imported here.
@@ -45,7 +45,7 @@ class ParentalBond:
         self._parent = os.getpid()
         self._libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
-    def tie(self, number: int) -> None:
+    def arm(self, number: int) -> None:
         """In the child: arrange for a signal when the parent is gone (prctl(2), PR_SET_PDEATHSIG).
 
         The signal comes when the *thread* that forked ends: fork from the main thread.

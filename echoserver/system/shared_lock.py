@@ -5,7 +5,7 @@ import fcntl
 import os
 import time
 
-_SOON = 0.0005  # seconds
+_WAKE_TIMEOUT = 0.0005  # seconds
 
 
 class SharedLock:
@@ -29,7 +29,7 @@ class SharedLock:
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise
-                time.sleep(_SOON)
+                time.sleep(_WAKE_TIMEOUT)
             else:
                 return
 

@@ -25,7 +25,7 @@ class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of our
 
 
 @contextmanager
-def told(circumstances: str) -> Iterator[None]:
+def failure_context(circumstances: str) -> Iterator[None]:
     """Put before the message of a failure in the block under which circumstances it came."""
     try:
         yield

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from loadtest.check.evidence import Evidence
-from loadtest.check.trial import Trial
+from loadtest.check.trial import CheckContext
 
 PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 
@@ -24,7 +24,7 @@ class Check:
     hint: str
     """Where to look."""
     weight: float
-    run: Callable[[Trial], None]
+    run: Callable[[CheckContext], None]
     needs: tuple[str, ...] = ()
     """Checks without which it makes no sense."""
     process: bool = False
@@ -59,10 +59,10 @@ def check(
     process: bool = False,
     starts: bool = False,
     bonus: bool = False,
-) -> Callable[[Callable[[Trial], None]], Callable[[Trial], None]]:
+) -> Callable[[Callable[[CheckContext], None]], Callable[[CheckContext], None]]:
     """Return what puts a function into the list of checks; see `Check`."""
 
-    def add(run: Callable[[Trial], None]) -> Callable[[Trial], None]:
+    def add(run: Callable[[CheckContext], None]) -> Callable[[CheckContext], None]:
         CHECKS[id] = Check(
             id, title, purpose, wire, passes, hint, weight, run, needs, process, starts, bonus
         )

@@ -8,7 +8,7 @@ from loadtest.check.evidence import Evidence
 from loadtest.check.failure import Failure, NoEchoServer, NotApplicable
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Check, Report, Result
 from loadtest.check.submission import CannotGrade, NotStarted, not_started
-from loadtest.check.trial import Session, Trial
+from loadtest.check.trial import CheckContext, Session
 
 _DYING = 0.1  # seconds that a process which has just closed its sockets may take to end
 _ALIVE = b"alive?\n"
@@ -96,7 +96,7 @@ class Runner:
     def _carry_out(self, one: Check, result: Result) -> str:
         """Carry out a check once; return why nothing more should be, if so."""
         session = self.session
-        trial = Trial(session, one.id)
+        trial = CheckContext(session, one.id)
         stopped = ""
         try:
             try:
@@ -136,7 +136,7 @@ class Runner:
             self.session.submission.build(self.build, left)
             self.build = None
 
-    def _failed(self, result: Result, trial: Trial, failure: Failure) -> None:
+    def _failed(self, result: Result, trial: CheckContext, failure: Failure) -> None:
         result.status, result.message = FAILED, str(failure)
         result.purpose, result.hint = failure.instead or (result.check.purpose, result.check.hint)
         result.evidence = Evidence(failure.difference, trial.timeline.lines())
@@ -151,14 +151,14 @@ class Runner:
         elif server is not None:
             result.evidence.output = server.output()
 
-    def _afterwards(self, one: Check, result: Result, trial: Trial) -> str:
+    def _afterwards(self, one: Check, result: Result, trial: CheckContext) -> str:
         """See that the server is well, or has gone; return why nothing more can be checked."""
         session = self.session
         # L1 asks nothing, and where L2 failed, it is known what happens.
         asked = one.needs and "L2" not in session.failed
         there = session.server is not None or session.submission is None
         if result.status == PASSED and asked and there:
-            after = Trial(session, one.id, trial.timeline)
+            after = CheckContext(session, one.id, trial.timeline)
             if (failure := _complaint(after)) is not None:
                 changed = Failure(
                     "what was asked for came, but afterwards a new client was not served: "
@@ -170,12 +170,12 @@ class Runner:
             self._failed(result, trial, Failure(f"the server {session.server.death}"))
         if result.status in {FAILED, ERROR}:
             session.end()  # the next check begins with a new one
-            if session.submission is None and _complaint(Trial(session, one.id)) is not None:
+            if session.submission is None and _complaint(CheckContext(session, one.id)) is not None:
                 return f"after {one.id}, the server did not answer any more"
         return ""
 
 
-def _complaint(trial: Trial) -> Failure | None:
+def _complaint(trial: CheckContext) -> Failure | None:
     """Return what a new client has to complain about."""
     try:
         trial.connect("afterwards").ask(_ALIVE)

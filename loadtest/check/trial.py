@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from loadtest.check import expectation
-from loadtest.check.client.connection import Line
+from loadtest.check.client.connection import ClientConnection
 from loadtest.check.evidence import Timeline
 from loadtest.check.expectation import Expectation
 from loadtest.check.failure import Failure, NotApplicable
@@ -66,7 +66,7 @@ class Session:
 
 
 @dataclass(slots=True)
-class Trial:
+class CheckContext:
     """One check against one server."""
 
     session: Session
@@ -74,7 +74,7 @@ class Trial:
     timeline: Timeline = field(default_factory=Timeline)
     opened: list[socket.socket] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
-    endless: bool = False
+    never_ends_stream: bool = False
     """A half-close was not answered by an end of the stream."""
     stream: random.Random = field(init=False)
     """Every random choice comes from here."""
@@ -125,7 +125,7 @@ class Trial:
         """The server's process is ours to look at."""
         return self.session.server is not None
 
-    def harmed(self, id: str) -> bool:  # noqa: A002 - as everywhere
+    def known_to_break(self, id: str) -> bool:  # noqa: A002 - as everywhere
         """Tell whether what another check does is known to harm this server."""
         return id in self.session.failed
 
@@ -134,9 +134,9 @@ class Trial:
         """Only complete lines are answered."""
         return self.session.expectation.by_line
 
-    def connect(self, name: str = "A", buffer: int | None = None) -> Line:
+    def connect(self, name: str = "A", buffer: int | None = None) -> ClientConnection:
         """Return a new client's connection."""
-        return Line.connect(self, name, buffer)
+        return ClientConnection.connect(self, name, buffer)
 
     def answer(self, question: bytes) -> bytes:
         """Return what is owed for `question`."""

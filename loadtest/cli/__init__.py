@@ -34,8 +34,8 @@ from loadtest.cli.options import (
     QUIET,
     RATE,
     WORKLOAD,
-    Checked,
-    Whole,
+    ValidatedText,
+    WholeNumber,
     options_of,
     positive,
     timing,
@@ -90,7 +90,7 @@ def command() -> None:
         ),
         click.option(
             *("-n", "--messages"),
-            type=Whole(1),
+            type=WholeNumber(1),
             metavar="MESSAGES",
             help="How many messages over all connections, instead of how long.",
         ),
@@ -214,7 +214,7 @@ def run(
         ),
         click.option(
             "--sweep",
-            type=Checked(read_sweep),
+            type=ValidatedText(read_sweep),
             metavar="NAME=VALUES",
             help="Measure all for each value: connections=10,100,1000, or of size, pipeline, rate.",
         ),
@@ -244,7 +244,7 @@ def run(
             "--max-regression",
             default="10%",
             show_default=True,
-            type=Checked(read_share),
+            type=ValidatedText(read_share),
             metavar="SHARE",
             help="How much worse than the baseline is allowed.",
         ),
@@ -280,7 +280,7 @@ def compare(
     from loadtest.machine.descriptors import allow_descriptors
     from loadtest.results.statistics import least_rounds
     from loadtest.servers import selection
-    from loadtest.servers.targets import Workshop
+    from loadtest.servers.targets import BuildDirectory
 
     files = chosen_files(options)
     positive(options["duration"], "-d")
@@ -290,9 +290,9 @@ def compare(
     settings |= {"handler": options["handler"], "handler_option": handler_options}
     cpus = make_pinning(pin, processes)
     notes: list[str] = []
-    with Workshop() as folder:
+    with BuildDirectory() as folder:
         own = frozenset({"workers"} if workers else ())
-        chosen = selection.Choice(settings, folder, notes, own)
+        chosen = selection.TargetSelection(settings, folder, notes, own)
         what = chosen.targets(backends, targets, words, peers=peers, pythons=pythons)
         base = choose_reference(reference, what)
         cells = make_cells(what, options, sweep)
@@ -345,7 +345,7 @@ def compare(
     [
         click.option(
             "--slo",
-            type=Checked(make_objectives),
+            type=ValidatedText(make_objectives),
             default="p99<20ms,errors=0",
             show_default=True,
             metavar="CONDITIONS",
@@ -356,7 +356,7 @@ def compare(
             "--precision",
             default="5%",
             show_default=True,
-            type=Checked(read_share),
+            type=ValidatedText(read_share),
             metavar="SHARE",
             help="How close to come.",
         ),
@@ -414,7 +414,7 @@ def find_max(
         ),
         click.option(
             *("-c", "--connections"),
-            type=Whole(1, 1_000_000),
+            type=WholeNumber(1, 1_000_000),
             default=1000,
             show_default=True,
             metavar="N",
@@ -431,7 +431,7 @@ def hold(
     from dataclasses import asdict
     from pathlib import Path
 
-    from loadtest.cli.measurement import EXIT_COULD_NOT_RUN, EXIT_WRONG
+    from loadtest.cli.measurement import EXIT_BAD_REPLY, EXIT_COULD_NOT_RUN
     from loadtest.experiments.hold import hold_each
     from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
     from loadtest.machine import environment
@@ -449,7 +449,7 @@ def hold(
         refuse_unwritable(json_file, "--json")
     found: list[Held] = []
     interrupted, closed = False, False
-    chosen = selection.Choice({"handler": "echo", **settings}, Path(), [])
+    chosen = selection.TargetSelection({"handler": "echo", **settings}, Path(), [])
     treat_all_as_ctrl_c()
     failures: list[str] = []
     try:
@@ -474,7 +474,7 @@ def hold(
     if failures:
         return EXIT_COULD_NOT_RUN
     if any(not one.held for one in found):
-        return EXIT_WRONG
+        return EXIT_BAD_REPLY
     return EXIT_CLOSED_OUTPUT if closed else 0
 
 

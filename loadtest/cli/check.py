@@ -8,7 +8,7 @@ import click
 
 from echoserver.command import Duration
 from echoserver.terminal import has_colours
-from loadtest.cli.options import Whole, options_of, positive
+from loadtest.cli.options import WholeNumber, options_of, positive
 from loadtest.errors import usage
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class InOrder(click.Command):
         click.option("--skip", metavar="CHECKS", help="Not these."),
         click.option(
             "--clients",
-            type=Whole(1, 10_000),
+            type=WholeNumber(1, 10_000),
             default=400,
             show_default=True,
             metavar="N",
@@ -67,7 +67,7 @@ class InOrder(click.Command):
         ),
         click.option(
             "--concurrency",
-            type=Whole(1),
+            type=WholeNumber(1),
             metavar="N",
             help="It is meant to serve no more clients at a time; the others are to wait, and to "
             "be served then.  [default: everybody]",
@@ -91,7 +91,7 @@ class InOrder(click.Command):
         ),
         click.option(
             "--repeat",
-            type=Whole(1, 1000),
+            type=WholeNumber(1, 1000),
             default=1,
             show_default=True,
             metavar="K",
@@ -109,19 +109,19 @@ class InOrder(click.Command):
     [
         click.option(
             "--memory",
-            type=Whole(1),
+            type=WholeNumber(1),
             metavar="BYTES",
             help="Kill the server when its processes use more together, as 512MiB.",
         ),
         click.option(
             "--nofile",
-            type=Whole(8),
+            type=WholeNumber(8),
             metavar="N",
             help="The most descriptors of each of its processes.",
         ),
         click.option(
             "--nproc",
-            type=Whole(1),
+            type=WholeNumber(1),
             metavar="N",
             help="The most processes and threads of its user (RLIMIT_NPROC; root is exempt).",
         ),

@@ -5,7 +5,12 @@ from dataclasses import asdict
 from typing import TextIO
 
 from clients.workload import Workload
-from loadtest.cli.measurement import EXIT_BROKEN, EXIT_COULD_NOT_RUN, EXIT_UNSURE, EXIT_WRONG
+from loadtest.cli.measurement import (
+    EXIT_BAD_REPLY,
+    EXIT_COULD_NOT_RUN,
+    EXIT_INCONCLUSIVE,
+    EXIT_OBJECTIVE_MISSED,
+)
 from loadtest.errors import LoadError
 from loadtest.experiments.find_max import Found, Step, find_max, trier
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
@@ -69,7 +74,7 @@ def carry_out(
     sentences, code = _said(found, label, wanted, partial=partial)
 
     def tell(stream: TextIO) -> None:
-        wrong = code == EXIT_WRONG
+        wrong = code == EXIT_BAD_REPLY
         print(*sentences, sep="\n", file=sys.stderr if wrong else stream)
 
     if steps:
@@ -106,13 +111,13 @@ def _after(spoiled: tuple[str, ...]) -> str:
 def _said(found: Found, label: str, wanted: str, *, partial: bool) -> tuple[list[str], int]:
     """Return what there is to say of a search, and the exit code where it came to its end."""
     if not any(step.row["verified"] for step in found.steps) and not partial:
-        return [f"{label}: nothing was verified; this is a failure, not a result"], EXIT_WRONG
+        return [f"{label}: nothing was verified; this is a failure, not a result"], EXIT_BAD_REPLY
     if found.ended_early:
-        return [f"{label}: {found.ended_early}"], EXIT_WRONG
+        return [f"{label}: {found.ended_early}"], EXIT_BAD_REPLY
     if found.rate is None:
         if partial:
-            return [f"{label}: no rate was found to meet {wanted} yet"], EXIT_UNSURE
-        code = EXIT_UNSURE if found.unsure else EXIT_BROKEN
+            return [f"{label}: no rate was found to meet {wanted} yet"], EXIT_INCONCLUSIVE
+        code = EXIT_INCONCLUSIVE if found.unsure else EXIT_OBJECTIVE_MISSED
         return [f"{label}: not even the lowest rate meets {wanted}"], code
     sign = "≥ " if found.unsure or partial else ""
     said = []
@@ -127,4 +132,4 @@ def _said(found: Found, label: str, wanted: str, *, partial: bool) -> tuple[list
         )
     elif found.unsure:
         said.append("≥: beyond it, other programs took the CPU; try where nothing else runs")
-    return said, EXIT_UNSURE if found.unsure else 0
+    return said, EXIT_INCONCLUSIVE if found.unsure else 0

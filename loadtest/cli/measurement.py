@@ -33,9 +33,9 @@ from loadtest.results.objectives import (
 )
 
 EXIT_COULD_NOT_RUN = 1
-EXIT_BROKEN = 3
-EXIT_WRONG = 4
-EXIT_UNSURE = 5
+EXIT_OBJECTIVE_MISSED = 3
+EXIT_BAD_REPLY = 4
+EXIT_INCONCLUSIVE = 5
 
 FORMATS = ("json", "csv", "markdown", "html", "hgrm", "junit")
 
@@ -116,10 +116,12 @@ class Measurement:
         for sentence in verdict.unsure:
             complain(f"echoload: inconclusive: {sentence}")
         if failed:
-            return EXIT_WRONG
+            return EXIT_BAD_REPLY
         for sentence in verdict.held:
             complain(f"echoload: {sentence}")
-        return EXIT_BROKEN if verdict.broken else EXIT_UNSURE if verdict.unsure else 0
+        return (
+            EXIT_OBJECTIVE_MISSED if verdict.broken else EXIT_INCONCLUSIVE if verdict.unsure else 0
+        )
 
     def _show(self, found: Document) -> bool:
         """Show the tables; tell whether standard output was closed meanwhile."""

@@ -15,7 +15,7 @@ MOST_PIPELINED = 1000
 MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
 
 
-class Whole(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+class WholeNumber(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
     """A whole number, with a prefix where it has one: 400, 5k, 64KiB."""
 
     name = "number"
@@ -35,7 +35,7 @@ class Whole(click.ParamType):  # type: ignore[type-arg] # generic since click 8.
         return number
 
 
-class Checked(click.ParamType):  # type: ignore[type-arg] # likewise
+class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
     """A text that a function understands, kept as it was typed."""
 
     name = "text"
@@ -133,7 +133,7 @@ def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
 CONNECTIONS = [
     click.option(
         *("-c", "--connections"),
-        type=Whole(1, MOST_CONNECTIONS),
+        type=WholeNumber(1, MOST_CONNECTIONS),
         default=400,
         show_default=True,
         metavar="N",
@@ -154,7 +154,7 @@ RATE = [
 WORKLOAD = [
     click.option(
         "--size",
-        type=Checked(_sizes),
+        type=ValidatedText(_sizes),
         default="64",
         show_default=True,
         metavar="SIZE",
@@ -162,7 +162,7 @@ WORKLOAD = [
     ),
     click.option(
         "--pipeline",
-        type=Whole(1, MOST_PIPELINED),
+        type=WholeNumber(1, MOST_PIPELINED),
         default=1,
         show_default=True,
         metavar="K",
@@ -170,13 +170,13 @@ WORKLOAD = [
     ),
     click.option(
         "--think",
-        type=Checked(_pauses),
+        type=ValidatedText(_pauses),
         metavar="TIME",
         help="Wait after each reply: 5ms, exp:5ms (the mean), uniform:1ms:9ms.  [default: none]",
     ),
     click.option(
         "--reconnect-every",
-        type=Whole(1),
+        type=WholeNumber(1),
         metavar="MESSAGES",
         help="Make a connection anew after so many; 1: one for each, its time counts.  "
         "[default: never]",
@@ -194,7 +194,7 @@ WORKLOAD = [
     ),
     click.option(
         "--active",
-        type=Whole(1, MOST_CONNECTIONS),
+        type=WholeNumber(1, MOST_CONNECTIONS),
         metavar="N",
         help="Connections that send; the others are open and silent.  [default: all]",
     ),
@@ -227,7 +227,7 @@ CLIENT = [
     ),
     click.option(
         "--processes",
-        type=Whole(1, 256),
+        type=WholeNumber(1, 256),
         default=1,
         show_default=True,
         metavar="P",
@@ -270,7 +270,7 @@ OUTPUT = [
 OBJECTIVES = [
     click.option(
         "--slo",
-        type=Checked(_objectives),
+        type=ValidatedText(_objectives),
         metavar="CONDITIONS",
         help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
     ),

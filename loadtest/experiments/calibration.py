@@ -20,10 +20,10 @@ from loadtest.peers import PEERS, Peer
 from loadtest.results.statistics import median, paired_ratio
 from loadtest.servers.targets import (
     BackendTarget,
+    BuildDirectory,
     PeerTarget,
     Running,
     Target,
-    Workshop,
     started_on,
 )
 
@@ -79,7 +79,7 @@ def calibrate(pinning: Pinning, rates: Rates) -> None:
     Raises:
         loadtest.load.coordinator.LoadError: It cannot be measured.
     """
-    with Workshop() as folder:
+    with BuildDirectory() as folder:
         target: Target = BackendTarget("selector")
         clients = list(ENGINES)
         if not PEERS["c-epoll"].missing and folder.is_dir():

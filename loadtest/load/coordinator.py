@@ -30,7 +30,7 @@ _READ = 64 * 1024
 _HEAD_START = 20_000_000  # nanoseconds from the word to the common start
 
 
-class Point:
+class IntervalTotals:
     """One second of a run, over all processes."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class Workers:
     """All processes of one run, as a context manager that leaves none behind.
 
     Args:
-        workload: What to do; each process has every so-manieth connection.
+        workload: What to do; each process has every n-th connection.
         pinning: The CPUs of the client, which the processes share out among them.
         engine: A key of `loadtest.load.worker.ENGINES`.
         processes: How many.
@@ -131,7 +131,7 @@ class Workers:
         """What each second gave, in order."""
         self._result = LoadResult()
         self._duration = workload.duration
-        self._points: dict[int, Point] = {}
+        self._points: dict[int, IntervalTotals] = {}
         self._rate = 0.0
         self._begun = 0
         self._errors = 0
@@ -248,7 +248,7 @@ class Workers:
         }
         told = Second(**second, **histograms)
         self._result.add(told)
-        point = self._points.setdefault(told.number, Point())
+        point = self._points.setdefault(told.number, IntervalTotals())
         point.heard += 1
         point.seconds = max(point.seconds, told.seconds)
         self._errors_of[process] = told.errors

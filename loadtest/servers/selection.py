@@ -16,10 +16,10 @@ from loadtest.peers import PEERS, peers_of
 from loadtest.servers.targets import (
     BackendTarget,
     CommandTarget,
-    Described,
     Interpreter,
     PeerTarget,
     Target,
+    TargetSpec,
     describe_target,
     find_interpreter,
     other_target,
@@ -33,7 +33,7 @@ _MOST_RATE = 2_000
 """Messages a second that are due, of which threads still send each in time."""
 
 
-class Choice:
+class TargetSelection:
     """What to compare.
 
     Args:
@@ -79,7 +79,7 @@ class Choice:
         elif not backends.strip(" ,"):
             usage("--backends names no backend")
         names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
-        found: list[Target] = [self._backend(Described(name), "--backends") for name in names]
+        found: list[Target] = [self._backend(TargetSpec(name), "--backends") for name in names]
         for python in pythons:
             found += self._under(python, names)
         try:
@@ -117,7 +117,7 @@ class Choice:
             label = Path(first).name
         return CommandTarget(list(command), label)
 
-    def _backend(self, one: Described, source: str) -> BackendTarget:
+    def _backend(self, one: TargetSpec, source: str) -> BackendTarget:
         own = {name.replace("-", "_"): value for name, value in one.settings.items()}
         python = own.pop("python", None)
         common = {name: value for name, value in self._settings.items() if name not in own}

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 import echoserver
 from clients.address import format_address, is_unix, parse_address
 from echoserver.config import option_name
-from echoserver.system.processes import ParentalBond
+from echoserver.system.processes import ParentDeathSignal
 from loadtest.errors import LoadError
 from loadtest.machine.pinning import pinned
 from loadtest.machine.ports import free_port
@@ -165,7 +165,7 @@ class BackendTarget:
 _NO_FOLDER = Path(os.devnull)
 
 
-class Workshop:
+class BuildDirectory:
     """Where peers are compiled; gone at the end of the block.
 
     Where nothing can be written, as in a container that was started with --read-only, it is not a
@@ -289,7 +289,7 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
     """Run a command that serves, until the end of the block."""
     port = free_port()
     command = addressed(words, port)
-    bond = ParentalBond()
+    bond = ParentDeathSignal()
     with _scratch_file() as said:
         try:
             process = subprocess.Popen(
@@ -300,7 +300,7 @@ def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
                 start_new_session=True,
                 env={**os.environ, "PORT": str(port)},
                 # However this process ends, its server does, too.
-                preexec_fn=lambda: bond.tie(signal.SIGKILL),  # noqa: PLW1509 - no thread runs yet
+                preexec_fn=lambda: bond.arm(signal.SIGKILL),  # noqa: PLW1509 - no thread runs yet
             )
         except OSError as error:
             raise LoadError(f"cannot start {command[0]}: {error.strerror}") from None
@@ -328,7 +328,7 @@ def _accepts(process: "subprocess.Popen[bytes]", port: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class TargetSpec:
     """A target as typed: ``[LABEL=]SERVER[,SETTING=VALUE...]``."""
 
     server: str
@@ -351,7 +351,7 @@ class Described:
         return self.server in PEERS
 
 
-def describe_target(text: str) -> Described:
+def describe_target(text: str) -> TargetSpec:
     """Read a target as people type it.
 
     Raises:
@@ -359,7 +359,7 @@ def describe_target(text: str) -> Described:
     """
     label, text = split_label(text.strip())
     if "{port}" in text or is_unix(text):
-        return Described(text, label)
+        return TargetSpec(text, label)
     server, *words = (word.strip() for word in text.split(","))
     settings = {}
     for word in words:
@@ -369,7 +369,7 @@ def describe_target(text: str) -> Described:
         settings[name] = value
     if not server:
         raise ValueError(f"{text!r} names no server")
-    return Described(server, label, settings)
+    return TargetSpec(server, label, settings)
 
 
 def split_label(text: str) -> tuple[str | None, str]:
@@ -391,7 +391,7 @@ def split_label(text: str) -> tuple[str | None, str]:
     return label, rest
 
 
-def other_target(described: Described, folder: Path) -> "Target | None":
+def other_target(described: TargetSpec, folder: Path) -> "Target | None":
     """Return the target where it is no backend; None where it is.
 
     Args:

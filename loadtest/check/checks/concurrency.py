@@ -7,14 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from loadtest.check.client.connection import SMALL_BUFFER, Line
-from loadtest.check.client.crowd import Crowd, Visitor, problems, turns
+from loadtest.check.client.connection import SMALL_BUFFER, ClientConnection
+from loadtest.check.client.crowd import ClientGroup, ScriptedClient, problems, turns
 from loadtest.check.evidence import count
-from loadtest.check.failure import Failure, told
+from loadtest.check.failure import Failure, failure_context
 from loadtest.check.model import check
 from loadtest.check.submission import MIB, NotStarted, not_started
 from loadtest.check.submission.observed import connected
-from loadtest.check.trial import Trial, name_of
+from loadtest.check.trial import CheckContext, name_of
 from loadtest.machine.usage import pss_bytes
 
 _SILENT = 3  # clients
@@ -53,7 +53,7 @@ _EARLY = 0.05  # seconds by which the kernel may be early
     weight=5,
     needs=("L2",),
 )
-def silent_client(trial: Trial) -> None:
+def silent_client(trial: CheckContext) -> None:
     """N1."""
     silent = [trial.connect(name_of(n)) for n in range(trial.at_once(_SILENT + 1, least=2) - 1)]
     _served_beside(trial, f"while {count(len(silent), 'client')} said nothing")
@@ -73,7 +73,7 @@ def silent_client(trial: Trial) -> None:
     weight=3,
     needs=("L2",),
 )
-def interleaved(trial: Trial) -> None:
+def interleaved(trial: CheckContext) -> None:
     """N2."""
     lines = [trial.connect(name_of(number)) for number in range(trial.at_once(_TURNS, least=2))]
     for round_ in range(_ROUNDS):
@@ -92,7 +92,7 @@ def interleaved(trial: Trial) -> None:
     weight=3,
     needs=("L2",),
 )
-def half_a_line(trial: Trial) -> None:
+def half_a_line(trial: CheckContext) -> None:
     """N3."""
     trial.at_once(2, least=2)
     line = trial.connect("A")
@@ -102,9 +102,9 @@ def half_a_line(trial: Trial) -> None:
     line.expect(trial.answer(b"half a line\n"), "reply to both halves")
 
 
-def _served_beside(trial: Trial, what: str) -> None:
+def _served_beside(trial: CheckContext, what: str) -> None:
     line = trial.connect("Z")
-    with told(f"{what}, "):
+    with failure_context(f"{what}, "):
         line.ask(trial.text(60))
 
 
@@ -121,15 +121,17 @@ def _served_beside(trial: Trial, what: str) -> None:
     weight=5,
     needs=("L2",),
 )
-def ceiling(trial: Trial) -> None:
+def ceiling(trial: CheckContext) -> None:
     """N4."""
     wanted = trial.session.clients
     together = trial.at_once(wanted)
-    lines: list[Line] = []
+    lines: list[ClientConnection] = []
     with trial.timeline.summed_up("clients", "connect one after the other, ask, and stay"):
         for number in range(together):
             before = count(number, "client")
-            with told(f"with {before} connected and answered, the next of {wanted} is not: "):
+            with failure_context(
+                f"with {before} connected and answered, the next of {wanted} is not: "
+            ):
                 line = trial.connect(str(number + 1))
                 line.ask(trial.text(60))
             lines.append(line)
@@ -138,17 +140,17 @@ def ceiling(trial: Trial) -> None:
     if together < wanted:
         for line in lines:
             line.close()
-        rest = [Visitor(number, [trial.text(60)]) for number in range(together, wanted)]
-        if failed := Crowd(trial, rest).visit():
+        rest = [ScriptedClient(number, [trial.text(60)]) for number in range(together, wanted)]
+        if failed := ClientGroup(trial, rest).visit():
             trial.fail(f"of {wanted} clients, as others left: {problems(failed)}")
 
 
-def _all_speak(trial: Trial, lines: list[Line]) -> None:
+def _all_speak(trial: CheckContext, lines: list[ClientConnection]) -> None:
     questions = [trial.text(60) for _ in lines]
     for line, question in zip(lines, questions, strict=True):
         line.send(question)
     for line, question in zip(lines, questions, strict=True):
-        with told(f"with {len(lines)} clients connected that all speak at once, "):
+        with failure_context(f"with {len(lines)} clients connected that all speak at once, "):
             line.expect(trial.answer(question))
 
 
@@ -165,12 +167,12 @@ def _all_speak(trial: Trial, lines: list[Line]) -> None:
     weight=4,
     needs=("L2",),
 )
-def burst(trial: Trial) -> None:
+def burst(trial: CheckContext) -> None:
     """N5."""
     trial.timeline.add("server", f"its queue holds what listen said, at most {_longest_queue()}")
     size = min(trial.session.clients, _longest_queue())
-    visitors = [Visitor(number, [trial.text(60)]) for number in range(size)]
-    failed = Crowd(trial, visitors, enough=_ENOUGH).visit()
+    visitors = [ScriptedClient(number, [trial.text(60)]) for number in range(size)]
+    failed = ClientGroup(trial, visitors, enough=_ENOUGH).visit()
     again = [
         one
         for one in visitors
@@ -195,7 +197,7 @@ def burst(trial: Trial) -> None:
     trial.fail(f"of {size} clients that connected in one instant, {'; and '.join(parts)}")
 
 
-def _tell_steps(trial: Trial, visitors: list[Visitor]) -> None:
+def _tell_steps(trial: CheckContext, visitors: list[ScriptedClient]) -> None:
     """Put into the timeline how many were answered before each repetition of a SYN."""
     for since, until in pairwise((0, *_SYN_STEPS, float("inf"))):
         served = sum(
@@ -229,7 +231,7 @@ def _longest_queue() -> int:
     weight=4,
     needs=("L2",),
 )
-def slow_reader(trial: Trial) -> None:
+def slow_reader(trial: CheckContext) -> None:
     """N6."""
     others = [trial.connect(name_of(1 + number)) for number in range(trial.at_once(3) - 1)]
     names = " and ".join(line.name for line in others) or "nobody"
@@ -258,7 +260,7 @@ def slow_reader(trial: Trial) -> None:
             "keeps what is not fetched, without bound"
         )
     meanwhile = trial.timeline.summed_up(names, f"{_PINGS} round trips each, meanwhile")
-    with told("while client A did not read, "), meanwhile:
+    with failure_context("while client A did not read, "), meanwhile:
         during = _round_trip(others)
     if during > max(_SLOW, _SLOWER * usual):
         trial.fail(
@@ -267,12 +269,12 @@ def slow_reader(trial: Trial) -> None:
         )
     for number in range(-(-sent // MIB)):
         owed = trial.answer((b"%07d\n" % number + block)[: sent - number * MIB])
-        if (trial.by_line or trial.harmed("S3")) and len(owed) < MIB:
+        if (trial.by_line or trial.known_to_break("S3")) and len(owed) < MIB:
             owed = owed[: owed.rfind(b"\n") + 1]
         slow.expect(owed, f"late reply (in MiB {number + 1} of it)")
 
 
-def _round_trip(lines: list[Line]) -> float:
+def _round_trip(lines: list[ClientConnection]) -> float:
     """Return the median time for an answer, in seconds; 0 where nobody asks."""
     taken = []
     for _ in range(_PINGS):
@@ -295,14 +297,14 @@ def _round_trip(lines: list[Line]) -> float:
     weight=3,
     needs=("L2",),
 )
-def no_mix_up(trial: Trial) -> None:
+def no_mix_up(trial: CheckContext) -> None:
     """N7."""
     stream = trial.stream
     visitors = [
-        Visitor(number, turns(trial, number, _SAID, lambda: stream.randint(1, 4000)))
+        ScriptedClient(number, turns(trial, number, _SAID, lambda: stream.randint(1, 4000)))
         for number in range(_TALKERS)
     ]
-    _all_served(Crowd(trial, visitors, politely=True))
+    _all_served(ClientGroup(trial, visitors, politely=True))
 
 
 @check(
@@ -316,20 +318,22 @@ def no_mix_up(trial: Trial) -> None:
     weight=2,
     needs=("L2", "C3", "C4", "C5"),
 )
-def churn(trial: Trial) -> None:
+def churn(trial: CheckContext) -> None:
     """N8."""
     stream = trial.stream
-    count = _LITTLE_CHURN if trial.harmed("C6") else _CHURN  # each that left costs a CPU then
+    count = (
+        _LITTLE_CHURN if trial.known_to_break("C6") else _CHURN
+    )  # each that left costs a CPU then
     breaking_off = set(stream.sample(range(count), int(count * _ABORTS)))
     visitors = []
     for number in range(count):
         said = turns(trial, number, stream.randint(1, 3), lambda: stream.randint(1, 2000))
         stops = stream.randrange(len(said)) if number in breaking_off else None
-        visitors.append(Visitor(number, said, abort_after=stops))
-    _all_served(Crowd(trial, visitors, _TOGETHER, politely=True))
+        visitors.append(ScriptedClient(number, said, abort_after=stops))
+    _all_served(ClientGroup(trial, visitors, _TOGETHER, politely=True))
 
 
-def _all_served(crowd: Crowd) -> None:
+def _all_served(crowd: ClientGroup) -> None:
     failed = crowd.visit()
     if not failed:
         return
@@ -347,7 +351,7 @@ def _all_served(crowd: Crowd) -> None:
 
 @check(
     "N9",
-    "outlives the end of its file descriptors",
+    "survives running out of file descriptors",
     purpose="Every server runs out of descriptors once. accept fails with EMFILE then: that is a "
     "reason to wait, not to end.",
     wire="The server is started with at most 128 descriptors; clients connect and stay, up to "
@@ -361,7 +365,7 @@ def _all_served(crowd: Crowd) -> None:
     starts=True,
     bonus=True,
 )
-def out_of_descriptors(trial: Trial) -> None:
+def out_of_descriptors(trial: CheckContext) -> None:
     """N9."""
     try:
         server = trial.session.start(nofile=_FEW_DESCRIPTORS)
@@ -382,14 +386,16 @@ def out_of_descriptors(trial: Trial) -> None:
     trial.session.end()  # no other check is to be held with so few
 
 
-def _exhaust(trial: Trial) -> int:
+def _exhaust(trial: CheckContext) -> int:
     """Let clients come until no more are served, and leave; return how many were."""
-    served: list[Line] = []
-    left_out: list[Line] = []
+    served: list[ClientConnection] = []
+    left_out: list[ClientConnection] = []
     with suppress(Failure):  # whether all are let in is not the question
         while len(served) < _MANY and len(left_out) < _LEFT_OUT:
             name = str(len(served) + len(left_out) + 1)
-            line = Line.connect(trial, name, greeting=False, patience=_SYN_STEPS[0] * 2.0)
+            line = ClientConnection.connect(
+                trial, name, greeting=False, patience=_SYN_STEPS[0] * 2.0
+            )
             if left_out:
                 left_out.append(line)
                 continue

@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import astuple
 from itertools import pairwise
 
-from loadtest.check.client.connection import SMALL_BUFFER, Line, reset
-from loadtest.check.failure import Failure, told
+from loadtest.check.client.connection import SMALL_BUFFER, ClientConnection, reset
+from loadtest.check.failure import Failure, failure_context
 from loadtest.check.model import check
 from loadtest.check.submission.observed import HELD, Holdings, busy_share, holdings
-from loadtest.check.trial import Trial
+from loadtest.check.trial import CheckContext
 
 _HALF_CLOSED = 60_000  # bytes: they fit into the kernel's buffers, so nobody has to read meanwhile
 _MOMENT = 1.0  # seconds
@@ -47,7 +47,7 @@ _GRACE = 3.0
     weight=5,
     needs=("L2",),
 )
-def half_close(trial: Trial) -> None:
+def half_close(trial: CheckContext) -> None:
     """C1."""
     line = trial.connect()
     question = trial.text(_HALF_CLOSED)
@@ -57,7 +57,7 @@ def half_close(trial: Trial) -> None:
     line.expect(trial.answer(question), "reply after the half-close")
     if line.ends(trial.patience):
         line.close()
-        if not (trial.by_line or trial.harmed("S3") or trial.harmed("S6")):
+        if not (trial.by_line or trial.known_to_break("S3") or trial.known_to_break("S6")):
             _half_close_when_full(trial)
         return
     other = trial.connect("B")
@@ -72,7 +72,7 @@ def half_close(trial: Trial) -> None:
     trial.fail(found)
 
 
-def _half_close_when_full(trial: Trial) -> None:
+def _half_close_when_full(trial: CheckContext) -> None:
     """Half-close while the server has output waiting that its socket does not take."""
     line = trial.connect("B", buffer=SMALL_BUFFER)
     flood = trial.text(_FLOOD)
@@ -94,7 +94,7 @@ def _half_close_when_full(trial: Trial) -> None:
     weight=3,
     needs=("L2",),
 )
-def empty(trial: Trial) -> None:
+def empty(trial: CheckContext) -> None:
     """C2."""
     for _ in range(_EMPTY):
         trial.connect("A").close()
@@ -116,7 +116,7 @@ def empty(trial: Trial) -> None:
     weight=4,
     needs=("L2",),
 )
-def reset_unread(trial: Trial) -> None:
+def reset_unread(trial: CheckContext) -> None:
     """C3."""
     for number in range(_UNREAD):
         line = trial.connect(f"A{number + 1}")
@@ -136,7 +136,7 @@ def reset_unread(trial: Trial) -> None:
     weight=4,
     needs=("L2",),
 )
-def reset_early(trial: Trial) -> None:
+def reset_early(trial: CheckContext) -> None:
     """C4."""
     trial.timeline.add(f"{_EARLY} clients", f"connect, and reset, {_WAVE} at a time")
     for _ in range(_EARLY // _WAVE):
@@ -163,7 +163,7 @@ def reset_early(trial: Trial) -> None:
     weight=4,
     needs=("L2",),
 )
-def gone_mid_write(trial: Trial) -> None:
+def gone_mid_write(trial: CheckContext) -> None:
     """C5."""
     flood = trial.text(_FLOOD)
     for number in range(_MID_WRITE):
@@ -190,7 +190,7 @@ def gone_mid_write(trial: Trial) -> None:
     process=True,
     starts=True,
 )
-def idle_after(trial: Trial) -> None:
+def idle_after(trial: CheckContext) -> None:
     """C6."""
     trial.session.start()  # nobody has left this one yet
     before = _least_busy(trial)
@@ -206,7 +206,7 @@ def idle_after(trial: Trial) -> None:
         )
 
 
-def _least_busy(trial: Trial) -> float:
+def _least_busy(trial: CheckContext) -> float:
     """Watch for a second, or three: clearing up after clients may take a moment."""
     shares = []
     for _ in range(int(_GRACE / _WATCHED)):
@@ -231,14 +231,16 @@ def _least_busy(trial: Trial) -> float:
     needs=("L2",),
     process=True,
 )
-def leaves_nothing(trial: Trial) -> None:
+def leaves_nothing(trial: CheckContext) -> None:
     """C7."""
     server = trial.server
     with trial.timeline.summed_up(f"{_WARM_UP} clients", "come and leave, in four ways"):
         for number in range(_WARM_UP):
             _visit(trial, number)
     counts = [_settled(trial)]
-    cycles = _FEW_CYCLES if trial.harmed("C6") else _CYCLES  # each takes longer than the last then
+    cycles = (
+        _FEW_CYCLES if trial.known_to_break("C6") else _CYCLES
+    )  # each takes longer than the last then
     for _ in range(2):
         with trial.timeline.summed_up(f"{cycles // 2} clients", "come and leave"):
             for number in range(cycles // 2):
@@ -260,7 +262,7 @@ def leaves_nothing(trial: Trial) -> None:
         trial.fail(f"while clients came and went, the process {server.death}")
 
 
-def _settled(trial: Trial, before: Holdings | None = None) -> Holdings:
+def _settled(trial: CheckContext, before: Holdings | None = None) -> Holdings:
     """Return what the server holds after a second's quiet, or three if it still clears up."""
     deadline = time.monotonic() + _GRACE
     time.sleep(_SETTLE / 2 if before is None else _SETTLE)
@@ -280,48 +282,48 @@ def _grown(before: Holdings, after: Holdings) -> list[str]:
     ]
 
 
-def _visit(trial: Trial, number: int) -> None:
+def _visit(trial: CheckContext, number: int) -> None:
     """Come and go as client `number`: each of the ways in turn, but for those known to harm."""
     ways = [_leave, _half_close]
-    if not trial.harmed("C3"):
+    if not trial.known_to_break("C3"):
         ways.append(_break_off)
-    if not trial.harmed("C2"):
+    if not trial.known_to_break("C2"):
         ways.append(_say_nothing)
     ways[number % len(ways)](trial, trial.connect(f"A{number + 1}"))
 
 
-def _leave(trial: Trial, line: Line) -> None:
+def _leave(trial: CheckContext, line: ClientConnection) -> None:
     line.ask(trial.text(30))
     line.close()
 
 
-def _half_close(trial: Trial, line: Line) -> None:
+def _half_close(trial: CheckContext, line: ClientConnection) -> None:
     line.ask(trial.text(30))
     line.half_close()
     _await_end(trial, line)
     line.close()
 
 
-def _break_off(trial: Trial, line: Line) -> None:
+def _break_off(trial: CheckContext, line: ClientConnection) -> None:
     line.ask(trial.text(30))
     line.reset()
 
 
-def _say_nothing(trial: Trial, line: Line) -> None:
+def _say_nothing(trial: CheckContext, line: ClientConnection) -> None:
     trial.timeline.add(line.name, "says nothing")
     line.close()
 
 
-def _next_is_served(trial: Trial, what: str) -> None:
+def _next_is_served(trial: CheckContext, what: str) -> None:
     """Let another client ask."""
-    with told(f"{what}, "):
+    with failure_context(f"{what}, "):
         line = trial.connect("Z")
         line.ask(trial.text(20))
     line.close()
 
 
-def _await_end(trial: Trial, line: Line) -> None:
+def _await_end(trial: CheckContext, line: ClientConnection) -> None:
     """Give the server a moment to end the stream; that it does is C1's business."""
     with suppress(Failure):
-        if not trial.endless:  # in vain once is enough
-            trial.endless = not line.ends(_MOMENT)
+        if not trial.never_ends_stream:  # in vain once is enough
+            trial.never_ends_stream = not line.ends(_MOMENT)

@@ -7,7 +7,7 @@ from loadtest.check.failure import Failure, NoEchoServer
 from loadtest.check.model import check
 from loadtest.check.submission import NotStarted, not_started
 from loadtest.check.submission.observed import holdings
-from loadtest.check.trial import Trial, name_of
+from loadtest.check.trial import CheckContext, name_of
 
 _HELLO = b"hello\n"
 _GREETING = 0.3  # seconds in which a server that speaks first has spoken
@@ -32,7 +32,7 @@ _FIRST = (
     needs=(),
     starts=True,
 )
-def starts(trial: Trial) -> None:
+def starts(trial: CheckContext) -> None:
     """L1."""
     if trial.session.submission is not None:
         trial.session.start()
@@ -58,7 +58,7 @@ def starts(trial: Trial) -> None:
     hint="What ends when a client leaves: the conversation with it, or the loop that accepts?",
     weight=4,
 )
-def serves_a_second(trial: Trial) -> None:
+def serves_a_second(trial: CheckContext) -> None:
     """L2."""
     for name in ("A", "B"):
         first = name == "A"
@@ -78,7 +78,7 @@ def serves_a_second(trial: Trial) -> None:
         line.close()
 
 
-def _listen_for_a_greeting(trial: Trial, heard: bytes) -> None:
+def _listen_for_a_greeting(trial: CheckContext, heard: bytes) -> None:
     """Find out whether the server speaks first, and whether that is short enough to be read off."""
     if len(heard) > _LONGEST_GREETING:
         raise NoEchoServer(
@@ -89,7 +89,7 @@ def _listen_for_a_greeting(trial: Trial, heard: bytes) -> None:
     trial.session.greeting = heard
 
 
-def _no_echo_server(trial: Trial, failure: Failure, more: bytes) -> Failure:
+def _no_echo_server(trial: CheckContext, failure: Failure, more: bytes) -> Failure:
     """Say what else this can be, where the very first answer is wrong."""
     kind = "no echo server"
     received = failure.received + more
@@ -126,7 +126,7 @@ def _no_echo_server(trial: Trial, failure: Failure, more: bytes) -> Failure:
     needs=("L2",),
     process=True,
 )
-def restarts(trial: Trial) -> None:
+def restarts(trial: CheckContext) -> None:
     """L3."""
     line = trial.connect()
     line.ask(_HELLO)
@@ -157,7 +157,7 @@ def restarts(trial: Trial) -> None:
     needs=("L2",),
     process=True,
 )
-def ends_on_sigterm(trial: Trial) -> None:
+def ends_on_sigterm(trial: CheckContext) -> None:
     """L4."""
     trial.connect("A").ask(_HELLO)
     for number in range(1, trial.at_once(_IDLE)):

@@ -2,11 +2,11 @@
 
 from contextlib import suppress
 
-from loadtest.check.client.connection import SMALL_BUFFER, Line
+from loadtest.check.client.connection import SMALL_BUFFER, ClientConnection
 from loadtest.check.evidence import count
-from loadtest.check.failure import Failure, NotApplicable, told
+from loadtest.check.failure import Failure, NotApplicable, failure_context
 from loadtest.check.model import check
-from loadtest.check.trial import Trial
+from loadtest.check.trial import CheckContext
 
 _QUIET = 0.3  # seconds in which a server that says too much has said it
 _SPLIT = 0.25  # seconds to wait for half a character, which may be withheld
@@ -27,7 +27,7 @@ _SIZES = (1, 1023, 1024, 1025, 2048, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1
     hint="Where do bytes become text, or a C string? An echo server needs neither.",
     weight=4,
 )
-def all_values(trial: Trial) -> None:
+def all_values(trial: CheckContext) -> None:
     """S1."""
     every = bytes(range(256))
     line = trial.connect()
@@ -46,7 +46,7 @@ def all_values(trial: Trial) -> None:
     weight=4,
     needs=("L2",),
 )
-def split_characters(trial: Trial) -> None:
+def split_characters(trial: CheckContext) -> None:
     """S2."""
     line = trial.connect()
     for character in _CHARACTERS:
@@ -56,7 +56,7 @@ def split_characters(trial: Trial) -> None:
             early = line.hears(0.01 if trial.by_line else _SPLIT, cut)
             line.send(question[cut:])
             parts = f"{cut} and {len(question) - cut} bytes, the newline among them"
-            with told(f"{character!r} was sent in parts of {parts}: "):
+            with failure_context(f"{character!r} was sent in parts of {parts}: "):
                 line.expect(trial.answer(question), early=early)
 
 
@@ -70,7 +70,7 @@ def split_characters(trial: Trial) -> None:
     hint="Which call waits for a whole line: readline, a scanner, fgets?",
     weight=4,
 )
-def no_newline(trial: Trial) -> None:
+def no_newline(trial: CheckContext) -> None:
     """S3."""
     if trial.by_line:
         raise NotApplicable("with --expect line, what does not end in a newline may wait")
@@ -91,9 +91,9 @@ def no_newline(trial: Trial) -> None:
     weight=4,
     needs=("L2",),
 )
-def silent(trial: Trial) -> None:
+def silent(trial: CheckContext) -> None:
     """S4."""
-    line = Line.connect(trial, "A", greeting=False)
+    line = ClientConnection.connect(trial, "A", greeting=False)
     if heard := line.hears(_QUIET):
         trial.fail(f"before client A had sent anything, it got {heard[:48]!r}")
     question = trial.text(50)
@@ -119,7 +119,7 @@ def silent(trial: Trial) -> None:
     weight=4,
     needs=("L2",),
 )
-def fragments(trial: Trial) -> None:
+def fragments(trial: CheckContext) -> None:
     """S5."""
     line = trial.connect()
     question = trial.text(_FRAGMENTS)
@@ -143,7 +143,7 @@ def fragments(trial: Trial) -> None:
     weight=5,
     needs=("L2",),
 )
-def sizes(trial: Trial) -> None:
+def sizes(trial: CheckContext) -> None:
     """S6."""
     line = trial.connect(buffer=SMALL_BUFFER)
     for size in _SIZES:

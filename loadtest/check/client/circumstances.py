@@ -7,7 +7,7 @@ from loadtest.check.evidence import Timeline
 
 
 class Circumstances(Protocol):
-    """What a client needs to know of the check that it is a part of; see `trial.Trial`."""
+    """What a client needs to know of the check that it is a part of; see `trial.CheckContext`."""
 
     timeline: Timeline
     opened: list[socket.socket]

@@ -19,7 +19,7 @@ _STUCK = 0.02  # seconds in which nothing is taken, after which the server's buf
 _TOTAL_RETRANS = 100  # offset of tcpi_total_retrans in struct tcp_info, since Linux 2.6
 
 
-class Line:
+class ClientConnection:
     """One client's connection.
 
     Every method that waits fails the check when what it waits for does not come: nothing happens
@@ -42,7 +42,7 @@ class Line:
         *,
         greeting: bool = True,
         patience: float | None = None,
-    ) -> "Line":
+    ) -> "ClientConnection":
         """Connect, and read off what the server greets everybody with, which S4 judges.
 
         Args:

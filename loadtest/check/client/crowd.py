@@ -17,7 +17,7 @@ _TOLD = 6  # problems that are in the timeline
 
 
 @dataclass(slots=True, eq=False)
-class Visitor:
+class ScriptedClient:
     """One client: what it says in turn, and what became of it."""
 
     number: int
@@ -41,7 +41,7 @@ class Visitor:
     done: bool = False
 
 
-class Crowd:
+class ClientGroup:
     """Lets visitors come, and watches them.
 
     Args:
@@ -56,7 +56,7 @@ class Crowd:
     def __init__(
         self,
         trial: Circumstances,
-        visitors: list[Visitor],
+        visitors: list[ScriptedClient],
         at_once: int | None = None,
         *,
         politely: bool = False,
@@ -70,12 +70,12 @@ class Crowd:
         self._enough = enough
         self._since = time.monotonic()
         self._selector = selectors.DefaultSelector()
-        self._active: set[Visitor] = set()
-        self._begun: dict[Visitor, float] = {}
+        self._active: set[ScriptedClient] = set()
+        self._begun: dict[ScriptedClient, float] = {}
         self._failed = 0
         self._moved = time.monotonic()
 
-    def visit(self) -> list[Visitor]:
+    def visit(self) -> list[ScriptedClient]:
         """Let all come; return those to whom something else happened than should have."""
         many, at_once = len(self.visitors), self._at_once
         how = f", {at_once} at a time" if at_once < many else ""
@@ -84,7 +84,7 @@ class Crowd:
             self._admit()
             while self._active and (left := self._left()) > 0:
                 for key, events in self._selector.select(left):
-                    visitor: Visitor = key.data
+                    visitor: ScriptedClient = key.data
                     self._moved = time.monotonic()
                     self._serve(visitor, events)
                 self._admit()
@@ -120,7 +120,7 @@ class Crowd:
             else:
                 self._end(visitor, f"could not connect: {os.strerror(error)}")
 
-    def _serve(self, visitor: Visitor, events: int) -> None:
+    def _serve(self, visitor: ScriptedClient, events: int) -> None:
         sock = visitor.sock
         assert sock is not None  # noqa: S101 - it was given one when it came
         try:
@@ -137,7 +137,7 @@ class Crowd:
         except OSError as error:
             self._end(visitor, f"lost the connection: {error.strerror or error}")
 
-    def _send(self, visitor: Visitor, sock: socket.socket) -> None:
+    def _send(self, visitor: ScriptedClient, sock: socket.socket) -> None:
         question = visitor.turns[visitor.turn]
         if visitor.sent < len(question):
             piece = memoryview(question)[visitor.sent : visitor.sent + _PIECE]
@@ -150,12 +150,12 @@ class Crowd:
             return
         self._wants(visitor, sock)
 
-    def _wants(self, visitor: Visitor, sock: socket.socket) -> None:
+    def _wants(self, visitor: ScriptedClient, sock: socket.socket) -> None:
         more = visitor.sent < len(visitor.turns[visitor.turn])
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if more else 0)
         self._selector.modify(sock, wanted, visitor)
 
-    def _receive(self, visitor: Visitor, sock: socket.socket) -> None:
+    def _receive(self, visitor: ScriptedClient, sock: socket.socket) -> None:
         piece = sock.recv(_PIECE)
         owed = self._trial.answer(visitor.turns[visitor.turn])
         if visitor.turn == 0:
@@ -180,14 +180,14 @@ class Crowd:
             return
         self._send(visitor, sock)
 
-    def _give_up(self, visitor: Visitor) -> None:
+    def _give_up(self, visitor: ScriptedClient) -> None:
         if not visitor.connected:
             self._end(visitor, "could not connect: no answer to the SYN")
             return
         what = "got only a part of" if visitor.received else "did not get"
         self._end(visitor, f"{what} the reply to message {visitor.turn + 1}")
 
-    def _end(self, visitor: Visitor, problem: str) -> None:
+    def _end(self, visitor: ScriptedClient, problem: str) -> None:
         visitor.problem = problem
         visitor.done = True
         if problem:
@@ -202,7 +202,7 @@ class Crowd:
         self._active.discard(visitor)
 
 
-def problems(visitors: Iterable[Visitor]) -> str:
+def problems(visitors: Iterable[ScriptedClient]) -> str:
     """Say what happened to whom, the most frequent first."""
     kinds: dict[str, list[int]] = {}
     for visitor in visitors:

@@ -157,7 +157,7 @@ class Server:
         order = Order(
             list(words), environment, limits.memory, limits.nofile, limits.nproc, limits.user
         )
-        keeper.adopt_strays()  # should the server kill its keeper
+        keeper.become_subreaper()  # should the server kill its keeper
         with theirs:
             self._keeper = subprocess.Popen(
                 [sys.executable, "-I", "-S", keeper.__file__, str(theirs.fileno())],

@@ -53,7 +53,7 @@ class Order:
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
-class Keeper:
+class Subreaper:
     """Keeps what one order started."""
 
     def __init__(self, control: socket.socket) -> None:
@@ -66,7 +66,7 @@ class Keeper:
 
     def run(self) -> None:
         """Carry out the order, and requests, until the grader is gone or wants an end."""
-        libc = adopt_strays()
+        libc = become_subreaper()
         # The grader may be interrupted from the keyboard, or stopped: we are needed until it ends.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -138,7 +138,7 @@ class Keeper:
         while True:
             timeout = None if self._memory is None else max(0.0, look - time.monotonic())
             for key, _ in self._selector.select(timeout):
-                if key.data == "control" and not self._obey(output):
+                if key.data == "control" and not self._handle_request(output):
                     return
                 if key.data == "output" and not self._hear(output):
                     self._selector.unregister(output)
@@ -150,7 +150,7 @@ class Keeper:
                 self._weigh(self._memory)
                 look = time.monotonic() + _LOOK
 
-    def _obey(self, output: int) -> bool:
+    def _handle_request(self, output: int) -> bool:
         """Answer a request; tell whether there are more to come."""
         try:
             word = self._requests.readline().split()
@@ -198,7 +198,7 @@ class Keeper:
             self._control.sendall(json.dumps(what).encode() + b"\n")
 
 
-def adopt_strays() -> Any:
+def become_subreaper() -> Any:
     """Become the parent of whoever is left below this process; return the C library."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -276,4 +276,4 @@ def proportional(pids: list[int]) -> int:
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as control:
-        Keeper(control).run()
+        Subreaper(control).run()
