@@ -25,7 +25,7 @@ __all__ = [
     "Workload",
 ]
 
-# Whoever only wants a client does not wait for histograms.
+# A program that only wants a client does not wait for histograms.
 _ON_USE = {
     "EpollLoad": "clients.epoll",
     "Load": "clients.load",

@@ -129,7 +129,8 @@ def exchange(
         sock: A connected socket.
         data: What to send.
         timeout: Seconds for all of it; None waits for ever.
-        reply: Empty; holds what has come so far, for whoever looks on. Empty again at the end.
+        reply: Empty; holds what has come so far, for callers that watch the progress. Empty again
+            at the end.
     """
     reply = bytearray() if reply is None else reply
     deadline = None if timeout is None else time.monotonic() + timeout

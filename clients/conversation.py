@@ -10,7 +10,7 @@ it yields               the engine                             and resumes it wi
 ``b"..."``              sends that                             what came, as soon as some came
 ``Step(b"...", until)`` sends that, and waits until then       the same; None if nothing came
 `Lost(error)`           counts it, and closes the connection   None
-`RECONNECT`             makes the connection anew              None
+`RECONNECT`             reconnects                             None
 `ABORT_SIGNAL`                 half-closes it: nothing more is sent   None
 ======================  =====================================  =================================
 
@@ -217,7 +217,7 @@ class Conversation:
                 return
             came = yield b""
 
-    # -- a pipeline, a schedule, pauses, connections made anew -----------------------------------
+    # -- a pipeline, a schedule, pauses, reconnections -----------------------------------
 
     def _stream(self, frames: Iterator[Frame], start: int, deadline: int) -> Talk:  # noqa: C901, PLR0912, PLR0915 - one loop, in the order in which it happens
         """Keep as many messages under way as the pipeline holds, each no sooner than it is due."""

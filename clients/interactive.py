@@ -48,7 +48,7 @@ def converse(client: EchoClient) -> int:
     return 1
 
 
-class _Ended(Exception):  # noqa: N818 - it is no error
+class _Ended(Exception):  # noqa: N818 - it is not an error
     """The server closed the connection."""
 
 

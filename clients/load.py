@@ -218,7 +218,7 @@ class Load(ABC):
         )
 
     def _open(self) -> Socket:
-        """Return a connection whose calls block; whoever waits too long is found by a look round.
+        """Return a connection whose calls block; one that waits too long is found by the watcher.
 
         A timeout of the kernel's (SO_RCVTIMEO) would start and stop a timer for every message.
         """

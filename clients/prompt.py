@@ -20,7 +20,7 @@ _WAKE_INTERVAL = 0.05  # seconds: readline overlooks a signal while it sets itse
 _CLEAR_LINE = "\r\x1b[K"
 
 
-class _Woken(Exception):  # noqa: N818 - it is no error
+class _Woken(Exception):  # noqa: N818 - it is not an error
     """There is something to read at the connection."""
 
 

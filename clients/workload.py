@@ -40,7 +40,7 @@ class Workload:
     active: int | None = None
     """How many of the connections ask; the others are open and silent. None: all."""
     reconnect_every: int | None = None
-    """After so many messages a connection is made anew, and its time counts; None: never."""
+    """After so many messages the client reconnects, and that time counts; None: never."""
     reconnect: bool = False
     """A connection that the server ends, or that breaks, is made again; what was not answered on it
     is sent again."""

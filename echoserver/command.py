@@ -75,7 +75,7 @@ def _fail(name: str, sentence: str, code: int) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit; output that cannot be written, or one more Ctrl-C, are no reason for a traceback."""
+    """Exit; output that cannot be written, or one more Ctrl-C, do not cause a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     for stream in (sys.stdout, sys.stderr):

@@ -49,7 +49,7 @@ def load_backend(spec: str, source: str = "--backend") -> "type[Backend]":
         source: What `spec` was read from, for the error message.
 
     Raises:
-        ConfigError: There is none, it cannot be imported, or it is no `Backend`.
+        ConfigError: There is none, it cannot be imported, or it is not a `Backend`.
     """
     from echoserver.backends import Backend
 

@@ -18,7 +18,7 @@ def parse_duration(text: str | float) -> float:
     """Return the seconds that `text` names: ``30``, ``"2.5"``, ``"500ms"``, ``"2m"``, ``"1m30s"``.
 
     Raises:
-        ValueError: `text` is no such number; the message completes "X must be ...".
+        ValueError: `text` is not such a number; the message completes "X must be ...".
     """
     if isinstance(text, str):
         match = _DURATION.fullmatch(text.strip())
@@ -52,7 +52,7 @@ def parse_quantity(text: str | float) -> float:
     k, M and G are powers of 1000 (SI), Ki, Mi and Gi of 1024 (IEC 80000-13).
 
     Raises:
-        ValueError: `text` is no such number; the message completes "X must be ...".
+        ValueError: `text` is not such a number; the message completes "X must be ...".
     """
     value = math.nan
     if not isinstance(text, str):
@@ -70,7 +70,7 @@ def parse_whole(text: str | float) -> int:
     """Return the whole number that `text` names; see `parse_quantity`.
 
     Raises:
-        ValueError: `text` is no such number; the message completes "X must be ...".
+        ValueError: `text` is not such a number; the message completes "X must be ...".
     """
     value = parse_quantity(text)
     if value != int(value):

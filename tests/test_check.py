@@ -161,10 +161,10 @@ def test_what_is_no_echo_server_is_told_soon(name: str, verdict: str) -> None:
     found = check(specimen(name), "--timeout", "2s")
     assert pace.within(time.monotonic() - begun, 20)  # two, on a machine that does nothing else
     assert failed(found).keys() == {"L2"}
-    assert failed(found)["L2"].startswith("this is no echo server: ")
+    assert failed(found)["L2"].startswith("this is not an echo server: ")
     assert verdict in failed(found)["L2"]
     others = [one for one in found["checks"] if one["id"] not in {"L1", "L2"}]
-    assert {one["message"] for one in others} == {"L2 found that this is no echo server"}
+    assert {one["message"] for one in others} == {"L2 found that this is not an echo server"}
 
 
 def test_weights_are_the_instructors(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_weights_are_the_instructors(tmp_path: Path) -> None:
     ("content", "complaint"),
     [
         ("C99 = 1", "there is no check C99"),
-        ("C1 = -1", "C1 = -1 is no number from 0 to 1,000,000"),
-        ("C1 = true", "C1 = True is no number from 0 to"),
-        ("C1 = nan", "C1 = nan is no number from 0 to"),
+        ("C1 = -1", "C1 = -1 is not a number from 0 to 1,000,000"),
+        ("C1 = true", "C1 = True is not a number from 0 to"),
+        ("C1 = nan", "C1 = nan is not a number from 0 to"),
         ("C1 =", "is no TOML"),
-        ("C1 = 1" + "0" * 400, "is no number from 0 to 1,000,000"),
+        ("C1 = 1" + "0" * 400, "is not a number from 0 to 1,000,000"),
         ("weights = 3", "weights is to be a table"),
     ],
 )
@@ -199,7 +199,7 @@ def test_bad_weights_are_refused(tmp_path: Path, content: str, complaint: str) -
     [
         ([], "what is to be graded? HOST:PORT, or -- and the command that starts a server"),
         (["--", ""], "the command to start is empty"),
-        (["--only", "X1", "--", "x"], "--only: 'X1' is no check; see --list"),
+        (["--only", "X1", "--", "x"], "--only: 'X1' is not a check; see --list"),
         (["--skip", "*", "--", "x"], "--only and --skip leave no check to run"),
         (["--explain", "Q"], "--explain: there is no check Q; see --list"),
         (["--timeout", "0", "--", "x"], "--timeout must be more than 0"),

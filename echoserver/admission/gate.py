@@ -88,7 +88,7 @@ class Gate:
 
     @property
     def wants_clients(self) -> bool:
-        """Whoever comes can be admitted here, or must be turned away."""
+        """The next client can be admitted here, or must be rejected."""
         slots = self._service.slots
         if self.rejecting:
             return not slots.full or slots.exhausted  # otherwise, others have room

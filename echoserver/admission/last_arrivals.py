@@ -57,8 +57,8 @@ class LastArrivals:
     def _last_in_queue(self) -> Iterator[Connection | Readable]:
         """Take in who was in the kernel's queue.
 
-        Whoever no slot is free for, or time, is reset and counted; where another process takes
-        over, now or when a service manager starts one, they are its clients.
+        Clients without a free slot, or without time, are reset and counted; where another process
+        takes over, now or when a service manager starts one, they are its clients.
         """
         service, lifecycle = self._service, self._lifecycle
         while not lifecycle.killed:

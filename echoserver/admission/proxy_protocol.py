@@ -2,7 +2,7 @@
 
 Without I/O: what has come is looked at, and is a header, the beginning of one, or wrong. Of both
 versions of "The PROXY protocol" (HAProxy, 2010-2020, sections 2.1 and 2.2), the strict reading:
-whoever is trusted to send it can be expected to send it right.
+a balancer that is trusted to send it can be expected to send it right.
 """
 
 import ipaddress
@@ -26,7 +26,7 @@ _PACKED = {0x11: struct.Struct("!4s4sHH"), 0x21: struct.Struct("!16s16sHH")}
 _UNKNOWN = {0x00, 0x31}  # unspecified, and Unix streams: there is no address to know it by
 
 LOCAL = _V2_HEAD.pack(_V2, _LOCAL, 0, 0)
-"""A header of whoever speaks for itself, as balancers do to see whether a server lives."""
+"""The header of a balancer's own connection, such as a health check."""
 
 
 LOCAL_V1 = b"PROXY UNKNOWN\r\n"
@@ -59,7 +59,7 @@ class Header:
     length: int
     """Its bytes; after them the client's own begin."""
     source: tuple[str, int] | None
-    """The client's address; None: whoever sent the header speaks for itself."""
+    """The client's address; None: the balancer that sent the header speaks for itself."""
 
 
 def parse(data: bytes) -> Header | None:

@@ -27,7 +27,7 @@ class AsyncioBackend(Backend):
 
     def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow drains it
         """Accept and serve on the loop."""
-        loop = type(self).new_loop()  # through the class: it is no method
+        loop = type(self).new_loop()  # through the class: it is not a method
         failures: list[BaseException | None] = []
 
         def fail(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

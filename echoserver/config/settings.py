@@ -207,7 +207,7 @@ class Config:
     max_connections_per_ip: int | None = _setting(
         None,
         "Connections open at a time from one address, or one /64 of IPv6, over all workers; "
-        "whoever comes beyond it is closed without a byte.",
+        "connections beyond the limit are closed immediately.",
         integer(1, 10_000_000),
         metavar="N",
         whole_number=True,
@@ -307,15 +307,15 @@ class Config:
     )
     user: str | None = _setting(
         None,
-        "Become this user once the port is bound, for good.",
+        "Drop privileges to this user after binding the port.",
         printable,
         metavar="NAME|UID",
         heading="Privileges",
-        shown_default="whoever started it",
+        shown_default="the user who started it",
     )
     group: str | None = _setting(
         None,
-        "And this group.",
+        "Group to switch to after binding the port.",
         printable,
         metavar="NAME|GID",
         shown_default="that user's",
@@ -332,7 +332,7 @@ class Config:
     access_log: str | None = _setting(
         None,
         "Append a line of JSON to this file for each connection that has ended; -: to standard "
-        "output. SIGHUP opens it anew.",
+        "output. SIGHUP reopens it.",
         printable,
         metavar="FILE|-",
         shown_default="none",
@@ -353,8 +353,8 @@ class Config:
     )
     lifeline: int | None = _setting(
         None,
-        "Drain when this inherited file descriptor reaches its end: whoever holds the other end "
-        "of the pipe takes the server along, however it dies.",
+        "Drain when this inherited file descriptor reaches its end: the process that holds the "
+        "other end of the pipe takes the server along, however it dies.",
         integer(3, 2**31 - 1),
         metavar="FD",
         hidden=True,

@@ -52,7 +52,7 @@ def _end_stream(exchange: Exchange, *, peer_has_ended: bool) -> Flow:
     exchange.sock.shutdown(socket.SHUT_WR)
     begun = time.monotonic()
     if not peer_has_ended:
-        # Whoever is still there at the drain's deadline is owed something: be gone before it.
+        # A connection that is open at the drain's deadline counts as owed something: end before it.
         polite_until = begun + min(LINGER, (lifecycle.deadline - begun) / 2)
         while (left := polite_until - time.monotonic()) > 0 and not peer_has_ended:
             peer_has_ended = yield from _discard(exchange, left)

@@ -210,7 +210,7 @@ class Connection(Exchange):
             self.sweep(time.monotonic(), self._host.config.idle_timeout)
 
     def close(self) -> None:
-        """Close the socket, after whoever still watches it has let go of it."""
+        """Close the socket, after its driver has let go of it."""
         if self._driver is not None:
             self._driver.close()
             self._driver = None

@@ -65,8 +65,8 @@ def authorities(pem: bytes) -> Iterator[str]:
 class Credentials:
     """Who a server is, and whose clients it takes: PEM texts.
 
-    They are texts, and not names of files, because whoever makes a context of them may no longer
-    be allowed to read the files.
+    They are texts, and not names of files, because the process that makes a context of them may no
+    longer be allowed to read the files.
     """
 
     cert: bytes

@@ -28,7 +28,7 @@ POLL_INTERVAL = 1.0
 """Seconds between two looks at whether the server drains, where nothing else ends a wait."""
 
 # A send gives up after this part of the write timeout, to look whether the peer reads at all. And
-# not later than this: signals that ask a worker whether it lives begin the wait anew, and come
+# not later than this: signals that ask a worker whether it lives restart the wait, and come
 # every six seconds.
 _WRITE_TIMEOUT_PARTS = 4
 
@@ -182,7 +182,7 @@ class Exchange:
     def _awaits_content(self, nothing: BlockingIOError) -> Generator[Wait, WaitResult, bool]:
         """After a blocking read that brought nothing: tell whether there is more to read.
 
-        TLS has bytes that are no content; whoever sends nothing else is as good as silent.
+        TLS has bytes that are not application data; a peer that sends nothing else counts as idle.
         """
         if self.tls is None or not isinstance(nothing, NoApplicationData):
             return False

@@ -14,7 +14,7 @@ class HandlerTypeError(TypeError):
 
 
 PEER_CAUSED_EVENTS = frozenset({"tls_failed"})
-"""Events that are no fault of ours."""
+"""Events that the peer has caused, and not this server."""
 
 
 def tls_failed(reason: str) -> tuple[str, dict[str, str]]:

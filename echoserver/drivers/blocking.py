@@ -28,7 +28,7 @@ class BlockedThread:
         self._state = state
         self._sock = connection.sock
         self._thread = get_ident()
-        # The main thread may be interrupted for other reasons, each of which begins a wait anew.
+        # The main thread may be interrupted for other reasons, each of which restarts a wait.
         self._in_main = in_main_thread()
         self._flow = connection.driven_by(self, blocking=True, swept=self._in_main)
         if self._in_main:
@@ -52,7 +52,7 @@ class BlockedThread:
         if isinstance(wait, Sleep):
             self._sleep(wait.seconds)
         elif isinstance(wait, Readable) and wait.seconds is not None:
-            # Not by SO_RCVTIMEO, which whoever wakes us sets.
+            # Not by SO_RCVTIMEO, which `wake` sets.
             poll = select.poll()
             poll.register(wait.fd, select.POLLIN)
             return not poll.poll(wait.seconds * 1000) or None

@@ -53,7 +53,7 @@ _TIDY = 64
 class Task:
     """Runs one flow.
 
-    A flow mostly waits for the same thing again: then nothing is registered anew, and a message
+    A flow mostly waits for the same thing again: then nothing is registered again, and a message
     costs one callback.
     """
 

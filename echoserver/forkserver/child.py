@@ -144,7 +144,7 @@ class ChildHost:
 def rehearse(settings: Settings, reports: Reports) -> None:
     """Do here, a few times, what children are going to do.
 
-    Code that has run is adapted to what it met (PEP 659). A child would do that anew, in
+    Code that has run is adapted to what it met (PEP 659). A child would do that again, in
     copies of its own of the pages that hold the code.
     """
     host = ChildHost(settings)

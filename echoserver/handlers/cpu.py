@@ -13,7 +13,7 @@ class CpuHandler(Handler):
     """Answer with the same bytes, after computing.
 
     What is done is fixed, and not for how long: as much as took `milliseconds` on a core of its
-    own, when this module was imported. Whoever shares the core, or the GIL, takes longer.
+    own, when this module was imported. Where the core or the GIL is shared, it takes longer.
 
     Args:
         milliseconds: CPU time that every message takes.
@@ -46,5 +46,5 @@ def _compute(turns: int) -> int:
     return value
 
 
-# How much this machine computes; the best of several trials. Whoever is forked later inherits it.
+# How much this machine computes: the best of several trials. Forked processes inherit it.
 _TURNS_PER_MILLISECOND = _TRIAL / min(_timed() for _ in range(_TRIALS))

@@ -199,7 +199,7 @@ class SignalledState(State):
         self.wake()
 
     def restore_signals(self) -> None:
-        """Give the signals back to whoever handled them before."""
+        """Restore the signal handlers that were installed before."""
         if self.killed:
             signal.setitimer(signal.ITIMER_REAL, 0)  # or it would end the process: its default
         for restore in reversed(self._restore):

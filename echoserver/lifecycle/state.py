@@ -17,7 +17,8 @@ WAKE_SIGNAL = signal.SIGURG
 # From a master to a worker: drain, for another one takes over.
 DRAIN_SIGNAL = signal.SIGUSR1
 
-# From a master to a worker: leave at once. (A second SIGTERM may melt into the first.)
+# From a master to a worker: leave at once. (A second SIGTERM may be merged with the first: standard
+# signals do not queue, signal(7).)
 ABORT_SIGNAL = signal.SIGUSR2
 
 # A stream that never pauses is ended after this many seconds of drain, or after a quarter of the
@@ -121,7 +122,7 @@ class State:
             connection.abort()
         else:
             connection.wake()
-        # Later each time, for every interruption begins a write timeout anew; but not later than
+        # Later each time, for every interruption restarts a write timeout; but not later than
         # the deadline.
         left = self.deadline - time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, min(self._pause, max(left, _FIRST_RETRY_DELAY)))

@@ -109,7 +109,7 @@ class AccessLog:
             os.getpid(),
         )
         try:
-            # Up to PIPE_BUF bytes go as a whole or not at all, whoever else writes.
+            # Up to PIPE_BUF bytes go as a whole or not at all, whatever other processes write.
             os.write(self._sink, line[: select.PIPE_BUF])
         except OSError:
             self.dropped += 1

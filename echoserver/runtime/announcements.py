@@ -19,7 +19,7 @@ EXIT_OUTPUT_OWED = 4
 
 
 def announce(config: Config, sockets: ListeningSockets, log: Log, **more: Any) -> None:
-    """Say that the server serves: whoever reads this line can connect.
+    """Log that the server serves: a client that connects from now on is served.
 
     Host and port are the first address; where there are several, all of them follow.
     """
@@ -64,8 +64,8 @@ def warn_if_opened(
         log.warning(
             "open_to_all",
             host=spelled(reached[0]),
-            advice="whoever reaches this address can use the server; --allow says who may, and "
-            "--tls-cert with --tls-client-ca asks for proof",
+            advice="any client that reaches this address can use the server; restrict clients with "
+            "--allow, or ask for a certificate with --tls-cert and --tls-client-ca",
         )
 
 

@@ -40,7 +40,7 @@ def reload_in_place(service: Service, sockets: ListeningSockets) -> bool:
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
         return False
-    except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
+    except Exception as error:  # noqa: BLE001 - a plugin's; connections that are open stay open
         log.error("reload_failed", **describe_exception(error))
         return False
     before = service.config

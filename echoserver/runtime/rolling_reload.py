@@ -56,7 +56,7 @@ class RollingReload:
             self._trial = ServerPlan.of(config, self.design, self._log), waiting
         except EchoServerError as error:
             self._fail(reason=str(error))
-        except Exception as error:  # noqa: BLE001 - a plugin's; whoever is served stays served
+        except Exception as error:  # noqa: BLE001 - a plugin's; connections that are open stay open
             self._fail(**describe_exception(error))
         else:
             self._supersede()

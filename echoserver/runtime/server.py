@@ -163,7 +163,7 @@ class EchoServer:
             resources.publish = lambda service: scoreboard.write(
                 place, service.vitals, service.totals
             )
-            # Whoever serves one client at a time has no time to look every second.
+            # A backend that serves one client at a time has no time to look every second.
             resources.promptly = self._design.process_limit() == 1
 
         def reload(service: Service) -> None:

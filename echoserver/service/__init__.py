@@ -82,7 +82,7 @@ class Service:
         self.totals = Totals()
         self.vitals = Vitals()
         self.wake_on_release = False
-        """Set by whoever waits for a slot."""
+        """Set while something waits for a slot."""
         self._next_sweep = 0.0
         self._open: set[Connection] = set()
         # Guards the set and the totals, and keeps a thread alive while it is being woken:

@@ -18,11 +18,11 @@ class Rules(Protocol):
 
     @property
     def allow(self) -> tuple[Network, ...]:
-        """Whoever is in none of these is turned away, where there are any."""
+        """A client in none of these networks is rejected, where there are any."""
 
     @property
     def deny(self) -> tuple[Network, ...]:
-        """Whoever is in one of these is turned away."""
+        """A client in one of these networks is rejected."""
 
 
 @lru_cache(_REMEMBERED)

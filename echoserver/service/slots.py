@@ -117,7 +117,7 @@ class SlotTable:
         self.notify()
 
     def notify(self) -> None:
-        """Wake whoever waits for a slot."""
+        """Wake the processes that wait for a slot."""
         os.eventfd_write(self.released, 1)
 
     def clear_notification(self) -> None:

@@ -116,7 +116,7 @@ class Identity:
 
 
 def set_no_new_privs() -> None:
-    """Have no program that is started from here gain anything (prctl(2), PR_SET_NO_NEW_PRIVS)."""
+    """Forbid programs started from here to gain privileges (prctl(2), PR_SET_NO_NEW_PRIVS)."""
     libc: Any = ctypes.CDLL(None)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         raise BootError("this kernel cannot forbid gaining privileges (no_new_privs)")

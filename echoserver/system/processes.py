@@ -12,7 +12,7 @@ _LOOK_ONLY = os.WEXITED | os.WNOHANG | os.WNOWAIT
 class OrphanReaper:
     """Of process 1 of a container: the children that it has not started.
 
-    Whoever loses its parent becomes process 1's child, and stays a zombie until that collects it.
+    An orphan becomes process 1's child, and stays a zombie until it is reaped.
     """
 
     def __init__(self) -> None:

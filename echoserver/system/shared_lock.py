@@ -1,4 +1,4 @@
-"""A lock that processes share, and that the death of whoever holds it frees."""
+"""A robust inter-process lock: the kernel releases it when its holder dies."""
 
 import errno
 import fcntl

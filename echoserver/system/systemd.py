@@ -1,4 +1,4 @@
-"""What a service manager hands over and wants to hear (systemd, and whoever speaks like it).
+"""What a service manager hands over and wants to hear (systemd, and others like it).
 
 Listening sockets come as the descriptors from 3 on, announced in the environment
 (sd_listen_fds(3)); states go, as datagrams, to the socket that the environment names

@@ -30,6 +30,6 @@ def _matching(patterns: str, option: str) -> set[str]:
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
         matching = fnmatch.filter(ids, pattern.upper())
         if not matching:
-            raise ValueError(f"{option}: {pattern!r} is no check; see --list")
+            raise ValueError(f"{option}: {pattern!r} is not a check; see --list")
         found.update(matching)
     return found

@@ -115,7 +115,7 @@ class Runner:
             result.status, result.message, result.applicable = SKIPPED, str(reason), False
         except NoEchoServer as failure:
             self._failed(result, trial, failure)
-            stopped = f"{one.id} found that this is no echo server"
+            stopped = f"{one.id} found that this is not an echo server"
         except Failure as failure:
             self._failed(result, trial, failure)
         except CannotGrade as problem:

@@ -33,6 +33,6 @@ def read(path: str) -> dict[str, float]:
         if not number or not 0 <= weight <= _MOST:
             shown = str(weight)[:40]
             raise ValueError(
-                f"--weights: {path}: {name} = {shown} is no number from 0 to {_MOST:,}"
+                f"--weights: {path}: {name} = {shown} is not a number from 0 to {_MOST:,}"
             )
     return {name: float(weight) for name, weight in table.items()}

@@ -567,9 +567,9 @@ def calibrate(*, pin: str, rounds: int) -> int:
     return 0
 
 
-@command.command(short_help="Say what on this machine bends the numbers.")
+@command.command(short_help="Say what on this machine skews the results.")
 def doctor() -> int:
-    """Say what on this machine will bend the numbers, and what mends it."""
+    """Say what on this machine skews the results, and what mends it."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -585,5 +585,5 @@ def doctor() -> int:
         table.add_row(mark, one.subject, escape(one.value), said)
     Screen(width=160).print(table)
     bad = sum(bool(one.problem) for one in findings)
-    print("nothing here will bend the numbers" if not bad else f"{bad} of {len(findings)} may")
+    print("nothing here skews the results" if not bad else f"{bad} of {len(findings)} may")
     return 0

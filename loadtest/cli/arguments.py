@@ -221,7 +221,7 @@ def read_share(text: str) -> float:
         share = float(words.removesuffix("%")) / (100 if words.endswith("%") else 1)
     except ValueError:
         share = -1.0
-    if not 0 < share <= 10:  # noqa: PLR2004 - ten times worse is no threshold
+    if not 0 < share <= 10:  # noqa: PLR2004 - ten times worse is not a threshold
         raise ValueError("a share such as 10% or 0.1")
     return share
 
@@ -272,7 +272,7 @@ def describe_plan(plan: "Plan", duration: float, done: int) -> str:
     if workload.active:
         words.append(f"{workload.active} of them active")
     if workload.reconnect_every:
-        words.append(f"made anew every {workload.reconnect_every}")
+        words.append(f"reconnected every {workload.reconnect_every}")
     if "size" not in swept:
         size = workload.size
         words.append(

@@ -178,7 +178,7 @@ WORKLOAD = [
         "--reconnect-every",
         type=WholeNumber(1),
         metavar="MESSAGES",
-        help="Make a connection anew after so many; 1: one for each, its time counts.  "
+        help="Reconnect after so many messages; 1: one connection for each, whose time counts.  "
         "[default: never]",
     ),
     click.option(

@@ -8,7 +8,7 @@ from typing import Any, Self
 from echoserver.terminal import has_motion
 from loadtest.output import complain
 
-_WIDTH = 80  # of what is no terminal, where no bar is drawn
+_WIDTH = 80  # of a file or pipe, where no bar is drawn
 
 
 class RoundProgress:
@@ -59,7 +59,7 @@ class RoundProgress:
             )
 
     def say(self, text: str) -> None:
-        """Say something that is no round."""
+        """Show a step that is not a round."""
         if self._bar is not None:
             self._bar.update(self._task, target=text)
         elif not self._quiet:

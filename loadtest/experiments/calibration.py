@@ -1,8 +1,8 @@
 """What this machine's load client can reach: measured once, kept, and used to judge runs.
 
 The client is run against the fastest echo server that can be had here, and its throughput is
-divided by the share of its core that it used. That is its capacity, whoever of the two was slower:
-a run that comes near to it has measured the client.
+divided by the share of its core that it used. That is its capacity, whichever of the two was
+slower: a run that comes near to it has measured the client.
 """
 
 import random

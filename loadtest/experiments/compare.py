@@ -47,7 +47,7 @@ class Plan:
 
 
 class Progress(Protocol):
-    """Whoever tells the person at the terminal how far we are."""
+    """Shows the person at the terminal how far the comparison is."""
 
     def begin(self, number: int, target: str) -> None:
         """Round `number` (from 0), of `target`, begins."""

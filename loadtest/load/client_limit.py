@@ -1,6 +1,6 @@
 """Did a run measure the server, or the client?
 
-A closed loop is as fast as the slower of the two. Whoever calls the client's limit a server's
+A closed loop is as fast as the slower of the two. A report that calls the client's limit a server's
 result is wrong by any factor, so each round is judged, and what the client limited is printed as
 ``≥ N``: the server can do at least that. Server CPU per message stays valid: it does not depend on
 how often the client asks.
@@ -18,7 +18,7 @@ _SATURATED = 0.95
 """Of what a server can use: it could not have answered more."""
 
 _CROWDED = 0.97
-"""Of the client's cores, whoever uses them; and of that, the client's part."""
+"""Of the client's cores, by all processes; and of that, the client's part."""
 _MAINLY = 0.4
 
 _NEAR_CAPACITY = 0.90
@@ -82,8 +82,8 @@ def judge(
     server_busy = max(server_share or 0.0, busiest_server_thread or 0.0) >= _SATURATED
     if workload.rate is None:
         return ClientLimit(() if server_busy else tuple(reasons))
-    # With a schedule, a busy client that is in time is no limit, and a late one is, even beside
-    # a busy server: what was late is known message by message.
+    # With a schedule, a busy client that is in time is not the limit, and a late one is, even
+    # beside a busy server: what was late is known message by message.
     late = load.lag.get_value_at_percentile(99)
     whole = load.latency.get_value_at_percentile(99)
     if late > _LATE_US and late > _LATE_SHARE * whole:

@@ -186,7 +186,7 @@ def measure(
 
 
 class _Machine:
-    """How much the CPUs of client and server have been used, whoever used them."""
+    """How much the CPUs of client and server have been used, by all processes."""
 
     def __init__(self, pinning: Pinning) -> None:
         self._pinning = pinning

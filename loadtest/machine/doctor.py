@@ -1,4 +1,4 @@
-"""What on this machine will bend the numbers, and the command that mends it."""
+"""What on this machine skews the results, and the command that mends it."""
 
 import os
 import resource
@@ -161,7 +161,7 @@ def _quota() -> Finding | None:
     return Finding(
         "CPU quota",
         f"{cores:g} cores",
-        "whoever has used it up stands still until the next tenth of a second",
+        "a group that has used it up is stopped until the next tenth of a second",
         "start the container without --cpus",
     )
 

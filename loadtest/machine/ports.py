@@ -54,8 +54,8 @@ _GLANCE = 0.2
 def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
     """Wait while too many of this machine's ports are in TIME_WAIT to begin `needed` connections.
 
-    Whoever closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a round
-    that reconnects for every message leaves thousands. Linux takes them again after a second
+    The side that closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a
+    round that reconnects for every message leaves thousands. Linux takes them again after a second
     where it may (net.ipv4.tcp_tw_reuse, which by default it does on the loopback).
     """
     first, last = local_ports()

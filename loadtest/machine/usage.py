@@ -367,7 +367,7 @@ def _is_there(key: Key, found: Table) -> bool:
 
 
 def busy_seconds(cpus: Iterable[int], *, interrupts: bool = True) -> float:
-    """Return how long CPUs have not been idle so far, whoever used them (proc(5), /proc/stat).
+    """Return how long CPUs have not been idle so far, by all processes (proc(5), /proc/stat).
 
     Args:
         cpus: Their numbers.

@@ -303,7 +303,7 @@ def _scaling(rows: list[Row], figure: str) -> Chart | None:
                     float(row["sweep"][name]),
                     spread["median"],
                     *_interval(spread),
-                    # The client's limit is no bound of the server's CPU per message.
+                    # The client's limit does not bound the server's CPU per message.
                     bound=throughput and row["client_limited"],
                     partial=_partial(row),
                 )

@@ -87,7 +87,7 @@ class Result:
 
     @property
     def failure(self) -> str:
-        """Why this is no measurement, as the end of a sentence; nothing where it is one."""
+        """Why this is not a measurement, as the end of a sentence; nothing where it is one."""
         ended = [(n, one.ended_early) for n, one in enumerate(self.rounds, 1) if one.ended_early]
         if not self.verified:
             gone = [early.how for _, early in ended if early.server_gone]
@@ -313,7 +313,7 @@ def _can_be_ranked(result: Result, figure: str) -> bool:
     """Tell whether a figure is one that others can be held against.
 
     Where the client was the limit, the rate is the client's; where connections got no reply, it is
-    that of the others, who had the server to themselves. What ended early is no measurement.
+    that of the others, who had the server to themselves. What ended early is not a measurement.
     """
     if result.ended_early:
         return False
@@ -359,7 +359,7 @@ def load(path: str) -> Document:
     except ValueError:
         raise ValueError(f"{path} is no JSON file") from None
     if not _is_document(found):
-        raise ValueError(f"{path} is no result of echoload run or compare (schema {SCHEMA})")
+        raise ValueError(f"{path} is not a result of echoload run or compare (schema {SCHEMA})")
     return dict(found)
 
 

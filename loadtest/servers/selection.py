@@ -225,7 +225,7 @@ def server_settings(words: tuple[str, ...], source: str = "--server-option") -> 
 
 
 def too_much_for_threads(workload: Workload) -> str:
-    """Return why threads cannot carry a workload, whoever serves it; nothing where they may."""
+    """Return why threads cannot carry a workload, whatever the server; nothing where they may."""
     if workload.connections > _MOST_THREADS:
         return f"{workload.connections} connections would be as many threads"
     most = max(workload.rate or 0.0, workload.rate_end or 0.0)

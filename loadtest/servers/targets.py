@@ -392,7 +392,7 @@ def split_label(text: str) -> tuple[str | None, str]:
 
 
 def other_target(described: TargetSpec, folder: Path) -> "Target | None":
-    """Return the target where it is no backend; None where it is.
+    """Return the target where it is not a backend; None where it is.
 
     Args:
         described: What was typed.

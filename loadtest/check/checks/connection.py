@@ -179,7 +179,7 @@ def gone_mid_write(trial: CheckContext) -> None:
     purpose="The classic mistake: recv returns nothing because the client is gone, and the loop "
     "goes round and round. It shows in no test of answers, and takes a CPU for each client that "
     "left.",
-    wire="The server is started anew; 20 clients come and leave: answered and closed by FIN, "
+    wire="The server is restarted; 20 clients come and leave: answered and closed by FIN, "
     "half-close or reset, or without a word.",
     passes="In one of the three seconds after that, its processes together want less than half a "
     "CPU more than before. Time spent waiting for a CPU counts, so it holds on a busy machine, "

@@ -82,8 +82,8 @@ def _listen_for_a_greeting(trial: CheckContext, heard: bytes) -> None:
     """Find out whether the server speaks first, and whether that is short enough to be read off."""
     if len(heard) > _LONGEST_GREETING:
         raise NoEchoServer(
-            f"this is no echo server: it sent {len(heard):,} bytes in {_GREETING} s before it was "
-            f"asked anything ({heard[:40]!r}...)"
+            f"this is not an echo server: it sent {len(heard):,} bytes in {_GREETING} s before it "
+            f"was asked anything ({heard[:40]!r}...)"
         )
     # One that greets has S4 to answer for; everything else can be told all the same.
     trial.session.greeting = heard
@@ -146,7 +146,7 @@ def restarts(trial: CheckContext) -> None:
 @check(
     "L4",
     "ends on SIGTERM, with clients connected",
-    purpose="Whoever runs servers ends them with SIGTERM: docker stop, systemd, Kubernetes. What "
+    purpose="Operators end servers with SIGTERM: docker stop, systemd, Kubernetes. What "
     "does not end is killed; what leaves processes behind still holds the port.",
     wire="Three clients are connected, the first of them answered, all idle, when the process that "
     "was started gets SIGTERM.",

@@ -12,7 +12,9 @@ _QUIET = 0.3  # seconds in which a server that says too much has said it
 _SPLIT = 0.25  # seconds to wait for half a character, which may be withheld
 _FRAGMENTS = 300
 _MESSAGES = 1000
-_CHARACTERS = "€漢字😀"  # of three and four bytes; without capitals, whoever answers in those
+_CHARACTERS = (
+    "€漢字😀"  # of three and four bytes; without capitals, for servers that answer in upper case
+)
 _SIZES = (1, 1023, 1024, 1025, 2048, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1 << 20, 16 << 20)
 
 

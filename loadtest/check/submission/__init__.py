@@ -1,4 +1,4 @@
-"""What is graded: a command that starts a server, each time anew, or a server that runs already."""
+"""What is graded: a command that starts a server, again and again, or a running server."""
 
 import json
 import os

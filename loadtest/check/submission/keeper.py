@@ -176,7 +176,7 @@ class Subreaper:
         return bool(piece)
 
     def _collect(self) -> None:
-        """Collect whoever ended, ours and those that it left behind."""
+        """Reap the processes that ended, ours and those that it left behind."""
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -199,7 +199,7 @@ class Subreaper:
 
 
 def become_subreaper() -> Any:
-    """Become the parent of whoever is left below this process; return the C library."""
+    """Become the parent of all orphans below this process; return the C library."""
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     return libc
@@ -234,7 +234,7 @@ def end_all() -> None:
     """Kill everything below this process, and return when it is gone.
 
     First by process groups, which is one step for the kernel: what forks without end cannot escape
-    it. Then whoever was found, again and again until nobody is.
+    it. Then all that were found, again and again until there are none.
     """
     deadline = time.monotonic() + _GIVE_UP
     while (members := descendants()) and time.monotonic() < deadline:
