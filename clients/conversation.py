@@ -143,7 +143,7 @@ class Conversation:
         return self.since != NEVER and not (self._heard or self.last_reply or self.drained)
 
     def give_up(self) -> None:
-        """Await nothing more."""
+        """Stop waiting for replies."""
         self._last_reply = self.last_reply
         self.since = NEVER
 

@@ -44,7 +44,7 @@ class _Grouped(click.Command):
     """A command whose --help shows options under the headings of the settings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write them."""
+        """Write the options, each heading with its own."""
         headings = {one.name: one.heading for one in settings() if one.heading}
         known = {setting.name for setting in settings()}
         groups: dict[str, list[tuple[str, str]]] = {}

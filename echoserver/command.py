@@ -25,7 +25,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg] # generic since click
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return seconds."""
+        """Return the duration in seconds."""
         try:
             return parse_duration(value)
         except ValueError as error:

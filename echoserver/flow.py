@@ -93,7 +93,7 @@ class Drivable(Protocol):
 
     @property
     def sock(self) -> socket.socket:
-        """Its socket."""
+        """The connection's socket."""
 
     def driven_by(self, driver: Driver, *, blocking: bool = False, swept: bool = True) -> Flow:
         """Return the flow that serves it to its end, for `driver` to run."""

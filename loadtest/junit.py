@@ -9,7 +9,7 @@ FAILURE, ERROR, SKIPPED = "failure", "error", "skipped"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A test case."""
+    """One test case of a JUnit report."""
 
     classname: str
     name: str

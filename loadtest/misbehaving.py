@@ -51,7 +51,7 @@ class MisbehavingServer:
                 threading.Thread(target=self._converse, args=(sock,), daemon=True).start()
 
     def close(self) -> None:
-        """Let `serve` end."""
+        """Close the listening socket, which ends `serve`."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()

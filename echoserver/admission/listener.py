@@ -102,7 +102,7 @@ class Listener:
         self.close()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Close the listening sockets, and the clients that were turned away."""
         self._watch_nothing()
         self._sockets.close()
         self._gate.lingering.close_all()

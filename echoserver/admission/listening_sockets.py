@@ -79,7 +79,7 @@ class UnixListeningSocket(ListeningSocket):
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket, and the spare descriptor."""
         self._give_spare()
         super().close()
 
@@ -144,7 +144,7 @@ class ListeningSockets:
         return [format_address(*address) for address in self.addresses]
 
     def add(self, sock: ListeningSocket, file: SocketFile | None = None) -> None:
-        """Add one."""
+        """Add a socket, with its file if it has one."""
         self._sockets.append(sock)
         if file is not None:
             self._files.append(file)

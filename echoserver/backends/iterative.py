@@ -21,7 +21,7 @@ class IterativeBackend(Backend):
 
     @classmethod
     def concurrency(cls, config: Config) -> int:  # noqa: ARG003 - whatever is configured
-        """Return 1."""
+        """Return 1: each client is served to its end."""
         return 1
 
     def serve(self, listener: Listener, service: Service) -> None:

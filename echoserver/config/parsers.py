@@ -123,7 +123,7 @@ def _as_ipv4(network: Network) -> Network:
 
 
 def endpoint(value: Any) -> str:
-    """Read HOST:PORT."""
+    """Read an address as HOST:PORT."""
     if not isinstance(value, str):
         raise ValueError("HOST:PORT")  # noqa: TRY004 - one kind of error for whatever was typed
     parse_endpoint(value)

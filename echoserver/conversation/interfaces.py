@@ -63,7 +63,7 @@ class Terms(Protocol):
 
     @property
     def config(self) -> Timeouts:
-        """What holds now."""
+        """The timeouts that hold now."""
 
     @property
     def lifecycle(self) -> State:

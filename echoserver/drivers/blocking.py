@@ -84,4 +84,4 @@ class BlockedThread:
             pthread_kill(self._thread, WAKE_SIGNAL)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: this driver holds nothing for the socket."""

@@ -14,10 +14,10 @@ from echoserver.flow import Drivable, Flow, Readable, Wait, Writable
 
 
 class Timer(Protocol):
-    """What `EventLoop.call_later` returns."""
+    """The handle of a call that is due later, as `EventLoop.call_later` returns it."""
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Cancel the call."""
 
 
 class EventLoop(Protocol):
@@ -27,13 +27,13 @@ class EventLoop(Protocol):
         """Call whenever `fd` is readable."""
 
     def remove_reader(self, fd: int, /) -> Any:
-        """Undo it."""
+        """Stop calling when `fd` is readable."""
 
     def add_writer(self, fd: int, callback: Callable[[], None], /) -> Any:
         """Call whenever `fd` is writable."""
 
     def remove_writer(self, fd: int, /) -> Any:
-        """Undo it."""
+        """Stop calling when `fd` is writable."""
 
     def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer:
         """Call once, in `delay` seconds."""

@@ -129,7 +129,7 @@ class ChildHost:
         self.failures.append((event, describe_without_message(self.make_handler, error)))
 
     def report_tls_failure(self, _connection: Connection, reason: str) -> None:
-        """Likewise."""
+        """Keep the reason for the server, which has a log."""
         self.failures.append(tls_failed(reason))
 
     def refuse(self, connection: Connection, error: BaseException) -> None:

@@ -67,7 +67,7 @@ class Lifecycle(SignalledState):
             self._calls[fd] = call
 
     def forget(self, fd: int) -> None:
-        """Undo `watch`."""
+        """Stop watching `fd`."""
         self._epoll.unregister(fd)
         self._calls.pop(fd, None)
 

@@ -16,7 +16,7 @@ _TO_NOTICE = 2.0
 
 
 def _nothing() -> None:
-    """Call nothing."""
+    """Do nothing when a signal comes."""
 
 
 class SignalledState(State):

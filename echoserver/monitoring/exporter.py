@@ -148,7 +148,7 @@ class _Request(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer a request for one of the three pages."""
         page = self.server.page
         match self.path.partition("?")[0]:
             case "/metrics":

@@ -75,7 +75,7 @@ class Scoreboard:
         return bool(self._get(self._DRAINS))
 
     def drain_everyone(self) -> None:
-        """Say so."""
+        """Mark the whole server as draining."""
         self._set(self._DRAINS, 1)
 
     @property
@@ -84,7 +84,7 @@ class Scoreboard:
         return self._get(self._QUEUE), self._get(self._QUEUE_LIMIT)
 
     def set_queue(self, waiting: int, limit: int) -> None:
-        """Say so."""
+        """Publish how many clients wait to be accepted, and how many may."""
         self._set(self._QUEUE, waiting)
         self._set(self._QUEUE_LIMIT, limit)
 

@@ -26,7 +26,7 @@ class Quota(Protocol):
         """Count one more; False where it has `limit` already."""
 
     def give(self, peer: str) -> None:
-        """Count one less."""
+        """Count one connection less for a peer's address."""
 
 
 @lru_cache(_REMEMBERED)
@@ -39,7 +39,7 @@ def quota_key(peer: str) -> bytes:
 
 
 class LocalQuota:
-    """Of one process."""
+    """The connections of each address, in one process."""
 
     def __init__(self) -> None:
         self._open: Counter[bytes] = Counter()
@@ -55,7 +55,7 @@ class LocalQuota:
             return True
 
     def give(self, peer: str) -> None:
-        """Count one less."""
+        """Count one connection less for a peer's address."""
         key = quota_key(peer)
         with self._lock:
             self._open[key] -= 1
@@ -105,7 +105,7 @@ class AddressTable:
             return True
 
     def give(self, account: int, key: bytes) -> None:
-        """Count one less."""
+        """Count one connection less for a peer's address."""
         with self._lock:
             place, count = self._find(account, key)
             if count > 1:
@@ -126,7 +126,7 @@ class AddressTable:
                 self._memory[start : start + self._size] = bytes(self._size)
 
     def close(self) -> None:
-        """Close its descriptor."""
+        """Close the table's descriptor."""
         self._lock.close()
 
     def _used(self, account: int) -> int:
@@ -190,6 +190,6 @@ class SharedQuota:
             return self._address_table.take(self._account, quota_key(peer), limit)
 
     def give(self, peer: str) -> None:
-        """Count one less."""
+        """Count one connection less for a peer's address."""
         with self._lock:
             self._address_table.give(self._account, quota_key(peer))

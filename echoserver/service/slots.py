@@ -19,7 +19,7 @@ class Slots(Protocol):
         """Take one; False where none is free."""
 
     def give(self) -> None:
-        """Give one back."""
+        """Give one slot back."""
 
     @property
     def full(self) -> bool:
@@ -53,7 +53,7 @@ class LocalSlots:
             return True
 
     def give(self) -> None:
-        """Give one back."""
+        """Give one slot back."""
         with self._lock:
             self.taken -= 1
 
@@ -98,7 +98,7 @@ class SlotTable:
             return True
 
     def give(self, account: int) -> None:
-        """Give one back."""
+        """Give one slot back."""
         self._memory[1 + account] -= 1
         self.notify()
 
@@ -128,7 +128,7 @@ class SlotTable:
             self.notify()
 
     def close(self) -> None:
-        """Close its descriptors."""
+        """Close the table's descriptors."""
         self._lock.close()
         os.close(self.released)
 
@@ -155,7 +155,7 @@ class SharedSlots:
             return not self.full and self._slot_table.take(self._account)
 
     def give(self) -> None:
-        """Give one back."""
+        """Give one slot back."""
         with self._lock:
             self._slot_table.give(self._account)
 

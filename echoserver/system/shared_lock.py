@@ -37,5 +37,5 @@ class SharedLock:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Close its descriptor."""
+        """Close the lock's descriptor."""
         os.close(self._fd)

@@ -65,7 +65,7 @@ class Notifier:
         """Seconds within which it wants to hear that the server lives; 0: never."""
 
     def ready(self, status: str) -> None:
-        """The server serves."""
+        """Tell the service manager that the server serves."""
         self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -73,7 +73,7 @@ class Notifier:
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """It drains."""
+        """Tell the service manager that the server drains."""
         self._tell("STOPPING=1", "STATUS=draining")
 
     def alive(self) -> None:

@@ -36,7 +36,7 @@ class Timeline:
         self._going: tuple[str, str, bytes, int, int] | None = None
 
     def add(self, connection: str, what: str) -> None:
-        """Add an event."""
+        """Add an event to the timeline."""
         self._going = None
         now = time.monotonic()
         self._begun = now if self._begun is None else self._begun

@@ -11,7 +11,7 @@ _PRINTABLE = (string.ascii_letters + string.digits + "-_").encode() * 4  # 256 o
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What is owed."""
+    """The replies that a server owes."""
 
     name: str
     answer: Callable[[bytes], bytes]

@@ -92,7 +92,7 @@ class Result:
 
     @property
     def score(self) -> float:
-        """What it contributes."""
+        """The points that the check contributes."""
         return self.weight if self.status == PASSED else 0.0
 
     @property

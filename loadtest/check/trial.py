@@ -95,12 +95,12 @@ class CheckContext:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Of the server."""
+        """The address of the server."""
         return self.session.address
 
     @property
     def family(self) -> socket.AddressFamily:
-        """Of its address."""
+        """The address family of the server's address."""
         return socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
 
     @property

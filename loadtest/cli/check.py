@@ -205,7 +205,7 @@ class Grading:
         weights: dict[str, float],
         options: dict[str, Any],
     ) -> None:
-        """Grade."""
+        """Run the checks, and write the report."""
         from clients.address import format_address
         from loadtest.check.formats import text
         from loadtest.check.model import Report

@@ -284,7 +284,7 @@ OBJECTIVES = [
 
 
 def positive(value: float, option: str) -> float:
-    """Refuse zero."""
+    """Refuse an option whose value is zero or less."""
     if not value:
         usage(f"{option} must be more than 0")
     return value

@@ -59,7 +59,7 @@ Progress = Callable[[float, float, int], None]
 
 
 def no_progress(_seconds: float, _rate: float, _errors: int) -> None:
-    """Tell nobody."""
+    """Show no progress."""
 
 
 class _Process:

@@ -28,7 +28,7 @@ _RARELY = 100_000  # objects between two looks for cycles, of which a load makes
 
 
 def main() -> None:
-    """Serve one workload."""
+    """Run one workload, as standard input says."""
     # These reach the whole group. The process that started this one decides, and says STOP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -38,12 +38,12 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process number."""
         return self.key.pid
 
 
 class Table(NamedTuple):
-    """All processes."""
+    """All processes of this machine at one moment."""
 
     listed: frozenset[int]
     """Those that there were before any of them was looked at."""
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 
 def table() -> Table:
-    """Return all processes."""
+    """Return all processes of this machine."""
     listed: frozenset[int] = frozenset()
     with suppress(OSError):  # a system without it
         listed = frozenset(int(one) for one in os.listdir("/proc") if one.isdigit())  # noqa: PTH208 - a tenth of the time

@@ -71,7 +71,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """Another Python."""
+    """Another Python, to run a backend with."""
 
     path: str
     version: str
@@ -271,7 +271,7 @@ class AddressTarget:
 
     @contextmanager
     def started(self) -> Iterator[Running]:
-        """Do nothing."""
+        """Do nothing: the server is running already."""
         yield Running(self.host, self.port, None)
 
 

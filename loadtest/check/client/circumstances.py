@@ -15,11 +15,11 @@ class Circumstances(Protocol):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Of the server."""
+        """The address of the server."""
 
     @property
     def family(self) -> socket.AddressFamily:
-        """Of its address."""
+        """The address family of the server's address."""
 
     @property
     def patience(self) -> float:
