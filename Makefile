@@ -44,10 +44,12 @@ stress: install ## Put every backend through every fault, and make docs/reliabil
 	$(BIN)/python -m pytest -n $(STRESS_JOBS) -m stress tests/stress --stress-results $(FOUND) $(if $(SHARD),--shard $(SHARD)) $(ARGS)
 	$(if $(SHARD),,$(BIN)/python -m tests.stress.report --by "make stress STRESS_JOBS=$(STRESS_JOBS)" $(FOUND) > docs/reliability.md)
 
-lint: install ## ruff, formatting and mypy --strict
+lint: install ## ruff, formatting, mypy --strict, contracts on imports, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell -D - -D .phrases.txt
 
 format: install ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .

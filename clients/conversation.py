@@ -226,7 +226,7 @@ class Conversation:
         pauses = parse_pauses(plan.think).draw(f"{plan.seed}:{self.number}") if plan.think else None
         owed: deque[_Owed] = deque()
         slots = [start] * plan.pipeline  # when each of those that are free may be used
-        anew = plan.reconnect_every or NEVER
+        reconnect_at = plan.reconnect_every or NEVER
         at = 0  # how much has come of the oldest reply
         again = b""  # what was sent over a connection that was lost
         due, frame = next(dues), next(frames, None)
@@ -243,7 +243,7 @@ class Conversation:
                 if now >= deadline:
                     frame = None
                     break
-                if self.sent == anew:
+                if self.sent == reconnect_at:
                     reconnect = not owed
                     break
                 heapq.heappop(slots)
@@ -259,7 +259,7 @@ class Conversation:
                 return
             try:
                 if reconnect:  # `now` stays: what it takes to connect is part of the next message
-                    anew += plan.reconnect_every or NEVER
+                    reconnect_at += plan.reconnect_every or NEVER
                     yield RECONNECT
                     continue
                 came = yield b"".join(batch) if until == NEVER else Step(b"".join(batch), until)

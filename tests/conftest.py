@@ -47,7 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden",
         action="store_true",
-        help="write what golden outputs are compared with anew; look at the difference then",
+        help="rewrite what golden outputs are compared with; look at the difference then",
     )
     parser.addoption(
         "--stress-results", metavar="FILE", help="append what came of each fault, as JSON"
@@ -59,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_CACHE_HOME"] = "/nowhere"  # what was calibrated here decides nothing in a test
-    # Thousands of interpreters are started, and none should compile the same modules anew.
+    # Thousands of interpreters are started, and none should compile the same modules again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     wire.patience = config.getoption("--patience")
     for backend in config.getoption("--backend") or ():

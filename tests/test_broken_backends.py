@@ -46,7 +46,7 @@ def test_a_defect_fails_exactly_its_checks(broken: type[backends.BrokenThreads])
         check=False,
         cwd=HERE.parent,
     )
-    # Whoever is ended by its timeout exits 1 as well, but without this line.
+    # A test that is ended by its timeout exits 1 as well, but without this line.
     assert re.search(r"^\d+ (passed|failed).* in ", result.stdout, re.MULTILINE), (
         result.stdout + result.stderr
     )

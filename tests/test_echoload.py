@@ -138,7 +138,7 @@ def test_a_pool_starves_and_the_table_shows_it(engine: str, tmp_path: Path) -> N
         assert found["errors"] == {}
         assert "4 of 10" in result.stdout
         assert "6 of 10 connections never got a reply" in result.stdout
-        # With a number of messages each, whoever is done makes room: nobody starves.
+        # With a number of messages each, a client that is done makes room: nobody starves.
         assert (
             load(
                 server.address, "--engine", engine, "-c", "10", "-n", "50", "--json", str(file)

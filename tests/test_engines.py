@@ -187,7 +187,7 @@ def test_time_series(engine: str, echo_server: echoserver.SpawnedServer, tmp_pat
 def test_a_stall_shows_as_long_as_it_was(
     engine: str, echo_server: echoserver.SpawnedServer
 ) -> None:
-    """Half of a run stands still: whoever was due then waited for the rest of the stall.
+    """Half of a run stands still: a message that was due then waited for the rest of the stall.
 
     Of 2 seconds at an even rate, the messages due in a second of standing still take from a second
     down to nothing; so a tenth of all (p90) take 0.8 s or more, a hundredth 0.98.

@@ -199,7 +199,7 @@ def test_a_handler_from_beside_the_server_has_its_options_there(tmp_path: Path) 
 
 
 def test_a_reload_costs_no_child_its_report() -> None:
-    """What is prepared anew must not touch what a living child has told, or is about to tell."""
+    """What is prepared again must not touch what a living child has told, or is about to tell."""
     with echoserver.spawn(backend="process") as server:
         parent = fork_server(server)
         first = wire.connect(server.address)
@@ -330,7 +330,7 @@ def said(server: echoserver.SpawnedServer) -> bytes:
 
 @pytest.mark.parametrize("spare", range(6))
 def test_a_reload_with_hardly_a_descriptor_left(spare: int, tmp_path: Path) -> None:
-    """Whoever is served is served right, and nobody is cut off."""
+    """Every client that is served is served right, and none is cut off."""
     toml = tmp_path / "server.toml"
     toml.write_text(f"port = {free_port()}\nhandler = 'upper'\n")
     arguments = ["--config", str(toml)]

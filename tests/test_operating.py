@@ -385,7 +385,7 @@ def test_a_port_where_nothing_listens_is_not_announced() -> None:
 
 
 def test_no_reader_sees_half_of_what_is_noted() -> None:
-    """A counter that was 0 for a moment would be a restart to whoever reads it."""
+    """A counter that was 0 for a moment would be a restart to its reader."""
     scoreboard = Scoreboard(1, 1)
     place = scoreboard.reserve(1)
     busy = Totals(connections=1, bytes_in=1, bytes_out=1, resets=1)
@@ -921,7 +921,7 @@ def _namespaces() -> bool:
 @pytest.mark.skipif(not _namespaces(), reason="cannot make a PID namespace")
 @pytest.mark.parametrize("words", [(), ("--backend", "process"), ("--workers", "2")])
 def test_process_1_collects_strays(words: tuple[str, ...]) -> None:
-    """In a container, whoever loses its parent becomes a child of process 1."""
+    """In a container, an orphan becomes a child of process 1."""
     port = free_port()
     given = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     given += [command("echoserver"), "--port", str(port), *words]

@@ -772,7 +772,7 @@ def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
         client = Reconnecting(server.address)
         for _ in range(30):
             os.kill(server.pid, signal.SIGHUP)
-            for pid in worker_pids(server)[:1]:  # and one dies now and then, whoever it is
+            for pid in worker_pids(server)[:1]:  # and one dies now and then, any of them
                 if client.answered % 5 == 0:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)

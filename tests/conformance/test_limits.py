@@ -270,7 +270,7 @@ def test_recovers_within_a_second_when_descriptors_come_back(start: StartServer)
 def test_a_drain_without_descriptors_serves_the_queue_with_those_that_come_back(
     start: StartServer, concurrency: Callable[..., int | None]
 ) -> None:
-    """Where none comes back, whoever is in the queue is counted."""
+    """Where none comes back, the clients in the queue are counted."""
     if concurrency() is not None:
         pytest.skip("accepts nobody beyond them")
     server = start(max_connections=1000, drain_timeout=20)

@@ -273,7 +273,7 @@ def test_restart_on_the_same_port_at_once(start: StartServer, room: Callable[[in
 
 
 def test_lifeline_ends_the_server(start: StartServer) -> None:
-    """Whoever spawned it is gone, however it went."""
+    """The process that spawned it is gone, however it went."""
     server = start()
     assert wire.served(server.address)
     os.close(server._lifeline)

@@ -210,7 +210,7 @@ def _removed(group: Path) -> bool:
     fast=True,
 )
 def limits(arena: Arena) -> str:
-    """Whoever is too much waits, is turned away, or makes another one leave; nobody is harmed."""
+    """A client beyond the limit waits, is rejected, or makes another leave; nobody is harmed."""
     control_overload = arena.setting("overload")
     for policy in ("queue", "reject", "shed-idle"):
         server = arena.start(max_connections=4, overload=control_overload or policy)

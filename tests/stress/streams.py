@@ -64,7 +64,7 @@ def _broken(sock: socket.socket) -> bool:
 
 @fault(3, "one byte a second", settings={"idle_timeout": 3.0}, control=control("Impatient"))
 def one_byte_a_second(arena: Arena) -> str:
-    """Each byte is answered when it comes, and the idle timeout begins anew."""
+    """Each byte is answered when it comes, and the idle timeout restarts."""
     with arena.connect() as sock:
         worst = 0.0
         for number in range(arena.size(6, 4)):

@@ -18,7 +18,7 @@ from tests.stress.arena import Arena
 from tests.stress.model import Cell, cells, every
 from tests.stress.network import own_network
 
-# What a check finds, or a client, or whoever starts a server; a mistake of ours is none of it.
+# What a check or a client finds, or the code that starts a server; not mistakes of ours.
 _FOUND = (AssertionError, OSError, subprocess.TimeoutExpired, echoserver.BootError)
 _FAST_BOUND = 5.0  # seconds within which the canary is served, where other tests run beside
 
