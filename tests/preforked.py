@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,10 @@ def _end(runner: "subprocess.Popen[str]") -> None:
 
 def _main() -> None:
     """Carry out orders until there are no more."""
-    import loadtest.cli  # noqa: F401 - imported once, for all
+    from loadtest.cli import COMMANDS  # all of them imported once, for all
+
+    for module, _ in COMMANDS.values():
+        import_module(f"loadtest.cli.{module}")
 
     for line in sys.stdin:
         print(json.dumps(_carry_out(json.loads(line))), flush=True)

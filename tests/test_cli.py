@@ -11,9 +11,11 @@ from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
+import click
 import pytest
 
 import echoserver
+from loadtest import cli as echoload
 from tests import pace, preforked, wire
 from tests.conftest import BUILTIN
 from tests.inspection import events
@@ -121,6 +123,16 @@ def test_help_is_quick(name: str) -> None:
         for _ in range(9)
     ]
     assert median(help_ / click for help_, click in pairs) <= 2
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    """It is written down once more, so that none need be imported for it."""
+    context = click.Context(echoload.command)
+    for name, (_, about) in echoload.COMMANDS.items():
+        found = echoload.command.get_command(context, name)
+        assert found is not None
+        assert found.name == name
+        assert found.get_short_help_str(100) == about
 
 
 @pytest.mark.parametrize("name", ["echoserver", "echoclient", "echoload"])

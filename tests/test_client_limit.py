@@ -11,7 +11,7 @@ import pytest
 
 from clients import LoadResult, Workload
 from clients.recording import folded
-from loadtest.cli import calibrate
+from loadtest.cli.machine import calibrate
 from loadtest.experiments import calibration, compare
 from loadtest.load import capacity
 from loadtest.load.client_limit import ClientLimit, judge

@@ -1,30 +1,110 @@
-"""`echoload find-max`, as it speaks at the prompt."""
+"""The command `echoload find-max`: the highest rate at which objectives hold."""
 
 import sys
-from dataclasses import asdict
-from typing import TextIO
+from dataclasses import asdict, replace
+from typing import Any, TextIO
+
+import click
 
 from clients.workload import Workload
+from loadtest.cli.arguments import (
+    make_engine,
+    make_objectives,
+    make_pinning,
+    one_server,
+    read_share,
+)
 from loadtest.cli.measurement import (
     EXIT_BAD_REPLY,
     EXIT_COULD_NOT_RUN,
     EXIT_INCONCLUSIVE,
     EXIT_OBJECTIVE_MISSED,
 )
+from loadtest.cli.options import (
+    CLIENT,
+    CONNECTIONS,
+    HANDLER,
+    QUIET,
+    WORKLOAD,
+    ValidatedText,
+    options_of,
+    positive,
+    timing,
+)
 from loadtest.errors import LoadError
-from loadtest.experiments.find_max import Found, Step, find_max, trier
+from loadtest.experiments.find_max import Found, Step, trier
+from loadtest.experiments.find_max import find_max as search_rate
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
 from loadtest.load.round import Engine
 from loadtest.machine import environment
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.usage import Watched
-from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over
+from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over, refuse_unwritable
 from loadtest.report.cells import milliseconds
 from loadtest.results.document import SCHEMA
 from loadtest.results.objectives import Objective
 
 
-def carry_out(
+@click.command("find-max")
+@click.argument("address", metavar="HOST:PORT|unix:/PATH|@NAME")
+@options_of(
+    CONNECTIONS,
+    [
+        click.option(
+            "--slo",
+            type=ValidatedText(make_objectives),
+            default="p99<20ms,errors=0",
+            show_default=True,
+            metavar="CONDITIONS",
+            help="What must hold.",
+        ),
+        *timing("3s", "500ms", asked="How long each rate is tried."),
+        click.option(
+            "--precision",
+            default="5%",
+            show_default=True,
+            type=ValidatedText(read_share),
+            metavar="SHARE",
+            help="How close to come.",
+        ),
+    ],
+    HANDLER,
+    WORKLOAD,
+    CLIENT,
+    [click.option("--json", "json_file", metavar="FILE", help="Save the steps as JSON.")],
+    QUIET,
+)
+def find_max(
+    *,
+    address: str,
+    slo: str,
+    precision: str,
+    engine: str,
+    processes: int,
+    json_file: str | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Find the highest rate at which objectives hold."""
+    if json_file is not None:
+        refuse_unwritable(json_file, "--json")
+    positive(options["duration"], "-d")
+    workload, label = one_server(address, options)
+    cpus = make_pinning("off", processes)
+    chosen = make_engine("epoll" if engine == "auto" else engine, processes, cpus)
+    return _carry_out(
+        replace(workload, think=None),
+        make_objectives(slo),
+        read_share(precision),
+        cpus,
+        chosen,
+        label,
+        json_file,
+        quiet=quiet,
+    )
+
+
+def _carry_out(
     workload: Workload,
     objectives: tuple[Objective, ...],
     precision: float,
@@ -47,7 +127,7 @@ def carry_out(
     try_rate = trier(workload, pinning, engine, label)
     failure, interrupted = "", False
     try:
-        found = find_max(workload, objectives, try_rate, say, precision)
+        found = search_rate(workload, objectives, try_rate, say, precision)
     except KeyboardInterrupt:
         interrupted = True
     except (LoadError, OSError) as error:

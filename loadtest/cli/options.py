@@ -288,3 +288,24 @@ def positive(value: float, option: str) -> float:
     if not value:
         usage(f"{option} must be more than 0")
     return value
+
+
+HANDLER = [
+    click.option(
+        "--handler",
+        default="echo",
+        show_default=True,
+        metavar="NAME",
+        help="What the server answers: echo, upper, sleep, cpu, or a class as file.py:Class.",
+    ),
+]
+
+SERVER = [
+    click.option(
+        "--server-option",
+        "server_options",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A setting of every backend's server, for example pool-size=8; may be repeated.",
+    ),
+]
