@@ -22,9 +22,9 @@ _STREAM_SIZE = 8192  # of short messages' content, after which it repeats
 _FINGERPRINT = 6  # bytes that are taken to identify a connection's content
 
 # Short messages are made beforehand, so many of them for each connection, and sent in turn: to make
-# each again costs the client of 400 threads a seventh of its rate, and to have more of them costs
-# what fits the cache no longer. The number is a prime, lest what a server's buffer had at the same
-# place before pass for new.
+# each when it is due costs the client of 400 threads a seventh of its rate, and to have more of
+# them costs what fits the cache no longer. The number is a prime, lest what a server's buffer had
+# at the same place before pass for new.
 _RING = 11
 _SMALL = 1024  # bytes
 

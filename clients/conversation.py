@@ -11,7 +11,7 @@ it yields               the engine                             and resumes it wi
 ``Step(b"...", until)`` sends that, and waits until then       the same; None if nothing came
 `Lost(error)`           counts it, and closes the connection   None
 `RECONNECT`             reconnects                             None
-`ABORT_SIGNAL`                 half-closes it: nothing more is sent   None
+`LEAVE`                 half-closes it: nothing more is sent   None
 ======================  =====================================  =================================
 
 An empty ``bytes`` stands for the end of the stream, as it does for recv(2). Times are nanoseconds
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
 
 RECONNECT = Step(b"", -1)
-ABORT_SIGNAL = Step(b"", -2)
+LEAVE = Step(b"", -2)
 FAREWELL = 1_000_000_000  # nanoseconds that a server may take to end what we have ended
 
 
@@ -172,7 +172,7 @@ class Conversation:
         """Talk, and end the connection: whatever still comes is more than was owed."""
         yield from talk
         self.leaving = True
-        yield ABORT_SIGNAL
+        yield LEAVE
         came = yield Step(b"", time.perf_counter_ns() + FAREWELL)
         if came:
             yield from self._complain(None, came, 0)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from clients.address import connect, is_unix
 from clients.conversation import (
-    ABORT_SIGNAL,
+    LEAVE,
     NEVER,
     RECONNECT,
     Conversation,
@@ -261,7 +261,7 @@ class EpollLoad(Load):
         while not isinstance(step, bytes):
             if step is RECONNECT:
                 self._reconnect(line)
-            elif step is ABORT_SIGNAL:
+            elif step is LEAVE:
                 with suppress(OSError):  # the server has ended it already
                     line.connection.shutdown(socket.SHUT_WR)
             elif isinstance(step, Lost):

@@ -17,7 +17,7 @@ from typing import cast
 
 from clients.client import SENT_AT_ONCE, has_pending
 from clients.conversation import (
-    ABORT_SIGNAL,
+    LEAVE,
     NEVER,
     RECONNECT,
     Conversation,
@@ -181,7 +181,7 @@ class ThreadLoad(Load):
             try:
                 if step is RECONNECT:
                     wire = _Wire(self._reconnected(peer), self._size)
-                elif step is ABORT_SIGNAL:
+                elif step is LEAVE:
                     with suppress(OSError):  # the server has ended it already
                         self._socks[peer.number].shutdown(socket.SHUT_WR)
                 elif isinstance(step, Lost):
@@ -210,7 +210,7 @@ class ThreadLoad(Load):
             if step is RECONNECT:
                 wire = _Wire(self._reconnected(peer), self._size)
                 came = None
-            elif step is ABORT_SIGNAL:
+            elif step is LEAVE:
                 with suppress(OSError):  # the server has ended it already
                     self._socks[peer.number].shutdown(socket.SHUT_WR)
                 came = None

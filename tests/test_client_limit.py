@@ -19,7 +19,8 @@ from loadtest.load.round import Engine, Round
 from loadtest.machine.pinning import choose
 from loadtest.peers import PEERS
 from loadtest.report.cells import remarks
-from loadtest.results.document import Result, document
+from loadtest.results.document import document
+from loadtest.results.result import Result
 from loadtest.servers.targets import BackendTarget
 from tests import pace
 from tests.launching import run

@@ -20,7 +20,7 @@ from clients.address import format_address
 from loadtest.machine import doctor
 from loadtest.peers import PEERS
 from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives
-from loadtest.servers.targets import describe_target
+from loadtest.servers.specs import describe_target
 from tests import inspection, preforked, wire
 from tests.launching import Terminal, command, free_port, run
 

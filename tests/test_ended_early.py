@@ -19,8 +19,9 @@ from loadtest.experiments.find_max import Found, Step, find_max
 from loadtest.experiments.hold import hold
 from loadtest.load.client_limit import ClientLimit
 from loadtest.load.round import EndedEarly, Round
-from loadtest.results.document import Result, document, load
+from loadtest.results.document import document, load
 from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives
+from loadtest.results.result import Result
 from loadtest.results.statistics import least_rounds
 from loadtest.servers.targets import CommandTarget
 from tests import wire

@@ -2,7 +2,7 @@
 
 import fnmatch
 
-from loadtest.check.checks import concurrency, connection, life, stream  # noqa: F401 - they fill CHECKS
+from loadtest.check.checks import capacity, concurrency, connection, life, stream  # noqa: F401 - they fill CHECKS
 from loadtest.check.model import CHECKS, GROUPS, Check
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtest.cli.options import MOST_CONNECTIONS, MOST_PIPELINED, positive
+from loadtest.cli.types import MOST_CONNECTIONS, MOST_PIPELINED, positive
 from loadtest.errors import usage
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from loadtest.experiments.compare import Cell, Plan
     from loadtest.load.round import Engine
     from loadtest.machine.pinning import Pinning
-    from loadtest.results.document import Result
     from loadtest.results.objectives import Objective
+    from loadtest.results.result import Result
     from loadtest.servers.targets import Target
 
 
@@ -103,7 +103,7 @@ def one_server(address: str, options: dict[str, Any]) -> "tuple[Workload, str]":
 
 def empty_result(label: str, workload: "Workload") -> "Result":
     """Return where the rounds of one server go."""
-    from loadtest.results.document import Result
+    from loadtest.results.result import Result
 
     return Result(label, None, workload.handler, workload.connections)
 

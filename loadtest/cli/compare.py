@@ -28,12 +28,11 @@ from loadtest.cli.options import (
     RATE,
     SERVER,
     WORKLOAD,
-    ValidatedText,
     options_of,
-    positive,
     timing,
 )
 from loadtest.cli.progress import RoundProgress
+from loadtest.cli.types import ValidatedText, positive
 from loadtest.experiments.compare import Plan, try_each
 from loadtest.experiments.compare import compare as run_rounds
 from loadtest.machine.descriptors import allow_descriptors

@@ -20,17 +20,8 @@ from loadtest.cli.measurement import (
     EXIT_INCONCLUSIVE,
     EXIT_OBJECTIVE_MISSED,
 )
-from loadtest.cli.options import (
-    CLIENT,
-    CONNECTIONS,
-    HANDLER,
-    QUIET,
-    WORKLOAD,
-    ValidatedText,
-    options_of,
-    positive,
-    timing,
-)
+from loadtest.cli.options import CLIENT, CONNECTIONS, HANDLER, QUIET, WORKLOAD, options_of, timing
+from loadtest.cli.types import ValidatedText, positive
 from loadtest.errors import LoadError
 from loadtest.experiments.find_max import Found, Step, trier
 from loadtest.experiments.find_max import find_max as search_rate

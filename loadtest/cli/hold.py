@@ -6,11 +6,8 @@ from pathlib import Path
 import click
 
 from loadtest.cli.measurement import EXIT_BAD_REPLY, EXIT_COULD_NOT_RUN
-from loadtest.cli.options import (
-    SERVER,
-    WholeNumber,
-    options_of,
-)
+from loadtest.cli.options import SERVER, options_of
+from loadtest.cli.types import WholeNumber
 from loadtest.experiments.hold import hold_each
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
 from loadtest.machine import environment

@@ -23,7 +23,7 @@ from loadtest.output import (
     show,
     write,
 )
-from loadtest.results.document import Document, Result, Row, as_text, document, label
+from loadtest.results.document import Document, as_text, document, label
 from loadtest.results.objectives import (
     Objective,
     Verdict,
@@ -31,6 +31,7 @@ from loadtest.results.objectives import (
     check_regressions,
     judge,
 )
+from loadtest.results.result import Result, Row
 
 EXIT_COULD_NOT_RUN = 1
 EXIT_OBJECTIVE_MISSED = 3

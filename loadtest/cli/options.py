@@ -7,88 +7,16 @@ import click
 
 from clients.tls_options import TLS
 from echoserver.command import Duration
-from echoserver.units import parse_quantity, parse_whole
-from loadtest.errors import usage
-
-MOST_PIPELINED = 1000
-
-MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
-
-
-class WholeNumber(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
-    """A whole number, with a prefix where it has one: 400, 5k, 64KiB."""
-
-    name = "number"
-
-    def __init__(self, least: int = 1, most: int | None = None) -> None:
-        self._least, self._most = least, most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number."""
-        try:
-            number = parse_whole(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not {error}", param, ctx)
-        if number < self._least or (self._most is not None and number > self._most):
-            upto = "" if self._most is None else f" to {self._most}"
-            self.fail(f"{value!r} is not in the range from {self._least}{upto}", param, ctx)
-        return number
-
-
-class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
-    """A text that a function understands, kept as it was typed."""
-
-    name = "text"
-
-    def __init__(self, function: Callable[[str], Any]) -> None:
-        self._function = function
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text."""
-        try:
-            self._function(str(value))
-        except ValueError as error:
-            self.fail(f"{value!r} is not {error}", param, ctx)
-        return str(value)
-
-
-class Rate(click.ParamType):  # type: ignore[type-arg] # likewise
-    """Messages a second: 5000, 5k, or 1k:20k for a ramp."""
-
-    name = "rate"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float | None]:
-        """Return the rate at first, and in the end where it changes."""
-        if isinstance(value, tuple):
-            return value
-        first, colon, last = str(value).partition(":")
-        try:
-            rates = parse_quantity(first), parse_quantity(last) if colon else None
-        except ValueError as error:
-            self.fail(f"{value!r} is not {error}; a ramp is typed as 1000:20000", param, ctx)
-        if not all(rate is None or rate > 0 for rate in rates):
-            self.fail(f"{value!r} is not more than 0 messages a second", param, ctx)
-        return rates
-
-
-def _sizes(text: str) -> Any:
-    from clients.distributions import parse_sizes
-
-    return parse_sizes(text)
-
-
-def _pauses(text: str) -> Any:
-    from clients.distributions import parse_pauses
-
-    return parse_pauses(text)
-
-
-def _objectives(text: str) -> Any:
-    from loadtest.results.objectives import parse_objectives
-
-    return parse_objectives(text)
+from loadtest.cli.types import (
+    MOST_CONNECTIONS,
+    MOST_PIPELINED,
+    Rate,
+    ValidatedText,
+    WholeNumber,
+    read_objectives,
+    read_pauses,
+    read_sizes,
+)
 
 
 def options_of(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -154,7 +82,7 @@ RATE = [
 WORKLOAD = [
     click.option(
         "--size",
-        type=ValidatedText(_sizes),
+        type=ValidatedText(read_sizes),
         default="64",
         show_default=True,
         metavar="SIZE",
@@ -170,7 +98,7 @@ WORKLOAD = [
     ),
     click.option(
         "--think",
-        type=ValidatedText(_pauses),
+        type=ValidatedText(read_pauses),
         metavar="TIME",
         help="Wait after each reply: 5ms, exp:5ms (the mean), uniform:1ms:9ms.  [default: none]",
     ),
@@ -270,7 +198,7 @@ OUTPUT = [
 OBJECTIVES = [
     click.option(
         "--slo",
-        type=ValidatedText(_objectives),
+        type=ValidatedText(read_objectives),
         metavar="CONDITIONS",
         help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
     ),
@@ -281,14 +209,6 @@ OBJECTIVES = [
         help="Save a test case for each target and objective, as CI systems read them.",
     ),
 ]
-
-
-def positive(value: float, option: str) -> float:
-    """Refuse an option whose value is zero or less."""
-    if not value:
-        usage(f"{option} must be more than 0")
-    return value
-
 
 HANDLER = [
     click.option(

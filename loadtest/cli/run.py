@@ -24,11 +24,10 @@ from loadtest.cli.options import (
     OUTPUT,
     RATE,
     WORKLOAD,
-    WholeNumber,
     options_of,
-    positive,
 )
 from loadtest.cli.progress import RoundProgress
+from loadtest.cli.types import WholeNumber, positive
 from loadtest.errors import NoThreadsError, usage
 from loadtest.load.round import RoundInterrupt, measure
 

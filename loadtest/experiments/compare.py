@@ -14,7 +14,7 @@ from loadtest.errors import ClientError, LoadError, NoThreadsError
 from loadtest.load.round import Engine, RoundInterrupt, measure
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.ports import cool_down
-from loadtest.results.document import Result
+from loadtest.results.result import Result
 from loadtest.servers.targets import Running, Target, started_on
 
 _PROBE = bytes(range(256)) * 4

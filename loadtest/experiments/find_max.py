@@ -7,8 +7,8 @@ from typing import Any
 from clients.workload import Workload
 from loadtest.load.round import Engine, Round, measure
 from loadtest.machine.pinning import Pinning
-from loadtest.results.document import Result
 from loadtest.results.objectives import Objective, figure, shown
+from loadtest.results.result import Result
 
 _FIRST = 500.0  # messages a second
 _HIGHEST = 10_000_000.0

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from loadtest.results.document import Document, Row, label
+from loadtest.results.document import Document, label
+from loadtest.results.result import Row
 
 HEADINGS = (
     ("target", ""),

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from loadtest.report import captions, charts
 from loadtest.report.cells import HEADINGS, NONE, RANKED, cells, milliseconds, ranked, rate, remarks
-from loadtest.results.document import Document, Row, beside, label
+from loadtest.results.document import Document, beside, label
+from loadtest.results.result import Row
 
 _NINES = (10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99, 99.999)
 

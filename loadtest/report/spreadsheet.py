@@ -4,7 +4,8 @@ import csv
 import io
 from typing import Any
 
-from loadtest.results.document import Document, Row
+from loadtest.results.document import Document
+from loadtest.results.result import Row
 
 _COLUMNS = (
     "target",

@@ -18,7 +18,8 @@ from loadtest.report.cells import (
     ratio,
     remarks,
 )
-from loadtest.results.document import Document, Row, label
+from loadtest.results.document import Document, label
+from loadtest.results.result import Row
 
 if TYPE_CHECKING:
     from rich.console import Console

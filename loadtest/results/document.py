@@ -6,25 +6,17 @@ they can be made again from a saved one.
 
 import json
 import sys
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clients.content import WRONG
-from clients.recording import histogram
-from loadtest.load.round import Round
-from loadtest.machine.usage import Watched
 from loadtest.peers import peers_of
+from loadtest.results.result import FIGURES, Result, Row
 from loadtest.results.statistics import (
     Ratio,
-    interval,
     least_rounds,
-    median,
     paired_ratio,
-    percentiles,
     rank,
-    unstable,
 )
 
 SCHEMA = "echoload/2"
@@ -35,196 +27,7 @@ LATER_COLUMNS = {
 }
 """What a row of this schema may lack, because it was added without changing what was there."""
 
-FIGURES = ("cpu_us_per_message", "throughput")
-
 Document = dict[str, Any]
-Row = dict[str, Any]
-
-
-@dataclass(slots=True)
-class Result:
-    """All rounds of one target under one workload."""
-
-    target: str
-    backend: str | None
-    handler: str
-    connections: int
-    sweep: dict[str, Any] = field(default_factory=dict)
-    """What the sweep set for it, by the option's name."""
-    interpreter: dict[str, Any] | None = None
-    rounds: list[Round] = field(default_factory=list)
-    failed: str = ""
-    """Why it has no more rounds; nothing where all went well."""
-
-    @property
-    def errors(self) -> Counter[str]:
-        """Failed connections by kind, over all rounds."""
-        return sum((one.load.errors for one in self.rounds), Counter[str]())
-
-    @property
-    def verified(self) -> int:
-        """Verified messages, over all rounds."""
-        return sum(one.load.verified for one in self.rounds)
-
-    @property
-    def client_limited(self) -> bool:
-        """In most rounds, the client was the limit."""
-        return sum(bool(one.limit) for one in self.rounds) * 2 > len(self.rounds)
-
-    @property
-    def ended_early(self) -> list[dict[str, Any]]:
-        """Rounds that were over before their time, by their number (from 1), and why."""
-        return [
-            {"round": number, **asdict(one.ended_early)}
-            for number, one in enumerate(self.rounds, 1)
-            if one.ended_early
-        ]
-
-    @property
-    def starves(self) -> bool:
-        """In some round, a connection that asked got no reply: its rate is that of the others."""
-        return any(one.load.served < one.asking for one in self.rounds)
-
-    @property
-    def failure(self) -> str:
-        """Why this is not a measurement, as the end of a sentence; nothing where it is one."""
-        ended = [(n, one.ended_early) for n, one in enumerate(self.rounds, 1) if one.ended_early]
-        if not self.verified:
-            gone = [early.how for _, early in ended if early.server_gone]
-            return "; ".join(["nothing was verified", *gone[:1]])
-        if not ended:
-            return ""
-        number, first = ended[0]
-        if len(self.rounds) == 1:
-            return str(first)
-        many = f"{len(ended)} of {len(self.rounds)} rounds ended early"
-        return f"{many}; in round {number}, {first.how}"
-
-    @property
-    def remarks(self) -> list[str]:
-        """What a reader of these figures must know, as sentences without the target's name."""
-        said = []
-        if self.verified and self.ended_early:
-            duration = self.rounds[0].duration
-            time = f"Its rate counts all of the {duration:g} s asked for. " if duration else ""
-            said.append(f"{self.failure}. {time}It is not ranked, and meets no objective.")
-        empty = sum(not one.load.verified for one in self.rounds)
-        if self.verified and empty:
-            said.append(
-                f"{empty} of {len(self.rounds)} rounds verified nothing; they are in the median of "
-                "messages/s as 0, leave CPU per message unknown, and it is not ranked."
-            )
-        watched = self.watched
-        if watched and watched.by_socket:
-            said.append(
-                f"watched: {watched}, by the listening socket. Of servers that it passes "
-                "connections on to, the CPU and memory are not counted."
-            )
-        return said
-
-    @property
-    def watched(self) -> Watched | None:
-        """Whose the server's figures are, in the round that had most processes."""
-        known = [one.watched for one in self.rounds if one.watched]
-        return max(known, key=lambda one: sum(one.programs.values()), default=None)
-
-    @property
-    def wrong(self) -> bool:
-        """Some reply was not what was owed."""
-        return any(self.errors[kind] for kind in WRONG)
-
-    def figure(self, name: str) -> list[float]:
-        """Return each round's throughput or CPU per message; empty where it is not known."""
-        values = [getattr(one, name) for one in self.rounds]
-        return values if all(values) else []
-
-    def as_json(self) -> Row:
-        """Return the value that stands in ``results[]``."""
-        rounds = [one.throughput for one in self.rounds]
-        cpu = self.figure("cpu_us_per_message")
-        latency, raw, lag, recovery = histogram(), histogram(), histogram(), histogram()
-        first_errors: dict[str, str] = {}
-        for one in self.rounds:
-            latency.add(one.load.latency)
-            raw.add(one.load.raw)
-            lag.add(one.load.lag)
-            recovery.add(one.load.recovery)
-            first_errors = one.load.first_errors | first_errors
-        peaks = [one.peaks for one in self.rounds if one.peaks is not None]
-        pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
-        reasons = [reason for one in self.rounds for reason in one.limit.reasons]
-        watched = self.watched
-        # A round that was over at once had no time of which a share could be told.
-        told = [one for one in self.rounds if one.client_cpu_percent]
-        shares = [one.client_cpu_percent for one in told]
-        waits = [one.client_wait_percent for one in told]
-        middle = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][:1]
-        return {
-            "target": self.target,
-            "backend": self.backend,
-            "handler": self.handler,
-            "connections": self.connections,
-            "sweep": self.sweep,
-            "interpreter": self.interpreter,
-            "connections_served": min((one.load.served for one in self.rounds), default=0),
-            "connections_made": min(
-                (n for one in self.rounds if (n := one.connections_made) is not None), default=None
-            ),
-            "throughput": _spread(rounds, 1),
-            "latency_us": percentiles(latency),
-            "raw_latency_us": percentiles(raw),
-            "lag_us": percentiles(lag),
-            "latency_histogram": latency.encode().decode("ascii"),
-            "errors": {kind: count for kind, count in sorted(self.errors.items()) if count},
-            "first_errors": first_errors,
-            "verified": self.verified,
-            "drained": sum(one.load.drained for one in self.rounds),
-            "dropped": sum(one.load.dropped for one in self.rounds),
-            "unsent": sum(one.load.unsent for one in self.rounds),
-            "ended_idle": sum(one.load.ended_idle for one in self.rounds),
-            "reconnects": sum(one.load.reconnects for one in self.rounds),
-            "recovery_us": percentiles(recovery),
-            "starved": max((one.load.starved for one in self.rounds), default=0),
-            "server": {
-                "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
-                "cpu": _spread(cpu, 3),
-                "peak_rss_bytes": max((peak.rss_bytes for peak in peaks), default=None),
-                "pss_bytes": max(pss, default=None),
-                "threads": max((peak.threads for peak in peaks), default=None),
-                "processes": max((peak.processes for peak in peaks), default=None),
-                "watched": asdict(watched) if watched else None,
-            },
-            "client": {
-                "cpu_percent": round(median(shares), 1) if shares else None,
-                "waited_percent": round(median(waits), 1) if shares else None,
-            },
-            "client_limited": self.client_limited,
-            "client_limited_rounds": sum(bool(one.limit) for one in self.rounds),
-            "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
-            "unstable": unstable(rounds) or unstable(cpu),
-            "series": middle[0].series if middle else [],
-            "ended_early": self.ended_early,
-            "rounds_without_a_reply": sum(not one.load.verified for one in self.rounds),
-            "starves": self.starves,
-            "remarks": self.remarks,
-            **({"failed": self.failed} if self.failed else {}),
-        }
-
-
-def _spread(values: list[float], digits: int) -> dict[str, Any]:
-    if not values:
-        return dict.fromkeys(["median", "low", "high", "min", "max"]) | {"rounds": []}
-    found = interval(values)
-    figures = {
-        "median": found.median,
-        "low": found.low,
-        "high": found.high,
-        "min": min(values),
-        "max": max(values),
-    }
-    return {name: round(value, digits) for name, value in figures.items()} | {
-        "rounds": [round(value, digits) for value in values]
-    }
 
 
 def document(
@@ -341,9 +144,6 @@ def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
                     if (pairs := _paired(result, peer, figure))
                 }
     return found
-
-
-# -- files ---------------------------------------------------------------------------------------
 
 
 def load(path: str) -> Document:

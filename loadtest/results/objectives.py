@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from echoserver.units import parse_duration, parse_quantity
-from loadtest.results.document import Document, Row, label
+from loadtest.results.document import Document, label
+from loadtest.results.result import Row
 from loadtest.results.statistics import SIGNIFICANT, holm, mann_whitney, unpaired_ratio
 
 _LATENCIES = ("p50", "p90", "p95", "p99", "p999", "max", "mean")

@@ -13,18 +13,9 @@ from echoserver.config import settings as all_settings
 from echoserver.errors import did_you_mean
 from loadtest.errors import usage
 from loadtest.peers import PEERS, peers_of
-from loadtest.servers.targets import (
-    BackendTarget,
-    CommandTarget,
-    Interpreter,
-    PeerTarget,
-    Target,
-    TargetSpec,
-    describe_target,
-    find_interpreter,
-    other_target,
-    split_label,
-)
+from loadtest.servers.interpreters import Interpreter, find_interpreter
+from loadtest.servers.specs import TargetSpec, describe_target, other_target, split_label
+from loadtest.servers.targets import BackendTarget, CommandTarget, PeerTarget, Target
 
 BACKENDS = "process,thread,pool,selector,coroutine,gevent,asyncio"
 

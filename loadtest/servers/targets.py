@@ -1,10 +1,7 @@
 """What can be measured: servers that are started for each round, and one that runs already."""
 
-import json
 import os
-import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,21 +14,21 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import echoserver
-from clients.address import format_address, is_unix, parse_address
+from clients.address import format_address, is_unix
 from echoserver.config import option_name
 from echoserver.system.processes import ParentDeathSignal
 from loadtest.errors import LoadError
 from loadtest.machine.pinning import pinned
 from loadtest.machine.ports import free_port
-from loadtest.peers import PEERS, Peer
+from loadtest.peers import Peer
 from loadtest.servers.commands import HOST, addressed
+from loadtest.servers.interpreters import Interpreter
 
 _START_TIMEOUT = 20.0  # seconds
-_STOP_TIMEOUT = 10.0
-_GLANCE = 0.01
 
-_LABEL = re.compile(r"(?P<label>[\w.@+-]+(?: +[\w.@+-]+)*)=(?P<rest>.+)", re.DOTALL)
-_ADDRESS = re.compile(r".*:\d+", re.ASCII)
+_STOP_TIMEOUT = 10.0
+
+_GLANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,49 +64,6 @@ class Target(Protocol):
 
     def started(self) -> AbstractContextManager[Running]:
         """Start it, and end it with the block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interpreter:
-    """Another Python, to run a backend with."""
-
-    path: str
-    version: str
-    gil: bool
-
-    @property
-    def label(self) -> str:
-        """What tables call it: ``3.13.1`` or, without the GIL, ``3.13.1t``."""
-        return self.version + ("" if self.gil else "t")
-
-
-_ASK = """
-import json, platform, sys
-missing = []
-for name in ("click", "structlog"):
-    try: __import__(name)
-    except ImportError: missing.append(name)
-gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-print(json.dumps({"version": platform.python_version(), "gil": gil, "missing": missing}))
-"""
-
-
-def find_interpreter(path: str) -> Interpreter:
-    """Return what there is to know of the Python at `path`.
-
-    Raises:
-        ValueError: It is none, or lacks what a server needs; the message is a sentence.
-    """
-    try:
-        asked = subprocess.run(
-            [path, "-P", "-c", _ASK], capture_output=True, text=True, check=True, timeout=20
-        )
-        found = json.loads(asked.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        raise ValueError(f"{path} is no Python 3.11 or later that runs") from None
-    if missing := " ".join(found["missing"]):
-        raise ValueError(f"{path} lacks what a server needs: {path} -m pip install {missing}")
-    return Interpreter(path, found["version"], found["gil"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,93 +279,3 @@ def _accepts(process: "subprocess.Popen[bytes]", port: int) -> bool:
             return True
         time.sleep(_GLANCE)
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class TargetSpec:
-    """A target as typed: ``[LABEL=]SERVER[,SETTING=VALUE...]``."""
-
-    server: str
-    label: str | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_command(self) -> bool:
-        """It is a command that starts a server."""
-        return "{port}" in self.server
-
-    @property
-    def is_address(self) -> bool:
-        """It is a server that runs already."""
-        return not self.is_command and bool(is_unix(self.server) or _ADDRESS.fullmatch(self.server))
-
-    @property
-    def is_peer(self) -> bool:
-        """It is one of `loadtest.peers`."""
-        return self.server in PEERS
-
-
-def describe_target(text: str) -> TargetSpec:
-    """Read a target as people type it.
-
-    Raises:
-        ValueError: It is none; the message is a sentence.
-    """
-    label, text = split_label(text.strip())
-    if "{port}" in text or is_unix(text):
-        return TargetSpec(text, label)
-    server, *words = (word.strip() for word in text.split(","))
-    settings = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise ValueError(f"{word!r} is not SETTING=VALUE, for example workers=2")
-        settings[name] = value
-    if not server:
-        raise ValueError(f"{text!r} names no server")
-    return TargetSpec(server, label, settings)
-
-
-def split_label(text: str) -> tuple[str | None, str]:
-    """Return the label of ``LABEL=SERVER``, None where there is none, and what follows it.
-
-    A label may have spaces (``my server=python3 s.py {port}``). A command with an argument that has
-    a "=" (``python3 s.py --x=1 {port}``) has none: its first word can be run, and what stands after
-    the "=" can not.
-    """
-    found = _LABEL.fullmatch(text)
-    if found is None:
-        return None, text
-    label, rest = found["label"], found["rest"]
-    words = label.split()
-    if len(words) > 1:
-        option = any(word.startswith("-") for word in words)
-        if option or (shutil.which(words[0]) and not shutil.which((rest.split() or [""])[0])):
-            return None, text
-    return label, rest
-
-
-def other_target(described: TargetSpec, folder: Path) -> "Target | None":
-    """Return the target where it is not a backend; None where it is.
-
-    Args:
-        described: What was typed.
-        folder: Where to compile peers.
-
-    Raises:
-        ValueError: It cannot be had; the message is a sentence.
-    """
-    if not (described.is_command or described.is_address or described.is_peer):
-        return None
-    if described.settings:
-        raise ValueError(f"{described.server}: only a backend has settings")
-    if described.is_command:
-        words = shlex.split(described.server)
-        return CommandTarget(words, described.label or Path(words[0]).name)
-    if described.is_address:
-        host, port = parse_address(described.server)
-        return AddressTarget(host, port, described.label or described.server)
-    peer = PEERS[described.server]
-    if missing := peer.missing:
-        raise ValueError(f"{peer.name} cannot run here: {missing} is not installed")
-    return PeerTarget(peer, folder, described.label)

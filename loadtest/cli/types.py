@@ -1,0 +1,99 @@
+"""What options take: numbers, rates, and texts that something else understands."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from echoserver.units import parse_quantity, parse_whole
+from loadtest.errors import usage
+
+MOST_PIPELINED = 1000
+
+MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
+
+
+class WholeNumber(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
+    """A whole number, with a prefix where it has one: 400, 5k, 64KiB."""
+
+    name = "number"
+
+    def __init__(self, least: int = 1, most: int | None = None) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        try:
+            number = parse_whole(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+        if number < self._least or (self._most is not None and number > self._most):
+            upto = "" if self._most is None else f" to {self._most}"
+            self.fail(f"{value!r} is not in the range from {self._least}{upto}", param, ctx)
+        return number
+
+
+class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
+    """A text that a function understands, kept as it was typed."""
+
+    name = "text"
+
+    def __init__(self, function: Callable[[str], Any]) -> None:
+        self._function = function
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        try:
+            self._function(str(value))
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+        return str(value)
+
+
+class Rate(click.ParamType):  # type: ignore[type-arg] # likewise
+    """Messages a second: 5000, 5k, or 1k:20k for a ramp."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float | None]:
+        """Return the rate at first, and in the end where it changes."""
+        if isinstance(value, tuple):
+            return value
+        first, colon, last = str(value).partition(":")
+        try:
+            rates = parse_quantity(first), parse_quantity(last) if colon else None
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}; a ramp is typed as 1000:20000", param, ctx)
+        if not all(rate is None or rate > 0 for rate in rates):
+            self.fail(f"{value!r} is not more than 0 messages a second", param, ctx)
+        return rates
+
+
+def read_sizes(text: str) -> Any:
+    """Read the sizes of messages."""
+    from clients.distributions import parse_sizes
+
+    return parse_sizes(text)
+
+
+def read_pauses(text: str) -> Any:
+    """Read the pauses of a client that thinks."""
+    from clients.distributions import parse_pauses
+
+    return parse_pauses(text)
+
+
+def read_objectives(text: str) -> Any:
+    """Read what a measurement must reach."""
+    from loadtest.results.objectives import parse_objectives
+
+    return parse_objectives(text)
+
+
+def positive(value: float, option: str) -> float:
+    """Refuse an option whose value is zero or less."""
+    if not value:
+        usage(f"{option} must be more than 0")
+    return value
