@@ -11,18 +11,19 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from echoserver.conversation.closing import close_stream
-from echoserver.conversation.exchange import Exchange
-from echoserver.conversation.interfaces import Terms, Tls
-from echoserver.conversation.outcomes import (
+from echoserver.conversation.endings import (
     ConnectionLost,
     ConversationEnded,
     HandlerFailed,
     call_handler,
 )
+from echoserver.conversation.exchange import Exchange
+from echoserver.conversation.interfaces import Terms, Tls
 from echoserver.drivers import blocking
 from echoserver.errors import TlsError
 from echoserver.flow import Driver, Flow, Wait, WaitResult
 from echoserver.handlers import Handler
+from echoserver.outcome import Outcome
 
 
 class Host(Terms, Protocol):
@@ -77,8 +78,8 @@ class Connection(Exchange):
         """When it was accepted (``monotonic``)."""
         self.counted = False
         """It counts against what its address may have."""
-        self.outcome = ""
-        """Why it ended: ``eof``, ``drained``, ``idle_timeout``, or what `Totals` counts."""
+        self.outcome: Outcome | None = None
+        """Why it ended; None: it has not."""
         self._host = host
         self._driver: Driver | None = None
         self._flow: Flow | None = None
@@ -134,7 +135,7 @@ class Connection(Exchange):
 
     def refuse(self, error: BaseException) -> None:
         """Nothing could be started to serve it: close it, say so, free the slot."""
-        self.outcome = "refused"
+        self.outcome = Outcome.REFUSED
         self._host.refuse(self, error)
 
     # -- what the service calls ----------------------------------------------------------------
@@ -174,15 +175,15 @@ class Connection(Exchange):
         self.asked_to_leave = True
         self.wake()
 
-    def left(self, outcome: str) -> None:
+    def left(self, outcome: Outcome) -> None:
         """Another process has served it to its end, for which it gives this reason."""
-        if self.asked_to_leave and outcome in {"drained", "tls_timeout"}:
-            outcome = "shed"
+        if self.asked_to_leave and outcome in {Outcome.DRAINED, Outcome.TLS_TIMEOUT}:
+            outcome = Outcome.SHED
         self.outcome = self.outcome or outcome
 
     def abort(self) -> None:
         """End it: the drain's time is over."""
-        self.outcome = "cut"
+        self.outcome = Outcome.CUT
         if self._terminate is not None:
             self._terminate()
         else:
@@ -191,7 +192,7 @@ class Connection(Exchange):
 
     def abandon(self) -> None:
         """Release it, wherever it is: even being cut did not end it."""
-        self.outcome = "abandoned"
+        self.outcome = Outcome.ABANDONED
         if self._flow is not None:
             with suppress(ValueError):  # a thread is running it, and does not come back
                 self._flow.close()
@@ -221,12 +222,12 @@ class Connection(Exchange):
     def _live(self, *, blocking: bool) -> Flow:
         """Answer until there is a reason to stop; then end, losing nothing."""
         host = self._host
-        ending = "reset"
+        ending = Outcome.RESET
         try:
             ending = yield from self._converse(blocking=blocking)
-            peer_has_ended = ending == "eof"
+            peer_has_ended = ending == Outcome.EOF
             if peer_has_ended and self.tls is not None and self.tls.truncated:
-                ending = "truncated"
+                ending = Outcome.TRUNCATED
             yield from close_stream(self, peer_has_ended=peer_has_ended)
         except ConnectionLost as lost:
             ending = lost.outcome
@@ -236,12 +237,12 @@ class Connection(Exchange):
             pass  # in the conversation, that is the reset; afterwards, nobody is owed anything
         except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
             host.report_failure("connection_failed", error)
-            ending = "reset"
+            ending = Outcome.RESET
         finally:
             self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
             host.release(self)
 
-    def _converse(self, *, blocking: bool) -> Generator[Wait, WaitResult, str]:
+    def _converse(self, *, blocking: bool) -> Generator[Wait, WaitResult, Outcome]:
         """Greet and answer; return why it is over."""
         host = self._host
         try:
@@ -257,8 +258,8 @@ class Connection(Exchange):
         except TlsError as error:
             host.report_tls_failure(self, error.strerror or "")
             self.stream = self.sock  # what may still come means nothing
-            return "tls_failed"
+            return Outcome.TLS_FAILED
         except HandlerFailed as failed:
             host.report_failure("handler_failed", failed.error)
-            return "handler_error"
+            return Outcome.HANDLER_ERROR
         return ending

@@ -8,12 +8,13 @@ import socket
 import time
 from collections.abc import Generator
 
+from echoserver.conversation.endings import ConnectionLost, ConversationEnded, HandlerFailed
 from echoserver.conversation.failures import HandlerTypeError
 from echoserver.conversation.interfaces import Stream, Terms, Tls
-from echoserver.conversation.outcomes import ConnectionLost, ConversationEnded, HandlerFailed
 from echoserver.errors import NoApplicationData
 from echoserver.flow import Flow, Readable, Sleep, Wait, WaitResult, Writable
 from echoserver.handlers import Answer, Handler
+from echoserver.outcome import Outcome
 from echoserver.system.sockets import abort, untaken
 
 # One read, and so the most that a peer who does not read can make us hold for it. It is the
@@ -102,23 +103,26 @@ class Exchange:
                 left = min(deadline, lifecycle.stream_deadline) - time.monotonic()
             except ConnectionResetError:
                 if not tls.touched:
-                    raise ConversationEnded(
-                        "eof"
-                    ) from None  # it only looked whether someone listens
-                raise ConnectionLost("tls_failed", "the peer broke off the handshake") from None
+                    # It only looked whether someone listens.
+                    raise ConversationEnded(Outcome.EOF) from None
+                raise ConnectionLost(
+                    Outcome.TLS_FAILED, "the peer broke off the handshake"
+                ) from None
             else:
                 if self.asked_to_leave:  # it did not wait where it could have been woken
-                    raise ConversationEnded("shed")
+                    raise ConversationEnded(Outcome.SHED)
                 return
             if left <= 0 or self.asked_to_leave:
                 self.stream = self.sock
-                raise ConversationEnded("shed" if self.asked_to_leave else "tls_timeout")
+                raise ConversationEnded(
+                    Outcome.SHED if self.asked_to_leave else Outcome.TLS_TIMEOUT
+                )
             wait = Writable if tls.blocked else Readable
             yield wait(fd, min(left, POLL_INTERVAL))
 
     def answer(  # noqa: C901, PLR0912 - flat, because a call per message would cost as much as the rest
         self, handler: Handler, *, blocking: bool, new: bool
-    ) -> Generator[Wait, WaitResult, str]:
+    ) -> Generator[Wait, WaitResult, Outcome]:
         """Answer all that is read: the loop that every message of every model goes through.
 
         Where the socket blocks, the kernel's EAGAIN says that the idle timeout is over, or that
@@ -145,7 +149,7 @@ class Exchange:
                     break
             else:
                 if not data:
-                    return "eof"
+                    return Outcome.EOF
                 received = len(data)
                 self.bytes_in += received
                 if received >= chunk:
@@ -176,7 +180,7 @@ class Exchange:
             elif (yield readable):
                 break
         if lifecycle.running:
-            return "shed" if self.asked_to_leave else "idle_timeout"
+            return Outcome.SHED if self.asked_to_leave else Outcome.IDLE_TIMEOUT
         return (yield from self._drain_input(handler, new=new))
 
     def _awaits_content(self, nothing: BlockingIOError) -> Generator[Wait, WaitResult, bool]:
@@ -195,7 +199,7 @@ class Exchange:
                 return True
         return False
 
-    def _drain_input(self, handler: Handler, *, new: bool) -> Generator[Wait, WaitResult, str]:
+    def _drain_input(self, handler: Handler, *, new: bool) -> Generator[Wait, WaitResult, Outcome]:
         """Draining: answer what is there, up to the first moment without input.
 
         It is as good an end as any: waiting for a client to fall silent would wait for ever for
@@ -213,14 +217,14 @@ class Exchange:
                 yield Readable(self.sock.fileno(), _FIRST_MESSAGE_GRACE)
                 continue
             if not data:
-                return "eof"
+                return Outcome.EOF
             self.bytes_in += len(data)
             try:
                 answer = handler.receive(data)
             except BaseException as error:
                 raise HandlerFailed(error) from error
             yield from self.carry_out(answer)
-        return "drained"
+        return Outcome.DRAINED
 
     def carry_out(self, answer: Answer) -> Flow:
         """Send the bytes of `answer`, or carry out its steps one after the other."""
@@ -277,7 +281,7 @@ class Exchange:
                 unread, since = still_unread, time.monotonic()
             elif timeout and time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:
                 abort(self.sock)
-                raise ConnectionLost("write_timeout")
+                raise ConnectionLost(Outcome.WRITE_TIMEOUT)
 
 
 def write_patience(write_timeout: float) -> float:

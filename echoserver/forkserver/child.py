@@ -109,7 +109,7 @@ class PreparedConversation:
             connection.bytes_in,
             connection.bytes_out,
             connection.bytes_discarded,
-            connection.outcome,
+            connection.outcome or "",
             self._host.failures,
         )
 

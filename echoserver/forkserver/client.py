@@ -19,6 +19,7 @@ from echoserver.errors import BootError
 from echoserver.forkserver.messages import LONGEST, MESSAGE, Kind
 from echoserver.forkserver.reports import Reports
 from echoserver.lifecycle.state import DRAIN_SIGNAL
+from echoserver.outcome import Outcome
 from echoserver.plugins import is_file, locate_handler, plugin_name
 from echoserver.service import Service
 
@@ -287,12 +288,11 @@ class ForkServer:
     def _ended(self, number: int) -> None:
         """Take over what a child did, and free its place."""
         connection = self._served.pop(number)
-        figures, outcome, failures = self._reports.take(number)
+        figures, said, failures = self._reports.take(number)
         self._free.append(number)
         connection.bytes_in, connection.bytes_out, connection.bytes_discarded = figures
-        if not (connection.outcome or outcome):  # it was killed
-            outcome = "reset" if self._service.lifecycle.running else "cut"
-        connection.left(outcome)
+        killed = Outcome.RESET if self._service.lifecycle.running else Outcome.CUT
+        connection.left(Outcome(said) if said else connection.outcome or killed)
         for event, about in failures:
             self._service.report(connection, event, about)
         connection.release()

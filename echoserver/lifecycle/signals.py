@@ -121,7 +121,7 @@ class SignalledState(State):
         self._handle(number, on_signal)
 
     def _on_leave(self, _number: int, _frame: FrameType | None) -> None:
-        self.killed = True
+        self.kill()
         self.drain()
         self.interrupt()
 
@@ -163,7 +163,7 @@ class SignalledState(State):
         self.signal = number
         if again:
             self._unnoticed_since = min(self._unnoticed_since, time.monotonic())
-            self.killed = True
+            self.kill()
             self.wake()
             self.interrupt(again=True)
             self._await_main_flow()

@@ -7,6 +7,7 @@ that serves one client, and waits for nothing else, needs no more than this.
 import signal
 import sys
 import time
+from enum import Enum, auto
 from math import inf
 from typing import Any, Protocol
 
@@ -42,6 +43,17 @@ class MainThreadConnection(Protocol):
         """Look whether it is idle, and take no lock: what a signal interrupts may hold it."""
 
 
+class Phase(Enum):
+    """How far the end of a process has come."""
+
+    RUNNING = auto()
+    """It accepts clients, or answers its one client."""
+    DRAINING = auto()
+    """It answers what it has read, and ends."""
+    KILLED = auto()
+    """It leaves at once."""
+
+
 class State:
     """How far the end has come.
 
@@ -50,11 +62,11 @@ class State:
     """
 
     def __init__(self, drain_timeout: float) -> None:
-        self.running: bool = True
-        """Until the first signal. A connection's flow looks at it before every read."""
+        self.phase = Phase.RUNNING
+        """How far the end has come."""
 
-        self.killed = False
-        """A second signal came: leave at once."""
+        self.running: bool = True
+        """Not drained yet. A plain attribute: a connection's flow looks at it before every read."""
 
         self.retiring = False
         """Draining because another process takes over, which accepts from the same listener."""
@@ -83,6 +95,17 @@ class State:
         if self.running or self.deadline == inf:
             self.deadline = now + timeout
         self.running = False
+        if self.phase is Phase.RUNNING:
+            self.phase = Phase.DRAINING
+
+    def kill(self) -> None:
+        """A second signal came: leave at once, after `drain` has been called."""
+        self.phase = Phase.KILLED
+
+    @property
+    def killed(self) -> bool:
+        """A second signal came."""
+        return self.phase is Phase.KILLED
 
     @property
     def overdue(self) -> bool:

@@ -3,6 +3,8 @@
 import errno
 from dataclasses import dataclass
 
+from echoserver.outcome import Outcome
+
 
 @dataclass(slots=True)
 class Totals:
@@ -71,19 +73,19 @@ class Vitals:
         setattr(self, name, getattr(self, name) + 1)
 
 
-COUNTED_OUTCOMES = {
-    "reset": "resets",
-    "idle_timeout": "idle_timeouts",
-    "write_timeout": "write_timeouts",
-    "handler_error": "handler_errors",
-    "tls_failed": "tls_failures",
-    "tls_timeout": "tls_timeouts",
-    "truncated": "truncations",
-    "refused": "refused",
-    "shed": "shed",
-    "cut": "cut",
+COUNTED_OUTCOMES: dict[str, str] = {
+    Outcome.RESET: "resets",
+    Outcome.IDLE_TIMEOUT: "idle_timeouts",
+    Outcome.WRITE_TIMEOUT: "write_timeouts",
+    Outcome.HANDLER_ERROR: "handler_errors",
+    Outcome.TLS_FAILED: "tls_failures",
+    Outcome.TLS_TIMEOUT: "tls_timeouts",
+    Outcome.TRUNCATED: "truncations",
+    Outcome.REFUSED: "refused",
+    Outcome.SHED: "shed",
+    Outcome.CUT: "cut",
 }
 """Why connections end → the counter of `Totals` for it."""
 
-USUAL_OUTCOMES = {"eof": "eof", "drained": "drained"}
+USUAL_OUTCOMES: dict[str, str] = {Outcome.EOF: "eof", Outcome.DRAINED: "drained"}
 """Likewise for the ends that are as they should be, which `Vitals` counts."""

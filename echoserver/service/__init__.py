@@ -146,9 +146,10 @@ class Service:
                 self.quota.give(connection.peer[0])
             connection.close()
             self._account_for(connection)
-            if counter := COUNTED_OUTCOMES.get(connection.outcome):
+            outcome = connection.outcome or ""
+            if counter := COUNTED_OUTCOMES.get(outcome):
                 setattr(totals, counter, getattr(totals, counter) + 1)
-            elif usual := USUAL_OUTCOMES.get(connection.outcome):
+            elif usual := USUAL_OUTCOMES.get(outcome):
                 setattr(self.vitals, usual, getattr(self.vitals, usual) + 1)
             if self._promptly:
                 self.publish(leaving=1)
@@ -158,14 +159,14 @@ class Service:
             self.log.debug(
                 "connection_closed",
                 peer=format_address(*connection.peer[:2]),
-                outcome=connection.outcome,
+                outcome=outcome,
                 bytes_in=connection.bytes_in,
                 bytes_out=connection.bytes_out,
             )
         if self._access_log is not None:
             self._access_log.write(
                 format_address(*connection.peer[:2]),
-                connection.outcome,
+                outcome,
                 (connection.bytes_in, connection.bytes_out, connection.bytes_discarded),
                 time.monotonic() - connection.since,
             )

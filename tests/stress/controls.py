@@ -14,6 +14,7 @@ from echoserver import Backend, Connection, Handler, Listener, Service
 from echoserver.addresses import parse_endpoint
 from echoserver.backends.process import ProcessBackend
 from echoserver.backends.thread import ThreadBackend
+from echoserver.outcome import Outcome
 from echoserver.system.sockets import abort
 from tests.broken.backends import NoHalfClose as _NoHalfClose
 from tests.broken.backends import SpinsOnClosedPeer as _SpinsOnClosedPeer
@@ -63,7 +64,7 @@ class _Own(Backend):
         stream.sendall(data)
 
     def broken(self, connection: Connection) -> None:
-        connection.outcome = "reset"
+        connection.outcome = Outcome.RESET
 
 
 class WallClock(_Own):

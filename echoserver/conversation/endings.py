@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from echoserver.outcome import Outcome
+
 _T = TypeVar("_T")
 
 
 class ConversationEnded(Exception):  # noqa: N818 - no error
     """The conversation is over, perhaps before it began; the stream is still to be closed."""
 
-    def __init__(self, outcome: str) -> None:
+    def __init__(self, outcome: Outcome) -> None:
         super().__init__()
         self.outcome = outcome
 
@@ -22,7 +24,7 @@ class ConnectionLost(Exception):  # noqa: N818 - the peer's doing
         reason: What is to be said of it; nothing, where the outcome says it all.
     """
 
-    def __init__(self, outcome: str, reason: str = "") -> None:
+    def __init__(self, outcome: Outcome, reason: str = "") -> None:
         super().__init__()
         self.outcome, self.reason = outcome, reason
 
