@@ -24,7 +24,7 @@ _STDIN, _STDOUT = 0, 1
 
 def converse(client: EchoClient) -> int:
     """Ask at a prompt until ``q``, Ctrl-D or the server's end; return the exit code."""
-    from clients.prompt import Prompt
+    from clients.prompt import Prompt  # noqa: PLC0415 - only on a terminal
 
     print(f"Connected to {peer_address(client.sock)}. A line is sent as typed; q or Ctrl-D quits.")
     conversation = _Conversation(client.sock)
@@ -228,7 +228,7 @@ def ping(
             reply = client.echo(nonce)
             milliseconds = (time.perf_counter() - begun) * 1000
     except OSError as error:
-        from clients.tls import explain
+        from clients.tls import explain  # noqa: PLC0415 - ssl is large
 
         print(f"echoclient: {where} {explain(error)}", file=sys.stderr)
         return 1

@@ -39,7 +39,7 @@ class Prompt:
         self._typed = ""
         self._readline: ModuleType | None = None
         with suppress(ImportError):
-            import readline  # importing it gives input() line editing and history
+            import readline  # noqa: PLC0415 - importing it gives input() line editing and history
 
             self._readline = readline
 

@@ -64,7 +64,7 @@ def trust_of(options: Mapping[str, Any], *, implied: bool = False) -> "Trust | N
         raise click.UsageError("--key is of no use without --cert", context)
     if implied and not options["tls"] and "ca" not in given:
         given["insecure"] = True
-    from clients.tls import CredentialsError, Trust
+    from clients.tls import CredentialsError, Trust  # noqa: PLC0415 - ssl is large
 
     trust = Trust(**given)
     try:

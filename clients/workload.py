@@ -64,7 +64,7 @@ class Workload:
     @property
     def trust(self) -> "Trust | None":
         """Which servers to trust; None: it is not TLS."""
-        from clients.tls import Trust
+        from clients.tls import Trust  # noqa: PLC0415 - ssl is large
 
         return Trust(self.ca, self.cert, self.key, self.insecure) if self.tls else None
 

@@ -31,7 +31,7 @@ class TlsError(ConnectionError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
-    from difflib import get_close_matches  # rarely needed
+    from difflib import get_close_matches  # noqa: PLC0415 - rarely needed
 
     close = get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

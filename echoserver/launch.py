@@ -44,6 +44,6 @@ def _import_and_run(command_name: str, package_name: str) -> NoReturn:
             "or take its folder off PYTHONPATH"
         )
     cli = importlib.import_module(f"{package_name}.cli")
-    from echoserver.command import run
+    from echoserver.command import run  # noqa: PLC0415 - after the packages are known to be ours
 
     run(cli.command)

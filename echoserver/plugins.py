@@ -144,7 +144,7 @@ def import_file(name: str, path: str | Path) -> Any:
 
 def entry_points_of(group: str) -> dict[str, str]:
     """Return the plugins that installed packages announce: name → ``module:Class``."""
-    from importlib.metadata import entry_points
+    from importlib.metadata import entry_points  # noqa: PLC0415 - large, and mostly not needed
 
     points = entry_points(group=f"echoserver.{group}")
     return {point.name: f"{point.module}:{point.attr}" for point in points}

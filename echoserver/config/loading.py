@@ -127,7 +127,7 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
 def _from_file(file: str | os.PathLike[str] | None, *, reload: bool) -> dict[str, tuple[str, Any]]:
     if file is None:
         return {}
-    import tomllib
+    import tomllib  # noqa: PLC0415 - only where there is a file
 
     try:
         table = tomllib.loads(read_file(file, reload=reload).decode("utf-8"))

@@ -41,7 +41,7 @@ def describe_without_message(
 
 
 def _where(error: BaseException) -> dict[str, str]:
-    import traceback  # rarely needed, and large
+    import traceback  # noqa: PLC0415 - rarely needed, and large
 
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def certificate_expiry(secure: "TlsServer | None") -> float:
     """Return when the certificate expires that is served with, in Unix time; 0: there is none."""
     if secure is not None:
-        from echoserver.conversation.certificates import expiry
+        from echoserver.conversation.certificates import expiry  # noqa: PLC0415 - only with TLS
 
         with suppress(ValueError):  # OpenSSL can read it, and that is enough to serve
             return expiry(secure.credentials.cert)

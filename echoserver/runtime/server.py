@@ -116,7 +116,7 @@ class EchoServer:
                 self._identity.assume()
             warn_at_start(config, sockets, log, descriptors)
             if config.workers is not None:
-                from echoserver.runtime.master import Master
+                from echoserver.runtime.master import Master  # noqa: PLC0415 - only with workers
 
                 totals = Master(self._design, sockets, lifecycle, log, scoreboard, sidecars).run()
             else:

@@ -54,7 +54,7 @@ class Sidecars:
         self._access: AccessLog | None = None
         self._lifecycle: Lifecycle | None = None
         if config.metrics is not None:
-            from echoserver.monitoring import exporter  # an HTTP server is much to import
+            from echoserver.monitoring import exporter  # noqa: PLC0415 - an HTTP server is much to import
 
             try:
                 self._exporter = exporter.Exporter(parse_endpoint(config.metrics), time.time())

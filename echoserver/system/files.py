@@ -32,7 +32,7 @@ def read_file(path: str | os.PathLike[str], *, reload: bool = False) -> bytes:
     """
     if not reload:
         return _read(path, reload=False)
-    import threading  # a forked child need not have it
+    import threading  # noqa: PLC0415 - a forked child need not have it
 
     outcome: list[bytes | OSError] = []
 

@@ -1,15 +1,21 @@
 """Grading: checks are carried out, and what they find is shown and saved as it comes."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from clients.address import format_address
 from echoserver.terminal import has_colours
-
-if TYPE_CHECKING:
-    from loadtest.check.model import Check, Report, Result
-    from loadtest.check.trial import Session
+from loadtest.check.formats import FORMATS, text
+from loadtest.check.leaderboard import figures
+from loadtest.check.model import Check, Report, Result
+from loadtest.check.runner import Runner, blank
+from loadtest.check.submission import CannotGrade, NotStarted
+from loadtest.check.trial import Session
+from loadtest.errors import LoadError
+from loadtest.machine.descriptors import allow_descriptors
+from loadtest.output import EXIT_CLOSED_OUTPUT, complain, is_stream, show, write
 
 EXIT_FAILED = 1
 
@@ -32,17 +38,12 @@ class Grading:
 
     def carry_out(
         self,
-        session: "Session",
-        chosen: "list[Check]",
+        session: Session,
+        chosen: list[Check],
         weights: dict[str, float],
         options: dict[str, Any],
     ) -> None:
         """Run the checks, and write the report."""
-        from clients.address import format_address
-        from loadtest.check.formats import text
-        from loadtest.check.model import Report
-        from loadtest.check.runner import Runner, blank
-
         name = session.submission.name if session.submission else format_address(*session.address)
         name = name.encode(errors="replace").decode()  # whatever the shell let through
         results = blank(chosen, weights, started_here=session.submission is not None)
@@ -59,8 +60,6 @@ class Grading:
 
     def finish(self) -> None:
         """Save and show what there is."""
-        from loadtest.check.formats import FORMATS, text
-
         if self._report is None:
             return
         self._save(self._report, last=True)
@@ -70,8 +69,6 @@ class Grading:
             self._show(FORMATS[self._shown].render(self._report))
 
     def _show(self, said: str) -> None:
-        from loadtest.output import show
-
         if self._unshown is None:  # it can still be saved
             # Whether it is coloured is decided here, and not once more by click.
             self._unshown = show(lambda: click.echo(said, nl=False, color=has_colours(sys.stdout)))
@@ -79,9 +76,6 @@ class Grading:
     @property
     def exit_code(self) -> int:
         """What this process ends with."""
-        from loadtest.check.formats import FORMATS
-        from loadtest.output import EXIT_CLOSED_OUTPUT, complain
-
         closed = isinstance(self._unshown, BrokenPipeError)  # the reader has seen enough
         if self._unshown is not None and not closed:
             self._trouble["what was found"] = self._unshown.strerror or str(self._unshown)
@@ -96,10 +90,8 @@ class Grading:
             return EXIT_FAILED
         return EXIT_CLOSED_OUTPUT if closed else 0
 
-    def _found(self, report: "Report", result: "Result") -> None:
+    def _found(self, report: Report, result: Result) -> None:
         if self._shown == "text":
-            from loadtest.check.formats import text
-
             first, *rest = text.block(result)
             mark, _, title = first.partition(" ")
             colours = has_colours(sys.stdout)
@@ -107,11 +99,8 @@ class Grading:
             self._show("\n".join([f"{shown} {title}", *rest, ""]))
         self._save(report)
 
-    def _save(self, report: "Report", *, last: bool = False) -> None:
+    def _save(self, report: Report, *, last: bool = False) -> None:
         """Save what was found so far: again and again, lest it be lost; to a pipe, at the end."""
-        from loadtest.check.formats import FORMATS
-        from loadtest.output import is_stream, write
-
         for path, form in self._files.items():
             try:
                 if not last and is_stream(path):
@@ -122,13 +111,8 @@ class Grading:
                 self._trouble[path] = error.strerror or str(error)
 
     @staticmethod
-    def _compare(session: "Session", report: "Report") -> None:
+    def _compare(session: Session, report: Report) -> None:
         """Measure what the leaderboard shows; without a server that answers, there is nothing."""
-        from loadtest.check.leaderboard import figures
-        from loadtest.check.submission import CannotGrade, NotStarted
-        from loadtest.errors import LoadError
-        from loadtest.output import complain
-
         passed = {one.check.id for one in report.results if one.status == "passed"}
         if {"L1", "L2"} <= passed:
             try:
@@ -139,10 +123,6 @@ class Grading:
 
 def _allow_descriptors(clients: int) -> None:
     """Make room for the clients of the checks."""
-    from loadtest.check.submission import CannotGrade
-    from loadtest.errors import LoadError
-    from loadtest.machine.descriptors import allow_descriptors
-
     try:
         allow_descriptors(clients)
     except LoadError as error:

@@ -1,6 +1,10 @@
 """The figures of a graded server under load, for those who want to compare themselves."""
 
+from clients.content import WRONG
+from clients.workload import Workload
 from loadtest.check.trial import Session
+from loadtest.load.round import Engine, measure
+from loadtest.machine import pinning
 
 _CONNECTIONS = 50
 _SECONDS = 3.0
@@ -13,11 +17,6 @@ def figures(session: Session) -> dict[str, float]:
         loadtest.check.submission.NotStarted: The server does not come up.
         loadtest.load.coordinator.LoadError: This machine cannot carry the load.
     """
-    from clients.content import WRONG
-    from clients.workload import Workload
-    from loadtest.load.round import Engine, measure
-    from loadtest.machine import pinning
-
     if session.submission is None or session.expectation.by_line:
         return {}
     server = session.start()

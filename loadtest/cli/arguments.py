@@ -1,23 +1,31 @@
 """What was typed, as the values that the commands of `echoload` work with."""
 
+import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, fields, replace
+from typing import Any
 
 import click
 
+from clients.address import format_address, is_unix, parse_address
+from clients.distributions import parse_sizes
+from clients.tls_options import trust_of
+from clients.workload import Workload
+from echoserver import load_handler
+from echoserver.units import parse_quantity, parse_whole
+from loadtest.cli.progress import RoundProgress
 from loadtest.cli.types import MOST_CONNECTIONS, MOST_PIPELINED, positive
 from loadtest.errors import usage
-
-if TYPE_CHECKING:
-    from clients.workload import Workload
-    from loadtest.cli.progress import RoundProgress
-    from loadtest.experiments.compare import Cell, Plan
-    from loadtest.load.round import Engine
-    from loadtest.machine.pinning import Pinning
-    from loadtest.results.objectives import Objective
-    from loadtest.results.result import Result
-    from loadtest.servers.targets import Target
-
+from loadtest.experiments.compare import Cell, Plan, choose_engine
+from loadtest.load import capacity
+from loadtest.load.round import Engine
+from loadtest.machine import pinning
+from loadtest.machine.pinning import Pinning
+from loadtest.results.document import load
+from loadtest.results.objectives import Objective, parse_objectives
+from loadtest.results.result import Result
+from loadtest.servers import selection
+from loadtest.servers.targets import Target
 
 # What must be the same in two measurements that are compared.
 _SAME = (
@@ -26,13 +34,8 @@ _SAME = (
 )
 
 
-def make_workload(host: str, port: int, options: dict[str, Any]) -> "Workload":
+def make_workload(host: str, port: int, options: dict[str, Any]) -> Workload:
     """Return the workload of options as typed, or complain about what contradicts itself."""
-    from dataclasses import fields
-
-    from clients.tls_options import trust_of
-    from clients.workload import Workload
-
     rate, rate_end = options.pop("rate", None) or (None, None)
     options["timeout"] = positive(options["timeout"], "--timeout")
     active, connections = options["active"], options["connections"]
@@ -49,23 +52,16 @@ def make_workload(host: str, port: int, options: dict[str, Any]) -> "Workload":
     return Workload(host=host, port=port, rate=rate, rate_end=rate_end, **mine)
 
 
-def make_pinning(mode: str, processes: int) -> "Pinning":
+def make_pinning(mode: str, processes: int) -> Pinning:
     """Return the CPUs that were chosen, or complain."""
-    from loadtest.machine import pinning
-
     try:
         return pinning.choose(mode, processes)
     except ValueError as error:
         usage(f"--pin {mode} must be {error}")
 
 
-def make_engine(name: str, processes: int, cpus: "Pinning") -> "Engine":
+def make_engine(name: str, processes: int, cpus: Pinning) -> Engine:
     """Return the engine of that name, with what is known of it on this machine."""
-    from dataclasses import replace
-
-    from loadtest.load import capacity
-    from loadtest.load.round import Engine
-
     engine = Engine(name, processes)
     one = capacity.known().get(name)
     if one is None or not cpus.split:
@@ -73,20 +69,13 @@ def make_engine(name: str, processes: int, cpus: "Pinning") -> "Engine":
     return replace(engine, capacity=one.capacity * min(processes, len(cpus.client)))
 
 
-def make_objectives(text: str | None) -> "tuple[Objective, ...]":
+def make_objectives(text: str | None) -> tuple[Objective, ...]:
     """Return the objectives that were typed; none where none were."""
-    from loadtest.results.objectives import parse_objectives
-
     return parse_objectives(text) if text else ()
 
 
-def one_server(address: str, options: dict[str, Any]) -> "tuple[Workload, str]":
+def one_server(address: str, options: dict[str, Any]) -> tuple[Workload, str]:
     """Return what to ask of the server at an address, and what to call it."""
-    import socket
-
-    from clients.address import format_address, is_unix, parse_address
-    from echoserver import load_handler
-
     try:
         host, port = parse_address(address)
     except ValueError as error:
@@ -101,43 +90,32 @@ def one_server(address: str, options: dict[str, Any]) -> "tuple[Workload, str]":
     return make_workload(host, port, options), format_address(host, port)
 
 
-def empty_result(label: str, workload: "Workload") -> "Result":
+def empty_result(label: str, workload: Workload) -> Result:
     """Return where the rounds of one server go."""
-    from loadtest.results.result import Result
-
     return Result(label, None, workload.handler, workload.connections)
 
 
-def as_plan(workload: "Workload", engine: "Engine", rounds: int) -> dict[str, Any]:
+def as_plan(workload: Workload, engine: Engine, rounds: int) -> dict[str, Any]:
     """Return what was asked for, as it goes into a document."""
-    from dataclasses import asdict
-
     asked = asdict(workload)
     return {**asked, "rounds": rounds, "engine": engine.name, "processes": engine.processes}
 
 
-def engine_for_one(engine: "Engine", workload: "Workload", cpus: "Pinning") -> "tuple[Engine, str]":
+def engine_for_one(engine: Engine, workload: Workload, cpus: Pinning) -> tuple[Engine, str]:
     """Return the engine for one server that runs, and why it is that one."""
-    from loadtest.servers import selection
-
     why = selection.too_much_for_threads(workload)
     name = "epoll" if why else "threads"
     said = f"Engine: {name}, chosen because {why or 'threads can carry it, as far as is known'}."
     return make_engine(name, engine.processes, cpus), said
 
 
-def engine_without_threads(engine: "Engine", cpus: "Pinning", why: str) -> "tuple[Engine, str]":
+def engine_without_threads(engine: Engine, cpus: Pinning, why: str) -> tuple[Engine, str]:
     """Return the engine that needs no threads, and why it is that one."""
     return make_engine("epoll", engine.processes, cpus), f"Engine: epoll, chosen because {why}."
 
 
-def engine_for_all(plan: "Plan", progress: "RoundProgress", notes: list[str]) -> "Plan":
+def engine_for_all(plan: Plan, progress: RoundProgress, notes: list[str]) -> Plan:
     """Return a plan whose engine is chosen, by trying where that is left to us."""
-    from dataclasses import replace
-
-    from loadtest.experiments.compare import choose_engine
-    from loadtest.servers import selection
-
     if plan.engine.name != "auto":
         return plan
     why = next(
@@ -149,7 +127,7 @@ def engine_for_all(plan: "Plan", progress: "RoundProgress", notes: list[str]) ->
     return replace(plan, engine=make_engine(name, plan.engine.processes, plan.pinning))
 
 
-def choose_reference(name: str | None, targets: "list[Target]") -> str:
+def choose_reference(name: str | None, targets: list[Target]) -> str:
     """Return whom to compare the others with."""
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
@@ -166,8 +144,6 @@ def read_sweep(text: str) -> tuple[str, list[Any]]:
     Raises:
         ValueError: It is none; the message completes "X must be ...".
     """
-    from clients.distributions import parse_sizes
-    from echoserver.units import parse_quantity, parse_whole
 
     def upto(most: int) -> Callable[[str], int]:
         def read(value: str) -> int:
@@ -194,10 +170,8 @@ def read_sweep(text: str) -> tuple[str, list[Any]]:
     return name, list(dict.fromkeys(found))
 
 
-def make_cells(targets: "list[Target]", options: dict[str, Any], sweep: str | None) -> "list[Cell]":
+def make_cells(targets: list[Target], options: dict[str, Any], sweep: str | None) -> list[Cell]:
     """Return each target under the workload, or under each of a sweep."""
-    from loadtest.experiments.compare import Cell
-
     if sweep is None:
         workload = make_workload("", 0, dict(options))
         return [Cell(target, workload) for target in targets]
@@ -227,11 +201,9 @@ def read_share(text: str) -> float:
 
 
 def read_baseline(
-    path: str | None, targets: "list[Target]", plan: dict[str, Any]
+    path: str | None, targets: list[Target], plan: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Return an earlier measurement of some of `targets`, under the same workload."""
-    from loadtest.results.document import load
-
     if path is None:
         return None
     try:
@@ -253,7 +225,7 @@ def read_baseline(
     return found
 
 
-def describe_plan(plan: "Plan", duration: float, done: int) -> str:
+def describe_plan(plan: Plan, duration: float, done: int) -> str:
     """Return what was asked for, and how far it came, in a sentence or two.
 
     Args:

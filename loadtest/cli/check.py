@@ -1,19 +1,29 @@
 """The command `echoload check`."""
 
+import socket
+import textwrap
+import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from clients.address import is_unix, parse_address
 from echoserver.command import Duration
+from loadtest.check.catalogue import choose, every
+from loadtest.check.expectation import EXPECTATIONS
 from loadtest.check.grading import EXIT_NOT_GRADED, Grading
+from loadtest.check.model import Check
+from loadtest.check.submission import CannotGrade, Limits, Submission
+from loadtest.check.trial import Session
+from loadtest.check.weights import read
 from loadtest.cli.options import options_of
 from loadtest.cli.types import WholeNumber, positive
 from loadtest.errors import usage
-
-if TYPE_CHECKING:
-    from loadtest.check.model import Check
-    from loadtest.check.trial import Session
+from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
+from loadtest.output import complain, is_standard_output, refuse_unwritable
+from loadtest.servers.commands import HOST
+from loadtest.servers.specs import describe_target
 
 _NAMES = (
     *("text", "json", "junit", "tap"),
@@ -152,11 +162,6 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     gradescope, classroom50 or autolab, it is 0 when it was graded, for the host reads the outcome
     from the file.
     """
-    from loadtest.check.catalogue import choose, every
-    from loadtest.check.submission import CannotGrade
-    from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
-    from loadtest.output import complain
-
     if options["list_"]:
         _show_all(every())
         return 0
@@ -183,18 +188,8 @@ def check(ctx: click.Context, /, *, words: tuple[str, ...], **options: Any) -> i
     return grading.exit_code
 
 
-def _session(words: tuple[str, ...], options: dict[str, Any]) -> "Session":
+def _session(words: tuple[str, ...], options: dict[str, Any]) -> Session:
     """Return what is to be graded, and how, or complain."""
-    import socket
-    import time
-
-    from clients.address import is_unix, parse_address
-    from loadtest.check.expectation import EXPECTATIONS
-    from loadtest.check.submission import Limits, Submission
-    from loadtest.check.trial import Session
-    from loadtest.servers.commands import HOST
-    from loadtest.servers.specs import describe_target
-
     if not words:
         usage("what is to be graded? HOST:PORT, or -- and the command that starts a server")
     limits = Limits(options["memory"], options["nofile"], options["nproc"], options["user"])
@@ -237,8 +232,6 @@ def _destinations(order: list[tuple[str, str]]) -> tuple[dict[str, str], str]:
 
     A file belongs to the format before it; one with none before it, to the next that has no file.
     """
-    from loadtest.output import is_standard_output, refuse_unwritable
-
     files: dict[str, str] = {}
     formats: list[str] = []
     early: list[str] = []
@@ -271,15 +264,13 @@ def _destinations(order: list[tuple[str, str]]) -> tuple[dict[str, str], str]:
 
 
 def _weights(path: str | None, formats: list[str]) -> dict[str, float]:
-    from loadtest.check.weights import read
-
     found = read(path) if path is not None else {}
     if "classroom50" in formats and (odd := [k for k, v in found.items() if v != int(v)]):
         raise ValueError(f"--weights: Classroom 50 takes whole numbers only; see {', '.join(odd)}")
     return found
 
 
-def _show_all(checks: "list[Check]") -> None:
+def _show_all(checks: list[Check]) -> None:
     counts: Counter[str] = Counter()
     for one in checks:
         if not counts[one.group]:
@@ -290,9 +281,7 @@ def _show_all(checks: "list[Check]") -> None:
     click.echo("Explain one: echoload check --explain C1")
 
 
-def _explain(name: str, checks: "list[Check]") -> int:
-    import textwrap
-
+def _explain(name: str, checks: list[Check]) -> int:
     found = next((one for one in checks if one.id == name.upper()), None)
     if found is None:
         usage(f"--explain: there is no check {name}; see --list")

@@ -23,6 +23,11 @@ from loadtest.output import (
     show,
     write,
 )
+from loadtest.report import text
+from loadtest.report.hgrm import hgrm
+from loadtest.report.markdown import markdown
+from loadtest.report.page import page
+from loadtest.report.spreadsheet import as_csv
 from loadtest.results.document import Document, as_text, document, label
 from loadtest.results.objectives import (
     Objective,
@@ -187,8 +192,6 @@ class Measurement:
 
 def show_table(found: Document, files: dict[str, str]) -> OSError | None:
     """Show a document: on standard output, or where a format goes there, on standard error."""
-    from loadtest.report import text
-
     if any(map(is_standard_output, files.values())):
         with suppress(OSError):
             text.show(found, sys.stderr)
@@ -232,20 +235,12 @@ def _case(where: str, name: str, kind: str, verdict: Verdict) -> Case:
 def render(found: Document, form: str) -> str:
     """Return a document in a format, one of `FORMATS` that tells of the figures."""
     if form == "csv":
-        from loadtest.report.spreadsheet import as_csv
-
         return as_csv(found)
     if form == "markdown":
-        from loadtest.report.markdown import markdown
-
         return markdown(found)
     if form == "html":
-        from loadtest.report.page import page
-
         return page([found])
     if form == "hgrm":
-        from loadtest.report.hgrm import hgrm
-
         return hgrm(found)
     return as_text(found)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from clients.distributions import parse_pauses, parse_sizes
 from clients.tls_options import TLS
 from echoserver.command import Duration
 from loadtest.cli.types import (
@@ -13,10 +14,8 @@ from loadtest.cli.types import (
     Rate,
     ValidatedText,
     WholeNumber,
-    read_objectives,
-    read_pauses,
-    read_sizes,
 )
+from loadtest.results.objectives import parse_objectives
 
 
 def options_of(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -82,7 +81,7 @@ RATE = [
 WORKLOAD = [
     click.option(
         "--size",
-        type=ValidatedText(read_sizes),
+        type=ValidatedText(parse_sizes),
         default="64",
         show_default=True,
         metavar="SIZE",
@@ -98,7 +97,7 @@ WORKLOAD = [
     ),
     click.option(
         "--think",
-        type=ValidatedText(read_pauses),
+        type=ValidatedText(parse_pauses),
         metavar="TIME",
         help="Wait after each reply: 5ms, exp:5ms (the mean), uniform:1ms:9ms.  [default: none]",
     ),
@@ -198,7 +197,7 @@ OUTPUT = [
 OBJECTIVES = [
     click.option(
         "--slo",
-        type=ValidatedText(read_objectives),
+        type=ValidatedText(parse_objectives),
         metavar="CONDITIONS",
         help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
     ),

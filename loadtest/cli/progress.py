@@ -5,7 +5,10 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from rich.progress import BarColumn, Progress, TextColumn
+
 from echoserver.terminal import has_motion
+from loadtest.console import Screen
 from loadtest.output import complain
 
 _WIDTH = 80  # of a file or pipe, where no bar is drawn
@@ -34,10 +37,6 @@ class RoundProgress:
         self._bar: Any = None
         self._task: Any = None
         if has_motion(sys.stderr) and not quiet:
-            from rich.progress import BarColumn, Progress, TextColumn
-
-            from loadtest.console import Screen
-
             self._bar = Progress(
                 TextColumn("round {task.fields[number]}/{task.total:.0f}"),
                 BarColumn(),

@@ -71,27 +71,6 @@ class Rate(click.ParamType):  # type: ignore[type-arg] # likewise
         return rates
 
 
-def read_sizes(text: str) -> Any:
-    """Read the sizes of messages."""
-    from clients.distributions import parse_sizes
-
-    return parse_sizes(text)
-
-
-def read_pauses(text: str) -> Any:
-    """Read the pauses of a client that thinks."""
-    from clients.distributions import parse_pauses
-
-    return parse_pauses(text)
-
-
-def read_objectives(text: str) -> Any:
-    """Read what a measurement must reach."""
-    from loadtest.results.objectives import parse_objectives
-
-    return parse_objectives(text)
-
-
 def positive(value: float, option: str) -> float:
     """Refuse an option whose value is zero or less."""
     if not value:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import jinja2
+
 from loadtest.check.formats import text
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report
 
@@ -42,8 +44,6 @@ def _html(said: str) -> str:
 
 def html(report: Report) -> str:
     """Return one page that needs nothing else."""
-    import jinja2
-
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
