@@ -13,7 +13,7 @@ import pytest
 import echoserver
 from clients.tls import Trust
 from echoserver import plugins
-from tests import certificates, wire
+from tests.support import certificates, wire
 
 BUILTIN = tuple(plugins.BACKENDS)
 REPRESENTATIVE = ("process", "thread", "gevent", "selector")

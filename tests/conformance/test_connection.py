@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from echoserver import SpawnedServer
-from tests import inspection, wire
 from tests.conftest import StartServer
+from tests.support import inspection, wire
 
 MIB = 1 << 20
 

@@ -11,12 +11,12 @@ from contextlib import suppress
 
 import pytest
 
-from tests import inspection, pace, wire
 from tests.conformance.test_concurrency import queues
 from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer
-from tests.inspection import events
-from tests.launching import limit_descriptors, task_limit
+from tests.support import inspection, pace, wire
+from tests.support.inspection import events
+from tests.support.launching import limit_descriptors, task_limit
 
 
 def answered(sock: socket.socket, message: bytes = b"X") -> bool:

@@ -13,11 +13,11 @@ import pytest
 import echoserver
 from echoserver.admission.binding import bind
 from echoserver.system.sockets import undelivered
-from tests import inspection, pace, wire
 from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer
-from tests.inspection import events
-from tests.launching import free_port
+from tests.support import inspection, pace, wire
+from tests.support.inspection import events
+from tests.support.launching import free_port
 
 CLIENTS = 40
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import wire
-from tests.launching import await_listening, free_port, shell, terminate
+from tests.support import wire
+from tests.support.launching import await_listening, free_port, shell, terminate
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests import wire
 from tests.conftest import HANDLERS, StartServer
+from tests.support import wire
 
 MIB = 1 << 20
 EVERY_HANDLER = True  # also in the default tests

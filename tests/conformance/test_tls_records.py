@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from clients.tls import Trust
-from tests import wire
-from tests.certificates import SERVERS
 from tests.conftest import StartServer
+from tests.support import wire
+from tests.support.certificates import SERVERS
 
 _RECORD_HEAD = 5  # bytes (RFC 8446, section 5.1)
 

@@ -6,11 +6,11 @@ import time
 from contextlib import suppress
 
 from clients.tls import TlsError, TlsSocket, Trust
-from tests import wire
-from tests.certificates import CLIENTS, SERVERS, STRANGERS
 from tests.stress.arena import MIB, Arena
 from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
+from tests.support import wire
+from tests.support.certificates import CLIENTS, SERVERS, STRANGERS
 
 TLS = {"tls_cert": SERVERS.issue()}
 

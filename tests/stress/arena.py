@@ -17,8 +17,8 @@ import pytest
 
 import echoserver
 from clients.tls import Trust
-from tests import certificates, inspection, wire
 from tests.stress.model import Cell
+from tests.support import certificates, inspection, wire
 
 KIB, MIB = 1 << 10, 1 << 20
 FRAME = 4096

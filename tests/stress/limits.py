@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import inspection, wire
-from tests.launching import task_limit
 from tests.stress.arena import Arena, frames, skip_unless_root
 from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
+from tests.support import inspection, wire
+from tests.support.launching import task_limit
 
 
 @fault(

@@ -17,11 +17,11 @@ import psutil
 
 import echoserver
 from clients.tls import TlsSocket, Trust
-from tests import certificates, inspection, pace, wire
-from tests.launching import command, free_port
 from tests.stress.arena import FRAME, MIB, Arena, frames
 from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
+from tests.support import certificates, inspection, pace, wire
+from tests.support.launching import command, free_port
 
 RAISES = "tests/stress/controls.py:Raises"
 

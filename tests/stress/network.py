@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests import inspection, wire
 from tests.stress.arena import KIB, MIB, Arena, assert_prefix, frames
 from tests.stress.model import fault
 from tests.stress.streams import control
+from tests.support import inspection, wire
 
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000

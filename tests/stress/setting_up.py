@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import echoserver
-from tests import inspection, pace, wire
-from tests.launching import await_listening, command, free_port, run
 from tests.stress.arena import Arena
 from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
+from tests.support import inspection, pace, wire
+from tests.support.launching import await_listening, command, free_port, run
 
 PLAIN = {**ITS_OWN, "tls": False}
 

@@ -5,9 +5,9 @@ import socket
 import time
 from contextlib import suppress
 
-from tests import wire
 from tests.stress.arena import FRAME, KIB, MIB, Arena, assert_prefix, frames
 from tests.stress.model import fault
+from tests.support import wire
 
 CONTROLS = "tests/stress/controls.py"
 

@@ -20,9 +20,9 @@ from hypothesis.stateful import (
 
 import echoserver
 from clients.tls import Trust
-from tests import wire
-from tests.certificates import SERVERS
 from tests.stress.arena import frames
+from tests.support import wire
+from tests.support.certificates import SERVERS
 
 _CLIENTS = 6
 

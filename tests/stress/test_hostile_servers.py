@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from clients.address import format_address
-from tests import pace, wire
-from tests.launching import run
-from tests.misbehaving import accepting
+from tests.support import pace, wire
+from tests.support.launching import run
+from tests.support.misbehaving import accepting
 
 _OVER = threading.Event()
 
