@@ -1,36 +1,35 @@
 """SIGHUP: a reload in place, and one worker after the other."""
 
 import os
-import select
 import signal
-import socket
 import subprocess
 import threading
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+
 import psutil
 import pytest
+
 import echoserver
-from echoserver.service.slots import SharedSlots, SlotTable
-from echoserver.system.shared_lock import SharedLock
 from loadtest.machine.sockets import accept_queue
-from tests.echoserver.test_cli import sentence
-from tests.support import inspection, pace, wire
+from tests.support import inspection, wire
 from tests.support.inspection import events
-from tests.support.launching import changed_server, command, free_port, run
-from tests.support.worker_processes import servers_of, worker_pids
+from tests.support.launching import command, free_port
+from tests.support.worker_processes import worker_pids
+
 
 def served(server: echoserver.SpawnedServer, workers: int) -> bool:
     """Tell whether so many workers have come to serve, those that have ended included."""
     return len(events(server, "worker_serves")) == workers
 
+
 def shouts(server: echoserver.SpawnedServer) -> bool:
     """Tell whether a new client is served by the handler `upper`."""
     with wire.connect(server.address) as sock:
         return wire.ask(sock, b"shout") == b"SHOUT"
+
 
 class Reconnecting:
     """A client that asks once a connection, again and again; each request must be answered."""
@@ -56,11 +55,13 @@ class Reconnecting:
                 self.failures.append(repr(error))
             self.answered += 1
 
+
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     path = tmp_path / "server.toml"
     path.write_text(f"port = {free_port()}\n")
     return path
+
 
 @pytest.mark.parametrize("model", ["thread", "selector", "process"])
 def test_sighup_replaces_the_workers_under_load(model: str, toml: Path) -> None:
@@ -94,6 +95,7 @@ def test_sighup_replaces_the_workers_under_load(model: str, toml: Path) -> None:
     assert server.stopped is not None
     assert server.stopped["cut"] == 0
 
+
 @pytest.mark.parametrize("model", ["thread", "selector", "process", "iterative"])
 def test_sighup_without_workers_reloads_in_place(model: str, toml: Path) -> None:
     settings = toml.read_text()
@@ -112,6 +114,7 @@ def test_sighup_without_workers_reloads_in_place(model: str, toml: Path) -> None
             assert wire.ask(sock, b"shout") == b"SHOUT"
             assert wire.read_to_end(sock) == b"", "0.3 seconds of silence end it"
         assert events(server, "reload_incomplete")[0]["restart_for"] == "--pool-size"
+
 
 @pytest.mark.parametrize("model", ["thread", "selector", "process", "iterative"])
 def test_sighup_while_it_drains_changes_nothing(model: str, toml: Path) -> None:
@@ -133,6 +136,7 @@ def test_sighup_while_it_drains_changes_nothing(model: str, toml: Path) -> None:
         assert server.wait() == 0
         assert not events(server, "reload_failed")
 
+
 @pytest.mark.parametrize("model", ["thread", "process", "selector"])
 def test_a_reload_brings_workers_shorter_timeouts(model: str, toml: Path) -> None:
     settings = toml.read_text()
@@ -146,8 +150,10 @@ def test_a_reload_brings_workers_shorter_timeouts(model: str, toml: Path) -> Non
             assert wire.ask(sock, b"hello") == b"hello"
             assert wire.read_to_end(sock) == b"", "0.3 seconds of silence end it"
 
+
 def _reloaded(server: echoserver.SpawnedServer, times: int) -> bool:
     return len(events(server, "reloaded")) == times
+
 
 @pytest.mark.parametrize("count", [None, 1])
 def test_a_reload_that_lets_everybody_in_warns_once(count: int | None, toml: Path) -> None:
@@ -161,6 +167,7 @@ def test_a_reload_that_lets_everybody_in_warns_once(count: int | None, toml: Pat
             assert wire.eventually(partial(_reloaded, server, 1 + again))
         assert len(events(server, "open_to_all")) == 1
 
+
 def test_a_pinned_server_can_be_reloaded(toml: Path) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     cpus = ",".join(map(str, allowed))
@@ -169,6 +176,7 @@ def test_a_pinned_server_can_be_reloaded(toml: Path) -> None:
         os.kill(server.pid, signal.SIGHUP)
         assert wire.eventually(lambda: events(server, "reloaded"))
         assert os.sched_getaffinity(server.pid) == {allowed[0]}
+
 
 @pytest.mark.parametrize("count", [None, 2])
 def test_a_plugin_that_fails_in_a_reload_ends_nothing(
@@ -190,6 +198,7 @@ def test_a_plugin_that_fails_in_a_reload_ends_nothing(
         assert wire.served(server.address)
         assert server.stop() == 0
 
+
 WAITS = """
 import signal
 from echoserver.backends.selector import SelectorBackend
@@ -200,6 +209,7 @@ class Waits(SelectorBackend):
             signal.pause()
 """
 
+
 def reload_to_one_that_waits(server: echoserver.SpawnedServer, toml: Path, plugin: Path) -> int:
     """Let a server read a file by which no worker comes to serve; return the worker that tries."""
     plugin.write_text(WAITS)
@@ -208,6 +218,7 @@ def reload_to_one_that_waits(server: echoserver.SpawnedServer, toml: Path, plugi
     os.kill(server.pid, signal.SIGHUP)
     assert wire.eventually(lambda: len(events(server, "worker_started")) == before + 1)
     return int(events(server, "worker_started")[-1]["worker_pid"])
+
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_reload_that_comes_to_nothing_does_not_stand_in_the_way_of_the_next(
@@ -230,6 +241,7 @@ def test_a_reload_that_comes_to_nothing_does_not_stand_in_the_way_of_the_next(
             os.kill(waits, signal.SIGKILL)
         assert server.stop() == 0
 
+
 def test_a_worker_that_dies_while_a_reload_comes_to_nothing_is_replaced(
     toml: Path, tmp_path: Path
 ) -> None:
@@ -248,6 +260,7 @@ def test_a_worker_that_dies_while_a_reload_comes_to_nothing_is_replaced(
         os.kill(waits, signal.SIGKILL)
         assert server.stop() == 0
 
+
 def reload(server: echoserver.SpawnedServer, toml: Path, text: str) -> None:
     """Let a server of one worker read its file again, and the worker be replaced."""
     before = len(events(server, "worker_stopped"))
@@ -255,9 +268,11 @@ def reload(server: echoserver.SpawnedServer, toml: Path, text: str) -> None:
     os.kill(server.pid, signal.SIGHUP)
     assert wire.eventually(lambda: len(events(server, "worker_stopped")) > before)
 
+
 def threads_of(server: echoserver.SpawnedServer) -> int:
     (pid,) = worker_pids(server)
     return psutil.Process(pid).num_threads()
+
 
 def test_what_only_workers_can_change_changes(toml: Path) -> None:
     """Backend, pool and affinity, with the limits that follow from them."""
@@ -293,6 +308,7 @@ def test_what_only_workers_can_change_changes(toml: Path) -> None:
         assert os.sched_getaffinity(worker_pids(server)[0]) == {cpu}
         assert not events(server, "reload_incomplete")
 
+
 def test_what_does_not_serve_does_not_replace_what_does(toml: Path, tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(
         "from echoserver import Backend\n"
@@ -313,6 +329,7 @@ def test_what_does_not_serve_does_not_replace_what_does(toml: Path, tmp_path: Pa
         assert wire.eventually(lambda: served(server, 4))
         assert wire.served(server.address)
         assert not events(server, "reloaded")
+
 
 @pytest.mark.parametrize("cures", [True, False])
 def test_a_reload_is_tried_where_nobody_serves_any_more(
@@ -353,6 +370,7 @@ def test_a_reload_is_tried_where_nobody_serves_any_more(
             assert answer() == b"shout"
         assert len(events(server, "reloaded")) == cures
 
+
 @pytest.mark.ci
 def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
     arguments = ["--config", str(toml)]
@@ -375,6 +393,7 @@ def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
         assert {event["worker"] for event in events(server, "worker_serves")} == {1, 2}
         assert events(server, "reloaded")
         assert wire.served(server.address)
+
 
 def test_workers_that_never_serve_do_not_end_one_that_does(tmp_path: Path) -> None:
     """The first worker serves; its fellow fails again and again, and is tried again and again."""
@@ -402,6 +421,7 @@ def test_workers_that_never_serve_do_not_end_one_that_does(tmp_path: Path) -> No
         assert wire.served(("127.0.0.1", port))
         process.terminate()
         assert process.wait(10) == 0
+
 
 @pytest.mark.parametrize("model", ["process", "thread", "selector"])
 def test_a_reload_leaves_clients_time_for_their_first_words(model: str) -> None:

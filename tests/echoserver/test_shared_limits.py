@@ -4,24 +4,19 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import threading
 import time
 from contextlib import suppress
-from functools import partial
-from pathlib import Path
-from typing import Any
-import psutil
+
 import pytest
+
 import echoserver
 from echoserver.service.slots import SharedSlots, SlotTable
 from echoserver.system.shared_lock import SharedLock
-from loadtest.machine.sockets import accept_queue
-from tests.echoserver.test_cli import sentence
-from tests.support import inspection, pace, wire
+from tests.support import wire
 from tests.support.inspection import events
-from tests.support.launching import changed_server, command, free_port, run
 from tests.support.worker_processes import servers_of, worker_pids
+
 
 def test_the_limit_counts_over_all_workers() -> None:
     with echoserver.spawn(workers=3, max_connections=2, overload="reject") as server:
@@ -36,6 +31,7 @@ def test_the_limit_counts_over_all_workers() -> None:
     assert server.stopped is not None
     assert server.stopped["rejected"] >= 6
 
+
 def test_as_many_as_are_allowed_are_never_turned_away() -> None:
     """A worker that only looks whether someone is there must not hold a slot meanwhile."""
     with echoserver.spawn(workers=4, max_connections=2, overload="reject") as server:
@@ -48,6 +44,7 @@ def test_as_many_as_are_allowed_are_never_turned_away() -> None:
         assert server.stop() == 0
         assert server.stopped is not None
         assert server.stopped["rejected"] == 0
+
 
 @pytest.mark.parametrize(
     "model",
@@ -73,6 +70,7 @@ def test_who_is_queued_is_not_lost_when_a_worker_stops(model: str) -> None:
         assert server.stop() == 0
         assert server.stopped is not None
         assert server.stopped["unserved"] == 0
+
 
 def test_what_a_killed_process_held_is_free_again() -> None:
     """Wherever it was: whatever it had taken stands in its account, and nowhere else."""
@@ -109,6 +107,7 @@ def test_what_a_killed_process_held_is_free_again() -> None:
         os.close(fd)
     table.close()
 
+
 @pytest.mark.slow
 def test_the_limit_holds_although_workers_are_killed_under_load() -> None:
     with echoserver.spawn(workers=2, max_connections=3) as server:
@@ -141,6 +140,7 @@ def test_the_limit_holds_although_workers_are_killed_under_load() -> None:
         assert wire.eventually(lambda: len(select.select(socks, [], [], 0)[0]) == 3), len(served)
         time.sleep(0.3)  # the test is that nobody else is served
         assert len(select.select(socks, [], [], 0)[0]) == 3
+
 
 def test_two_locks_of_two_threads_are_no_deadlock() -> None:
     """What the kernel, which knows processes only, takes for one."""

@@ -1,27 +1,24 @@
 """Several processes on one listener: supervised, replaced, pinned; and what SIGHUP changes."""
 
 import os
-import select
 import signal
-import socket
 import subprocess
 import threading
 import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+
 import psutil
 import pytest
+
 import echoserver
-from echoserver.service.slots import SharedSlots, SlotTable
-from echoserver.system.shared_lock import SharedLock
-from loadtest.machine.sockets import accept_queue
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, pace, wire
 from tests.support.inspection import events
 from tests.support.launching import changed_server, command, free_port, run
 from tests.support.worker_processes import servers_of, worker_pids
+
 
 @pytest.mark.parametrize(
     "model",
@@ -45,6 +42,7 @@ def test_a_killed_worker_is_back_within_250_ms(model: str) -> None:
             assert wire.eventually(partial(serving, number))
             took.append(time.monotonic() - killed)
         assert min(took) < 0.25, took
+
 
 @pytest.mark.parametrize(
     "model",
@@ -83,10 +81,12 @@ def test_a_killed_worker_takes_only_its_own_connections_with_it(model: str) -> N
     # When the drain began, the last one was in the queue; whether a slot came free is chance.
     assert server.stopped["connections"] + server.stopped["unserved"] == 8 + gone + 1
 
+
 def test_as_many_workers_as_there_are_cpus() -> None:
     with echoserver.spawn(workers="auto") as server:
         assert wire.served(server.address)
         assert len(worker_pids(server)) == len(os.sched_getaffinity(0))
+
 
 def test_lines_carry_the_worker() -> None:
     with echoserver.spawn(workers=2, log_level="debug") as server:
@@ -99,6 +99,7 @@ def test_lines_carry_the_worker() -> None:
     assert listening[0]["workers"] == 2
     assert listening[0]["pid"] == server.pid
     assert len(events(server, "stopped")) == 1
+
 
 @pytest.mark.parametrize("count", ["1", "2", "8"])
 def test_workers_that_cannot_start_are_exit_3(count: str, tmp_path: Path) -> None:
@@ -118,6 +119,7 @@ def test_workers_that_cannot_start_are_exit_3(count: str, tmp_path: Path) -> Non
     assert "the workers end before they serve" in result.stderr.splitlines()[-1]
     assert "worker_failed" in result.stderr
     assert "Traceback" not in result.stderr
+
 
 def test_a_worker_that_lives_does_not_serve_yet(tmp_path: Path) -> None:
     """It answers the master's questions from its first moment on."""
@@ -156,6 +158,7 @@ def test_a_worker_that_lives_does_not_serve_yet(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(10) == 0
 
+
 def test_a_worker_that_dies_again_and_again_is_started_ever_later() -> None:
     with echoserver.spawn(workers=1) as server:
         assert wire.served(server.address)
@@ -169,6 +172,7 @@ def test_a_worker_that_dies_again_and_again_is_started_ever_later() -> None:
             time.sleep(0.01)
         assert deaths < 20, "it restarts it without end"
         assert wire.eventually(lambda: wire.served(server.address))
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(90)
@@ -184,6 +188,7 @@ def test_a_hanging_worker_is_replaced() -> None:
         assert events(server, "worker_hangs")[0]["worker_pid"] == stopped
         assert wire.ask(idle[1], b"STILL HERE") == b"STILL HERE"
         assert wire.served(server.address)
+
 
 @pytest.mark.slow
 def test_workers_that_were_suspended_with_their_master_are_not_replaced() -> None:
@@ -211,6 +216,7 @@ def test_workers_that_were_suspended_with_their_master_are_not_replaced() -> Non
         assert "worker_hangs" not in process.communicate()[1]
         assert process.returncode == 0
 
+
 def test_affinity() -> None:
     allowed = sorted(os.sched_getaffinity(0))
     with echoserver.spawn(workers=2, affinity="auto") as server:
@@ -220,6 +226,7 @@ def test_affinity() -> None:
         assert os.sched_getaffinity(server.pid) == {allowed[-1]}
     with echoserver.spawn() as server:
         assert os.sched_getaffinity(server.pid) == set(allowed)
+
 
 @pytest.mark.parametrize(
     ("words", "says"),
@@ -235,6 +242,7 @@ def test_bad_input(words: list[str], says: str) -> None:
     result = run("echoserver", "--port", "0", *words)
     assert result.returncode == 2
     assert says in sentence(result)
+
 
 @pytest.mark.parametrize("model", ["process", "thread", "selector"])
 def test_a_signal_to_every_process_is_one_to_the_server(model: str) -> None:
