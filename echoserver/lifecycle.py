@@ -28,6 +28,10 @@ _NO_SIGNALS = {0, NUDGE}
 # Seconds within which the main flow must notice a second signal: else the process ends where it is.
 _TO_NOTICE = 2.0
 
+# Seconds between two interruptions of a main thread that is to run a signal's handler. One can be
+# lost: between Python's last look at what has come and the lock that the thread then waits for.
+_NEXT_INTERRUPTION = 0.05
+
 
 def _nothing() -> None:
     """Call nothing."""
@@ -58,6 +62,7 @@ class Lifecycle(State):
         self._unnoticed_since = inf  # when a second signal came that the main flow has not seen yet
         self._last_acts: list[Callable[[], None]] = []
         self._woken = False
+        self._unhandled = False  # by the main thread: a signal that another thread was told of
         self._hung_up = False
         self._restore: list[Callable[[], object]] = []
         self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -108,6 +113,7 @@ class Lifecycle(State):
             self.interrupt()
 
         def on_nudge(_number: int, _frame: FrameType | None) -> None:
+            self._unhandled = False
             beat()
             self.pulse()
             self.wake()
@@ -206,6 +212,7 @@ class Lifecycle(State):
             signal.setitimer(signal.ITIMER_REAL, left)
 
     def _only_wake(self, _number: int, _frame: FrameType | None) -> None:
+        self._unhandled = False
         self.wake()
 
     # -- waiting -------------------------------------------------------------------------------
@@ -255,6 +262,8 @@ class Lifecycle(State):
         if self._periodic:
             due = max(0.0, min(one.due for one in self._periodic) - time.monotonic())
             seconds = due if seconds is None else min(seconds, due)
+        if self._unhandled:
+            seconds = _NEXT_INTERRUPTION if seconds is None else min(seconds, _NEXT_INTERRUPTION)
         return Readable(self._epoll.fileno(), seconds)
 
     def block(self, wait: Wait) -> None:
@@ -268,6 +277,8 @@ class Lifecycle(State):
         ready, self._ready = self._ready, None
         if ready is None:
             ready = {fd for fd, _ in self._epoll.poll(0)}
+        if self._unhandled:
+            self._interrupt_main_thread()
         for fd in ready & self._calls.keys():
             if fd in self._calls:  # or another's call has just forgotten it
                 self._calls[fd]()
@@ -288,7 +299,13 @@ class Lifecycle(State):
         if set(came) - _NO_SIGNALS and not in_main_thread():
             # Python calls handlers in the main thread alone; the kernel may have given the signal
             # to this one, and left that one asleep.
-            signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
+            self._unhandled = True
+            self._interrupt_main_thread()
+
+    @staticmethod
+    def _interrupt_main_thread() -> None:
+        """Have it call the handlers of signals that have come, that of `NUDGE` the last."""
+        signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
 
     def _on_lifeline(self) -> None:
         if self._lifeline is not None:
