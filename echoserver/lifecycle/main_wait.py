@@ -20,6 +20,10 @@ from echoserver.flow import Readable, Wait
 from echoserver.lifecycle.signals import SignalledState
 from echoserver.lifecycle.state import WAKE_SIGNAL, in_main_thread
 
+# Seconds between two interruptions of a main thread that is to run a signal's handler. One can be
+# lost: between Python's last look at what has come and the lock that the thread then waits for.
+_NEXT_INTERRUPTION = 0.05
+
 _NOT_SIGNALS = {0, WAKE_SIGNAL}
 """What `Lifecycle.wake` and an interruption leave in the pipe, beside the numbers of signals."""
 
@@ -80,6 +84,8 @@ class Lifecycle(SignalledState):
         if self._periodic:
             due = max(0.0, min(one.due for one in self._periodic) - time.monotonic())
             seconds = due if seconds is None else min(seconds, due)
+        if self._unhandled:
+            seconds = _NEXT_INTERRUPTION if seconds is None else min(seconds, _NEXT_INTERRUPTION)
         return Readable(self._epoll.fileno(), seconds)
 
     def block(self, wait: Wait) -> None:
@@ -93,6 +99,8 @@ class Lifecycle(SignalledState):
         ready, self._ready = self._ready, None
         if ready is None:
             ready = {fd for fd, _ in self._epoll.poll(0)}
+        if self._unhandled:
+            self._interrupt_main_thread()
         for fd in ready & self._calls.keys():
             if fd in self._calls:  # or another's call has just forgotten it
                 self._calls[fd]()
@@ -113,7 +121,13 @@ class Lifecycle(SignalledState):
         if set(came) - _NOT_SIGNALS and not in_main_thread():
             # Python calls handlers in the main thread alone; the kernel may have given the signal
             # to this one, and left that one asleep.
-            signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
+            self._unhandled = True
+            self._interrupt_main_thread()
+
+    @staticmethod
+    def _interrupt_main_thread() -> None:
+        """Have it call the handlers of signals that have come, that of `WAKE_SIGNAL` the last."""
+        signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
 
     def _on_lifeline(self) -> None:
         if self._lifeline is not None:

@@ -37,6 +37,7 @@ class SignalledState(State):
         self._unnoticed_since = inf  # when a second signal came that the main flow has not seen yet
         self._last_acts: list[Callable[[], None]] = []
         self._woken = False
+        self._unhandled = False  # by the main thread: a signal that another thread was told of
         self._hung_up = False
         self._restore: list[Callable[[], object]] = []
         self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -98,6 +99,7 @@ class SignalledState(State):
             self.interrupt()
 
         def on_nudge(_number: int, _frame: FrameType | None) -> None:
+            self._unhandled = False
             beat()
             self.pulse()
             self.wake()
@@ -196,6 +198,7 @@ class SignalledState(State):
             signal.setitimer(signal.ITIMER_REAL, left)
 
     def _only_wake(self, _number: int, _frame: FrameType | None) -> None:
+        self._unhandled = False
         self.wake()
 
     def restore_signals(self) -> None:

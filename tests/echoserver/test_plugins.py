@@ -156,6 +156,38 @@ def test_a_plugin_may_be_named_like_the_package_it_needs(tmp_path: Path) -> None
         assert "needs the package 'absent'" in result.stderr
 
 
+LOSES_AN_INTERRUPTION = """
+import signal
+
+pthread_kill, lost = signal.pthread_kill, []
+
+def lose_the_first(thread, number):
+    if lost:
+        pthread_kill(thread, number)
+    lost.append(number)
+
+signal.pthread_kill = lose_the_first
+
+class Event(threading.Event):
+    def wait(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # others get it
+        return super().wait()
+
+threading.Event = Event
+"""
+
+
+def test_a_main_thread_that_sleeps_on_hears_of_a_signal_again(tmp_path: Path) -> None:
+    """It may be about to wait for a lock just when it is interrupted, and not notice."""
+    file = tmp_path / "accepting.py"
+    file.write_text(files_of_the_page()["accepting.py"] + LOSES_AN_INTERRUPTION)
+    port = free_port()
+    arguments = ["--backend", f"{file}:AcceptingThreads", "--port", str(port)]
+    with shell('exec "$@" 2>/dev/null', "echoserver", *arguments) as process:
+        assert wire.served(await_listening(port, process))
+        assert terminate(process) == 0
+
+
 @pytest.mark.parametrize("name", ["threads.py:Threads", "accepting.py:AcceptingThreads"])
 def test_the_blocking_ones_serve(name: str, tmp_path: Path) -> None:
     file = name.partition(":")[0]

@@ -320,8 +320,10 @@ def twice(arena: Arena) -> str:
         server.process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             server.process.wait(0.1)
+    seconds = time.monotonic() - begun
     assert server.wait(1) == 128 + signal.SIGTERM
-    return f"gone after {(time.monotonic() - begun) * 1000:.0f} ms"
+    assert not inspection.events(server, "ended_by_force"), "the main flow did not notice it"
+    return f"gone after {seconds * 1000:.0f} ms"
 
 
 @fault(
