@@ -91,7 +91,7 @@ def _listen_for_a_greeting(trial: CheckContext, heard: bytes) -> None:
 
 def _no_echo_server(trial: CheckContext, failure: Failure, more: bytes) -> Failure:
     """Say what else this can be, where the very first answer is wrong."""
-    kind = "no echo server"
+    kind = "not an echo server"
     received = failure.received + more
     if received.startswith((b"HTTP/", b"<!DOCTYPE")):
         what = "it answers in HTTP"
