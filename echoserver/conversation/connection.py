@@ -25,6 +25,10 @@ from echoserver.flow import Driver, Flow, Wait, WaitResult
 from echoserver.handlers import Handler
 from echoserver.outcome import Outcome
 
+# What every connection needs. A name of an enumeration is looked up by code in Python (3.11), which
+# would touch, and so copy, pages of a forked child.
+_EOF, _RESET = Outcome.EOF, Outcome.RESET
+
 
 class Host(Terms, Protocol):
     """What a connection needs of the process that serves it."""
@@ -222,10 +226,10 @@ class Connection(Exchange):
     def _live(self, *, blocking: bool) -> Flow:
         """Answer until there is a reason to stop; then end, losing nothing."""
         host = self._host
-        ending = Outcome.RESET
+        ending = _RESET
         try:
             ending = yield from self._converse(blocking=blocking)
-            peer_has_ended = ending == Outcome.EOF
+            peer_has_ended = ending is _EOF
             if peer_has_ended and self.tls is not None and self.tls.truncated:
                 ending = Outcome.TRUNCATED
             yield from close_stream(self, peer_has_ended=peer_has_ended)
@@ -237,7 +241,7 @@ class Connection(Exchange):
             pass  # in the conversation, that is the reset; afterwards, nobody is owed anything
         except Exception as error:  # noqa: BLE001 - one connection's failure is nobody else's
             host.report_failure("connection_failed", error)
-            ending = Outcome.RESET
+            ending = _RESET
         finally:
             self.outcome = self.outcome or ending  # being cut shows as a reset, but is none
             host.release(self)

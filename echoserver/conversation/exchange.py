@@ -47,6 +47,8 @@ _UNUSED = Readable(-1)  # of a connection that never yields where it reads
 # drain begins: the process that takes over cannot know of it.
 _FIRST_MESSAGE_GRACE = 1.0
 
+_EOF = Outcome.EOF  # as in `connection`
+
 # What a handler may return although it is told to return bytes: it means the same.
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -149,7 +151,7 @@ class Exchange:
                     break
             else:
                 if not data:
-                    return Outcome.EOF
+                    return _EOF
                 received = len(data)
                 self.bytes_in += received
                 if received >= chunk:
@@ -217,7 +219,7 @@ class Exchange:
                 yield Readable(self.sock.fileno(), _FIRST_MESSAGE_GRACE)
                 continue
             if not data:
-                return Outcome.EOF
+                return _EOF
             self.bytes_in += len(data)
             try:
                 answer = handler.receive(data)
