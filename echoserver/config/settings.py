@@ -90,6 +90,16 @@ def _setting(default: Any, help: str, parse: Parser, **about: Any) -> Any:  # no
     return field(default=default, metadata={_SETTING: setting})
 
 
+def _seconds_setting(default: float, help: str, **about: Any) -> Any:  # noqa: A002 - as `Setting`
+    """Return a field of `Config` for a duration."""
+    return _setting(default, help, seconds, metavar="SECONDS", **about)
+
+
+def _path_setting(help: str, **about: Any) -> Any:  # noqa: A002 - as `Setting`
+    """Return a field of `Config` for a file."""
+    return _setting(None, help, printable, metavar="FILE", **about)
+
+
 _SETTING = "setting"
 
 
@@ -251,57 +261,40 @@ class Config:
         multiple=True,
         reload=Reload.IN_PLACE,
     )
-    idle_timeout: float = _setting(
+    idle_timeout: float = _seconds_setting(
         300.0,
         "Seconds without a byte from the peer after which a connection is ended.",
-        seconds,
-        metavar="SECONDS",
         heading="Timeouts",
         reload=Reload.IN_PLACE,
     )
-    write_timeout: float = _setting(
+    write_timeout: float = _seconds_setting(
         30.0,
         "Seconds in which the peer takes none of what it is owed, after which it is cut off.",
-        seconds,
-        metavar="SECONDS",
         reload=Reload.IN_PLACE,
     )
-    drain_timeout: float = _setting(
+    drain_timeout: float = _seconds_setting(
         8.0,
         "Seconds that a shutdown waits for what is still owed to peers.",
-        seconds,
-        metavar="SECONDS",
         reload=Reload.IN_PLACE,
     )
-    handshake_timeout: float = _setting(
+    handshake_timeout: float = _seconds_setting(
         10.0,
         "Seconds for the TLS handshake, and as many for a PROXY header.",
-        seconds,
-        metavar="SECONDS",
         reload=Reload.IN_PLACE,
     )
-    tls_cert: str | None = _setting(
-        None,
+    tls_cert: str | None = _path_setting(
         "Serve TLS (1.2 or later) with the certificate chain in this PEM file.",
-        printable,
-        metavar="FILE",
         heading="TLS",
         shown_default="no TLS",
         reload=Reload.IN_PLACE,
     )
-    tls_key: str | None = _setting(
-        None,
+    tls_key: str | None = _path_setting(
         "The certificate's private key (PEM, not encrypted).",
-        printable,
-        metavar="FILE",
         shown_default="in the file of --tls-cert",
         reload=Reload.IN_PLACE,
     )
-    tls_client_ca: str | None = _setting(
-        None,
+    tls_client_ca: str | None = _path_setting(
         "Require a client certificate that a CA in this PEM file has issued (mutual TLS).",
-        printable,
-        metavar="FILE",
         shown_default="any client",
         reload=Reload.IN_PLACE,
     )
