@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from clients.recording import folded
-from loadtest.report import charts
+from loadtest.report import axes, charts
 from loadtest.report.cells import NONE, ranked
+from loadtest.report.marks import Bar, Line, Point
 from tests.support.browser import BROWSER
 from tests.support.launching import run
 from tests.support.picture import WIDTH, take
@@ -278,14 +279,14 @@ def test_who_starves_clients_has_no_rank_by_rate() -> None:
 
 def test_labels_of_lines_and_axes_have_room() -> None:
     """However many lines end at the same place, and however long the words of an axis."""
-    points = [charts.Point(1, 5), charts.Point(2, 5)]
-    many = [charts.Line(f"target number {n}", points, n) for n in range(30)]
+    points = [Point(1, 5), Point(2, 5)]
+    many = [Line(f"target number {n}", points, n) for n in range(30)]
 
     def words(value: float) -> str:
         return f"{value:g} microseconds"
 
     drawing = charts.lines(
-        many, charts.steps([1, 2], words), charts.linear(5, words), "", "", lambda *_: ""
+        many, axes.steps([1, 2], words), axes.linear(5, words), "", "", lambda *_: ""
     )
     ends = [float(y) for y in re.findall(r'class="end" y="([\d.]+)"', drawing)]
     assert len(ends) == 30
@@ -293,18 +294,18 @@ def test_labels_of_lines_and_axes_have_room() -> None:
     height = re.search(r'viewBox="0 0 440 ([\d.]+)"', drawing)
     assert height
     assert 10 <= ends[0] < ends[-1] < float(height[1]), "the drawing grows with them"
-    bars = [charts.Bar("x", 9900, 9000, 10000, "", 0)]
+    bars = [Bar("x", 9900, 9000, 10000, "", 0)]
     drawing = charts.bars(bars, words, "")
     ticks = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+">([^<]*)<', drawing)
     assert (ticks[0][1], ticks[-1][1]) == ("0 microseconds", "10000 microseconds"), "the two ends"
     edges = [float(x) + side * len(text) * 7 / 2 for x, text in ticks for side in (-1, 1)]
     assert edges == sorted(edges), "each begins where the one before has ended"
-    assert edges[-1] <= charts.WIDTH
+    assert edges[-1] <= axes.WIDTH
 
 
 def test_what_tells_two_long_labels_apart_stays() -> None:
     bars = [
-        charts.Bar(f"a-rather-long-target ({name})", 1, 1, 1, "", n)
+        Bar(f"a-rather-long-target ({name})", 1, 1, 1, "", n)
         for n, name in enumerate(("before", "after"))
     ]
     before, after = re.findall(r'class="name"[^>]*>([^<]*)<', charts.bars(bars, str, ""))
@@ -313,7 +314,7 @@ def test_what_tells_two_long_labels_apart_stays() -> None:
 
 
 def test_a_sweep_from_nothing_is_drawn() -> None:
-    axis = charts.steps([0, 100, 10], str)
+    axis = axes.steps([0, 100, 10], str)
     assert axis.ticks == [0, 10, 100]
     assert not axis.logarithmic
-    assert charts.steps([10], str).place(10, 0, 100) == 50
+    assert axes.steps([10], str).place(10, 0, 100) == 50
