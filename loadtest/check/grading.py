@@ -11,7 +11,7 @@ from loadtest.check.formats import FORMATS, text
 from loadtest.check.leaderboard import figures
 from loadtest.check.model import Check, Report, Result
 from loadtest.check.runner import Runner, blank
-from loadtest.check.submission import CannotGrade, NotStarted
+from loadtest.check.submission.server import CannotGrade, NotStarted
 from loadtest.check.trial import Session
 from loadtest.errors import LoadError
 from loadtest.machine.descriptors import allow_descriptors

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from loadtest.check.evidence import Evidence
 from loadtest.check.failure import Failure, NoEchoServer, NotApplicable
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Check, Report, Result
-from loadtest.check.submission import CannotGrade, NotStarted, not_started
+from loadtest.check.submission.server import CannotGrade, NotStarted, not_started
 from loadtest.check.trial import CheckContext, Session
 
 _DYING = 0.1  # seconds that a process which has just closed its sockets may take to end

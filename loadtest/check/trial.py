@@ -12,7 +12,8 @@ from loadtest.check.client.connection import ClientConnection
 from loadtest.check.evidence import Timeline
 from loadtest.check.expectation import Expectation
 from loadtest.check.failure import Failure, NotApplicable
-from loadtest.check.submission import Server, Submission
+from loadtest.check.submission.server import Server
+from loadtest.check.submission.submission import Submission
 from loadtest.servers.commands import HOST
 
 STRETCH = 6  # times its patience is the most that a check may take in which things go on happening

@@ -14,7 +14,8 @@ from loadtest.check.catalogue import choose, every
 from loadtest.check.expectation import EXPECTATIONS
 from loadtest.check.grading import EXIT_NOT_GRADED, Grading
 from loadtest.check.model import Check
-from loadtest.check.submission import CannotGrade, Limits, Submission
+from loadtest.check.submission.server import CannotGrade, Limits
+from loadtest.check.submission.submission import Submission
 from loadtest.check.trial import Session
 from loadtest.check.weights import read
 from loadtest.cli.options import options_of

@@ -13,8 +13,8 @@ from echoserver.errors import EchoServerError
 from loadtest.errors import ClientError, LoadError
 from loadtest.load.round import describe_end
 from loadtest.machine.descriptors import allow_descriptors
+from loadtest.machine.sampler import Sampler
 from loadtest.machine.sockets import queue_length
-from loadtest.machine.usage import Sampler
 from loadtest.results.held import Held
 from loadtest.servers.targets import Running, Target
 

@@ -12,8 +12,9 @@ from loadtest.load.coordinator import Progress, Workers, no_progress
 from loadtest.machine.descriptors import allow_descriptors
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.processes import signal_name
+from loadtest.machine.sampler import Sampler
 from loadtest.machine.sockets import queue_length
-from loadtest.machine.usage import Peaks, Sampler, Watched, busy_seconds
+from loadtest.machine.usage import Peaks, Watched, busy_seconds
 
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
 

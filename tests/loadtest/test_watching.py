@@ -19,7 +19,7 @@ import pytest
 import echoserver
 from clients.address import format_address
 from loadtest.machine import sockets
-from loadtest.machine.usage import Sampler
+from loadtest.machine.sampler import Sampler
 from tests.support import inspection, wire
 from tests.support.launching import await_listening, free_port, run
 
@@ -247,7 +247,7 @@ def test_a_service_manager_is_not_the_server(script: Callable[..., Script]) -> N
 
 def test_what_we_run_below_is_not_the_server(tmp_path: Path) -> None:
     """The test's own process serves, and runs the load client: its CPU is not the server's."""
-    asks = "import sys; from loadtest.machine.usage import Sampler\n"
+    asks = "import sys; from loadtest.machine.sampler import Sampler\n"
     asks += "print(Sampler(None, ('127.0.0.1', int(sys.argv[1]))).watched)"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

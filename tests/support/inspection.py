@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 import echoserver
-from loadtest.machine.usage import Sampler
+from loadtest.machine.sampler import Sampler
 from tests.support import wire
 
 

@@ -11,8 +11,8 @@ from loadtest.check.client.crowd import ClientGroup, ScriptedClient, problems, t
 from loadtest.check.evidence import count
 from loadtest.check.failure import Failure, failure_context
 from loadtest.check.model import check
-from loadtest.check.submission import NotStarted, not_started
 from loadtest.check.submission.observed import connected
+from loadtest.check.submission.server import NotStarted, not_started
 from loadtest.check.trial import CheckContext
 
 _STEPS = (5, 50)  # clients, before all

@@ -9,10 +9,10 @@ from loadtest.check.client.crowd import ClientGroup, ScriptedClient, turns
 from loadtest.check.evidence import count
 from loadtest.check.failure import failure_context
 from loadtest.check.model import check
-from loadtest.check.submission import MIB
 from loadtest.check.trial import CheckContext, name_of
 from loadtest.machine.usage import pss_bytes
 
+MIB = 1 << 20
 _SILENT = 3  # clients
 
 _TURNS = 5  # clients that take turns

@@ -5,8 +5,8 @@ import signal
 from loadtest.check.evidence import difference
 from loadtest.check.failure import Failure, NoEchoServer
 from loadtest.check.model import check
-from loadtest.check.submission import NotStarted, not_started
 from loadtest.check.submission.observed import holdings
+from loadtest.check.submission.server import NotStarted, not_started
 from loadtest.check.trial import CheckContext, name_of
 
 _HELLO = b"hello\n"
