@@ -28,7 +28,10 @@ class _Later(ModuleType):
 
 # structlog imports rich where it is installed, for tracebacks that this server never prints. That
 # is a fifth of the memory that every forked child would begin with. And asyncio, for loggers of
-# coroutines: a fifth of the time that the server takes to start.
+# coroutines: a fifth of the time that the server takes to start. There is no clean way around
+# either: structlog has no option for it, and none of its submodules can be imported without the
+# package, whose __init__ imports all of them. So both are hidden while it is imported, and only
+# from it: what is imported already stays, and what is hidden is there again afterwards.
 _left_out = {"rich": None, "asyncio": _Later("asyncio")}
 _left_out = {name: module for name, module in _left_out.items() if name not in sys.modules}
 sys.modules.update(_left_out)  # type: ignore[arg-type] # None is the documented way to say "not there"
