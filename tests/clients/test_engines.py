@@ -114,7 +114,8 @@ def test_what_is_under_way_at_the_end_is_drained(
 
 def test_the_warm_up_does_not_count(engine: str, echo_server: echoserver.SpawnedServer) -> None:
     result = carry_out(engine, echo_server.address, connections=5, duration=0.4, warmup=0.4)
-    assert result.seconds == pytest.approx(0.4, abs=0.15)
+    assert result.seconds > 0.39
+    assert pace.within(result.seconds - 0.4, 0.15)
     sent = received(echo_server) / 64
     assert 0 < result.verified + result.drained < sent  # how many, the machine decides
 
@@ -124,8 +125,10 @@ def test_think_time_is_kept(engine: str, echo_server: echoserver.SpawnedServer) 
         engine, echo_server.address, connections=4, duration=None, messages=40, think="20ms"
     )
     assert result.verified == 40
-    assert 0.18 <= result.seconds < 2, "ten each, and nine pauses between them"
-    assert result.latency.get_value_at_percentile(50) < 20_000, "which are no part of a latency"
+    assert result.seconds >= 0.18, "ten each, and nine pauses between them"
+    assert pace.within(result.seconds, 2)
+    median = result.latency.get_value_at_percentile(50) / 1e6
+    assert pace.within(median, 0.02), "they are no part of a latency"
 
 
 @pytest.mark.ci
@@ -141,7 +144,7 @@ def test_a_rate_is_kept(
     assert found["verified"] + found["drained"] + found["dropped"] == 1000
     assert found["verified"] > 900
     assert found["raw_latency_us"]["p50"] <= found["latency_us"]["p50"]
-    assert found["lag_us"]["p50"] < 50_000
+    assert pace.within(found["lag_us"]["p50"] / 1e6, 0.05)
 
 
 @pytest.mark.ci
@@ -152,7 +155,8 @@ def test_a_ramp_rises(echo_server: echoserver.SpawnedServer, tmp_path: Path) -> 
         file=tmp_path / "out.json",
     )
     rates = [second["messages"] for second in found["series"][:3]]
-    assert rates == [pytest.approx(one, rel=0.25) for one in (500, 1100, 1700)]
+    off = min(0.25 * pace.slowness(), 0.9)  # what is late counts in the next second
+    assert rates == [pytest.approx(one, rel=off) for one in (500, 1100, 1700)]
 
 
 @pytest.mark.ci
@@ -190,15 +194,19 @@ def test_a_stall_shows_as_long_as_it_was(
     """Half of a run stands still: a message that was due then waited for the rest of the stall.
 
     Of 2 seconds at an even rate, the messages due in a second of standing still take from a second
-    down to nothing; so a tenth of all (p90) take 0.8 s or more, a hundredth 0.98.
+    down to nothing; so a tenth of all (p90) take 0.8 s or more, a hundredth 0.98. A busy machine
+    makes the stall longer, and lets the server catch up later, but none of these shorter.
     """
+    stalled = []
     load = ENGINES[engine](Workload(*echo_server.address, connections=10, duration=2.0, rate=500.0))
     load.connect()
 
     def stall() -> None:
         time.sleep(0.5)  # into the run: standing still then is what is tested
         echo_server.process.send_signal(signal.SIGSTOP)
+        begun = time.monotonic()
         time.sleep(1)
+        stalled.append(time.monotonic() - begun)
         echo_server.process.send_signal(signal.SIGCONT)
 
     stalling = threading.Thread(target=stall)
@@ -208,12 +216,13 @@ def test_a_stall_shows_as_long_as_it_was(
     result = load.finish()
     stalling.join()
     assert not result.errors
-    seconds = {p: result.latency.get_value_at_percentile(p) / 1e6 for p in (90, 95, 99)}
-    assert seconds[90] == pytest.approx(0.8, abs=0.15)
-    assert seconds[95] == pytest.approx(0.9, abs=0.15)
-    assert seconds[99] == pytest.approx(0.98, abs=0.15)
+    for percentile in (90, 95, 99):
+        seconds = result.latency.get_value_at_percentile(percentile) / 1e6
+        due = stalled[0] - 2 * (1 - percentile / 100)
+        assert seconds > due - 0.15
+        assert pace.within(seconds - due, 0.15)
     # What was sent meanwhile was one message for each connection: the raw figure hides the rest.
-    assert result.raw.get_value_at_percentile(90) / 1e6 < 0.3
+    assert pace.within(result.raw.get_value_at_percentile(90) / 1e6, 0.3)
     assert result.raw.get_max_value() / 1e6 > 0.7
 
 
