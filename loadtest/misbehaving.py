@@ -11,11 +11,12 @@ It reads the header of each message (`clients.content`), so that it can do wrong
 
 import re
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+
+from echoserver.system.sockets import abort
 
 _HEADER = re.compile(rb"([0-9a-f]{4}):([0-9a-f]{8}):([0-9a-f]{6}):")
 _HEADER_SIZE = 21
@@ -129,7 +130,7 @@ def _lose(_server: MisbehavingServer, _sock: socket.socket, _message: bytes, res
 
 
 def _reset(_server: MisbehavingServer, sock: socket.socket, _message: bytes, _rest: bytes) -> bytes:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    abort(sock)
     raise ConnectionResetError
 
 

@@ -2,7 +2,6 @@
 
 import select
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -10,6 +9,7 @@ from contextlib import ExitStack, suppress
 from clients.address import connect
 from clients.client import EchoClient
 from echoserver.errors import EchoServerError
+from echoserver.system.sockets import abort
 from loadtest.errors import ClientError, LoadError
 from loadtest.load.round import describe_end
 from loadtest.machine.descriptors import allow_descriptors
@@ -105,7 +105,7 @@ def _watch(server: Running) -> Sampler:
 def _connect(server: Running) -> socket.socket:
     sock = connect(server.host, server.port, _PATIENCE)
     # Its end is a reset: thousands in TIME_WAIT would keep the ports from the next server.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    abort(sock)
     return sock
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from errno import ENOENT
 from pathlib import Path
 
-from loadtest.machine.environment import cpu_model
+from loadtest.machine.environment import cpu_model, has_gil
 from loadtest.output import write
 
 
@@ -32,7 +32,7 @@ def cache_file() -> Path:
     Raises:
         OSError: There is no such place.
     """
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    gil = has_gil()
     machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
     key = hashlib.sha256(machine.encode()).hexdigest()[:16]
     try:

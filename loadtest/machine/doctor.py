@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from echoserver.system.sockets import somaxconn
 from loadtest.machine.descriptors import RESERVED_DESCRIPTORS
-from loadtest.machine.environment import number_in
 from loadtest.machine.ports import local_ports, time_wait
 
 _DESCRIPTORS = 1024
@@ -89,7 +89,7 @@ def _limit(value: int) -> str:
 
 
 def _backlog() -> Finding | None:
-    value = number_in("/proc/sys/net/core/somaxconn")
+    value = somaxconn()
     if value is None:
         return None
     if value >= _BACKLOG:

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from echoserver.system.sockets import somaxconn
+
 _PACKAGES = (
     "echoserver",
     "gevent",
@@ -23,13 +25,18 @@ _PACKAGES = (
 )
 
 
+def has_gil() -> bool:
+    """Tell whether this Python runs one thread at a time."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+
 def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
     """Return the environment as it goes into a result file.
 
     Args:
         pinning: The CPUs of server and client.
     """
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    gil = has_gil()
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["echoload", *sys.argv[1:]]),
@@ -49,7 +56,7 @@ def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
         "limits": {
             "open_files": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
             "processes": list(resource.getrlimit(resource.RLIMIT_NPROC)),
-            "somaxconn": number_in("/proc/sys/net/core/somaxconn"),
+            "somaxconn": somaxconn(),
         },
         "versions": {name: _version(name) for name in _PACKAGES},
     }

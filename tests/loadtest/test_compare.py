@@ -750,7 +750,7 @@ def test_doctor_advises_only_what_its_user_may_do(
     monkeypatch.setattr("os.geteuid", lambda: user)
     monkeypatch.setattr("shutil.which", lambda name: name if name in programs else None)
     monkeypatch.setattr("resource.getrlimit", lambda _: (100, 200))
-    monkeypatch.setattr("loadtest.machine.doctor.number_in", lambda _: 128)
+    monkeypatch.setattr("loadtest.machine.doctor.somaxconn", lambda: 128)
     monkeypatch.setattr("loadtest.machine.doctor.local_ports", lambda: (60000, 60100))
     found = {one.subject: one for one in doctor.examine({})}
     ill = {"open files", "somaxconn", "local ports", "C compiler"}

@@ -3,8 +3,8 @@
 import time
 from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 
+from echoserver.system.sockets import somaxconn
 from loadtest.check.checks.common import QUIET, all_served, served_beside
 from loadtest.check.client.connection import ClientConnection
 from loadtest.check.client.crowd import ClientGroup, ScriptedClient, problems, turns
@@ -37,6 +37,7 @@ _ENOUGH = 4.0  # seconds to watch, once it is known that somebody had to ask aga
 
 _SYN_STEPS = (1, 3, 7)  # seconds after which a SYN is repeated (RFC 6298)
 
+_USUAL_QUEUE = 128  # clients, where the kernel does not tell
 _EARLY = 0.05  # seconds by which the kernel may be early
 
 
@@ -101,8 +102,9 @@ def _all_speak(trial: CheckContext, lines: list[ClientConnection]) -> None:
 )
 def burst(trial: CheckContext) -> None:
     """N5."""
-    trial.timeline.add("server", f"its queue holds what listen said, at most {_longest_queue()}")
-    size = min(trial.session.clients, _longest_queue())
+    longest = somaxconn() or _USUAL_QUEUE
+    trial.timeline.add("server", f"its queue holds what listen said, at most {longest}")
+    size = min(trial.session.clients, longest)
     visitors = [ScriptedClient(number, [trial.text(60)]) for number in range(size)]
     failed = ClientGroup(trial, visitors, enough=_ENOUGH).visit()
     again = [
@@ -138,13 +140,6 @@ def _tell_steps(trial: CheckContext, visitors: list[ScriptedClient]) -> None:
         if served:
             how = f"after {since} s or more" if since else "without a second's delay"
             trial.timeline.add(count(served, "client"), f"answered {how}")
-
-
-def _longest_queue() -> int:
-    try:
-        return int(Path("/proc/sys/net/core/somaxconn").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 128
 
 
 @check(

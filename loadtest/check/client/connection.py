@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from echoserver.system.sockets import abort
 from loadtest.check.client.circumstances import Circumstances
 from loadtest.check.evidence import count, difference
 from loadtest.check.failure import Failure
@@ -261,7 +262,7 @@ class ClientConnection:
 
 def reset(sock: socket.socket) -> None:
     """Close with RST instead of FIN (socket(7), SO_LINGER)."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    abort(sock)
     sock.close()
 
 
