@@ -2,7 +2,14 @@
 
 import fnmatch
 
-from loadtest.check.checks import capacity, concurrency, connection, life, stream  # noqa: F401 - they fill CHECKS
+from loadtest.check.checks import (  # noqa: F401 - they fill CHECKS
+    capacity,
+    concurrency,
+    connection,
+    leftovers,
+    life,
+    stream,
+)
 from loadtest.check.model import CHECKS, GROUPS, Check
 
 

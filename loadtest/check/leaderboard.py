@@ -15,7 +15,7 @@ def figures(session: Session) -> dict[str, float]:
 
     Raises:
         loadtest.check.submission.NotStarted: The server does not come up.
-        loadtest.load.coordinator.LoadError: This machine cannot carry the load.
+        loadtest.errors.LoadError: This machine cannot carry the load.
     """
     if session.submission is None or session.expectation.by_line:
         return {}

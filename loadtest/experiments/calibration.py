@@ -77,7 +77,7 @@ def calibrate(pinning: Pinning, rates: Rates) -> None:
         rates: Added to; being interrupted leaves in it what was measured until then.
 
     Raises:
-        loadtest.load.coordinator.LoadError: It cannot be measured.
+        loadtest.errors.LoadError: It cannot be measured.
     """
     with BuildDirectory() as folder:
         target: Target = BackendTarget("selector")

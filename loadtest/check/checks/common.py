@@ -1,10 +1,15 @@
 """What several groups of checks do."""
 
 import re
+from contextlib import suppress
 
+from loadtest.check.client.connection import ClientConnection
 from loadtest.check.client.crowd import ClientGroup, problems
 from loadtest.check.failure import Failure, failure_context
 from loadtest.check.trial import CheckContext
+
+MOMENT = 1.0
+"""Seconds for what is due at once."""
 
 QUIET = 0.5
 """Seconds without a byte taken after which a server is taken to be full."""
@@ -37,3 +42,10 @@ def all_served(crowd: ClientGroup) -> None:
         else:
             whose = f"client {first.number + 1}: {found.explanation}; "
     raise Failure(f"{whose}of {len(crowd.visitors)} clients, {problems(failed)}", found)
+
+
+def await_end(trial: CheckContext, line: ClientConnection) -> None:
+    """Give the server a moment to end the stream; that it does is C1's business."""
+    with suppress(Failure):
+        if not trial.never_ends_stream:  # in vain once is enough
+            trial.never_ends_stream = not line.ends(MOMENT)
