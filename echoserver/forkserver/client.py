@@ -33,7 +33,6 @@ _ROOM_FOR_ORDERS = 8 * 1024
 _PATIENCE = 5.0  # seconds in which it takes no order
 _STEP = 0.1  # seconds between two looks at whether we are to leave at once
 _END_PATIENCE = 1.0  # seconds between two of its last words
-
 # It is asked whether it lives, and replaced when it has not answered so many times in a row.
 # Questions are counted, not seconds: a suspended container has no time for either of both.
 _PING_INTERVAL = 2.0  # seconds

@@ -22,7 +22,8 @@ from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.registry import load_backend, load_handler
-from echoserver.service import Resources, Service
+from echoserver.service import Service
+from echoserver.service.resources import Resources
 from echoserver.system.cpus import unusable_cpus
 from echoserver.system.descriptors import raise_descriptor_limit, room_for_connections
 

@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from echoserver.addresses import EVERY_ADDRESS, parse_endpoint
@@ -20,8 +21,9 @@ from echoserver.runtime.announcements import announce, exit_code, log_forced_end
 from echoserver.runtime.design import ServerPlan, require_metrics
 from echoserver.runtime.reload import certificate_expiry, reload_in_place
 from echoserver.runtime.sidecars import Sidecars
-from echoserver.service import Resources, Service
+from echoserver.service import Service
 from echoserver.service.quota import LocalQuota
+from echoserver.service.resources import Resources
 from echoserver.service.slots import LocalSlots
 from echoserver.system.cpus import pin
 from echoserver.system.descriptors import raise_descriptor_limit
@@ -160,9 +162,7 @@ class EchoServer:
             LocalSlots(self._design.process_limit()), LocalQuota(), sidecars.access_log
         )
         if self.config.metrics is not None:
-            resources.publish = lambda service: scoreboard.write(
-                place, service.vitals, service.totals
-            )
+            resources.publish = partial(scoreboard.write, place)
             # A backend that serves one client at a time has no time to look every second.
             resources.promptly = self._design.process_limit() == 1
 

@@ -16,7 +16,8 @@ from echoserver.monitoring.log import Log
 from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.runtime.announcements import exit_code
 from echoserver.runtime.design import ServerPlan
-from echoserver.service import Resources, Service
+from echoserver.service import Service
+from echoserver.service.resources import Resources
 from echoserver.system.cpus import pin
 from echoserver.system.processes import ParentDeathSignal
 

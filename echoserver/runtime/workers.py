@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import partial
 
 from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.lifecycle.main_wait import Lifecycle
@@ -16,8 +17,8 @@ from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.runtime.design import ServerPlan
 from echoserver.runtime.sidecars import Sidecars
 from echoserver.runtime.worker import SIGNALS, Duty, Worker, serve_as_worker
-from echoserver.service import Resources
 from echoserver.service.quota import AddressTable, SharedQuota
+from echoserver.service.resources import Resources
 from echoserver.service.slots import SharedSlots, SlotTable
 from echoserver.system.processes import ParentDeathSignal
 
@@ -105,12 +106,11 @@ class Workers:
         self._sidecars.become_worker()
 
     def _resources(self, place: int, design: ServerPlan) -> Resources:
-        scoreboard = self.scoreboard
         return Resources(
             SharedSlots(design.process_limit(), self._slot_table, place),
             SharedQuota(self._address_table, place),
             self._sidecars.access_log,
-            lambda service: scoreboard.write(place, service.vitals, service.totals),
+            partial(self.scoreboard.write, place),
             promptly=True,
         )
 

@@ -4,7 +4,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -26,34 +25,18 @@ from echoserver.monitoring.counters import (
     Vitals,
 )
 from echoserver.monitoring.log import Log
-from echoserver.service.quota import Quota
-from echoserver.service.slots import Slots
+from echoserver.service.resources import Resources
 
 if TYPE_CHECKING:
     from echoserver.conversation.tls import TlsServer
-    from echoserver.monitoring.access_log import AccessLog
 
 _SWEEPS = 8  # an idle timeout
+
 _SHORTEST_SWEEP = 0.01  # seconds from one to the next
+
 _TICK = 0.1  # seconds between two attempts to cut
+
 _ABORT_GRACE = 1.0  # seconds in which connections that were cut may report what they had done
-
-
-@dataclass(slots=True)
-class Resources:
-    """What a process has to serve with."""
-
-    slots: Slots
-    """How many connections may be open at a time."""
-    quota: Quota
-    """How many each address has open, where that is limited."""
-    access_log: "AccessLog | None" = None
-    """Where to write how connections went."""
-    publish: Callable[["Service"], None] | None = None
-    """Given the service whenever its figures are to be published; None: nobody reads them."""
-    promptly: bool = False
-    """Publish whenever a connection begins or ends, and not only once a second: for a process that
-    may be killed, and one that has no time in between."""
 
 
 class Service:
@@ -194,7 +177,7 @@ class Service:
             vitals.log_lines_dropped = self.log.dropped
             if self._access_log is not None:
                 vitals.access_lines_dropped = self._access_log.dropped
-            self._publish(self)
+            self._publish(vitals, self.totals)
 
     # -- silence -------------------------------------------------------------------------------
 

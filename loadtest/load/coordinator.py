@@ -16,10 +16,11 @@ from typing import Any, Self
 from hdrh.histogram import HdrHistogram
 
 from clients.load import LoadResult
-from clients.recording import Second, histogram, release
+from clients.recording import Second, release
 from clients.workload import Workload
 from loadtest.errors import ClientError, NoThreadsError
 from loadtest.interruption import Deferred
+from loadtest.load.intervals import NO_LATENCY, IntervalTotals
 from loadtest.load.worker import STOP
 from loadtest.machine.pinning import Pinning, pinned
 
@@ -28,31 +29,6 @@ _TICK = 0.1  # seconds between two words about the progress
 _READ = 64 * 1024
 
 _HEAD_START = 20_000_000  # nanoseconds from the word to the common start
-
-
-class IntervalTotals:
-    """One second of a run, over all processes."""
-
-    def __init__(self) -> None:
-        self.heard = 0
-        self.seconds = 0.0
-        self.errors = 0
-        self.latency = histogram()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the value that stands in a time series."""
-        messages = self.latency.get_total_count()
-        return {
-            "seconds": round(self.seconds, 3),
-            "messages": messages,
-            "errors": self.errors,
-            "p50_us": self.latency.get_value_at_percentile(50) if messages else None,
-            "p99_us": self.latency.get_value_at_percentile(99) if messages else None,
-            "max_us": self.latency.get_max_value() if messages else None,
-        }
-
-
-_NO_LATENCY = dict.fromkeys(("p50_us", "p99_us", "max_us"))
 
 Progress = Callable[[float, float, int], None]
 """Told, again and again: the seconds since the start, the present rate, the errors so far."""
@@ -278,7 +254,7 @@ class Workers:
         known = {one["second"]: one for one in self.series}
         last = max(known, default=0)
         for number in range(last, math.ceil(self._duration)):
-            nothing = {"second": number, "seconds": 0.0, "messages": 0, **_NO_LATENCY}
+            nothing = {"second": number, "seconds": 0.0, "messages": 0, **NO_LATENCY}
             nothing["errors"] = self._result.errors.total()
             one = known.get(number, nothing)
             one["seconds"] = max(one["seconds"], round(min(1.0, self._duration - number), 3))
