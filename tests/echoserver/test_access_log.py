@@ -16,7 +16,15 @@ import pytest
 
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, pace, wire
-from tests.support.launching import await_listening, command, free_port, run, serving, task_limit
+from tests.support.launching import (
+    Child,
+    await_listening,
+    command,
+    free_port,
+    run,
+    serving,
+    task_limit,
+)
 from tests.support.monitoring import lines, metrics, monitored
 
 
@@ -102,7 +110,7 @@ def test_nothing_is_lost_when_the_server_ends(tmp_path: Path) -> None:
 def test_a_system_that_has_no_process_left_for_it(option: str) -> None:
     server = [command("echoserver"), "--port", "0", option]
     with (
-        subprocess.Popen(
+        Child(
             ["sh", "-c", 'read go && exec "$@"', "sh", *server],
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -184,7 +192,7 @@ def _holds(process: psutil.Process, file: Path) -> bool:
 def test_the_access_log_on_standard_output() -> None:
     port = free_port()
     words = [command("echoserver"), "--port", str(port), "--access-log", "-"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with Child(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         address = await_listening(port, process)
         assert wire.served(address)
         process.terminate()

@@ -30,7 +30,7 @@ from loadtest.machine.sockets import ListeningAddress, queue_length
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, wire
 from tests.support.certificates import SERVERS
-from tests.support.launching import command, run, serving, totals
+from tests.support.launching import Child, command, run, serving, totals
 
 
 @pytest.fixture
@@ -509,7 +509,7 @@ def test_several_sockets_that_are_handed_over(processes: tuple[str, ...], folder
         script = f'exec 3<&"$0" 4<&"$1"; shift; {told} exec "$@"'
         fds = [sock.fileno() for sock in ours]
         given = ["bash", "-c", script, *map(str, fds), command("echoserver"), *processes]
-        with subprocess.Popen(given, pass_fds=fds, stderr=subprocess.PIPE, text=True) as process:
+        with Child(given, pass_fds=fds, stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert all(map(wire.served, ours.addresses))
                 assert process.stderr is not None

@@ -12,6 +12,7 @@ import pytest
 import echoserver
 from echoserver.monitoring.log import Log
 from tests.support import inspection, pace, wire
+from tests.support.launching import Child
 
 pytest_plugins = ["pytester"]
 
@@ -48,7 +49,7 @@ def test_the_server_goes_when_its_spawner_is_killed() -> None:
         "print(server.pid, server.port, flush=True)\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as it:
+    with Child([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as it:
         assert it.stdout is not None
         pid, port = map(int, it.stdout.readline().split())
         with wire.connect(("127.0.0.1", port)) as sock:
@@ -65,7 +66,7 @@ def test_serve_in_this_process() -> None:
         "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\n"
         "sys.exit(f'exit code {code}')\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as it:
+    with Child([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as it:
         assert it.stderr is not None
         listening = json.loads(it.stderr.readline())
         assert wire.served((listening["host"], listening["port"]))
@@ -88,7 +89,7 @@ def test_a_program_that_goes_on_after_its_server_has_every_descriptor_back(tmp_p
         "    assert descriptors() == before, (workers, descriptors(), before)\n"
     )
     words = [sys.executable, "-c", script, str(tmp_path / "access.log")]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as it:
+    with Child(words, stderr=subprocess.PIPE, text=True) as it:
         assert it.stderr is not None
         said = []
         for line in it.stderr:

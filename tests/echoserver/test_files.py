@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from echoserver.system import files
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, wire
 from tests.support.certificates import SERVERS
-from tests.support.launching import await_listening, command, free_port, run, serving
+from tests.support.launching import Child, await_listening, command, free_port, run, serving
 
 
 @pytest.fixture
@@ -117,7 +116,7 @@ def test_process_substitution(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(
+        Child(
             ["bash", "-c", script, command("echoserver"), str(port), SERVERS.issue()], stderr=stderr
         ) as process,
     ):

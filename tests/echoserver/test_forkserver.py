@@ -20,6 +20,7 @@ from loadtest.machine.sockets import accept_queue
 from tests.support import inspection, pace, wire
 from tests.support.inspection import events
 from tests.support.launching import (
+    Child,
     await_listening,
     changed_server,
     command,
@@ -291,7 +292,7 @@ def test_a_script_may_name_a_handler_of_its_own(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         f"    echoserver.serve(backend='process', handler='__main__:Mine', port={port})\n"
     )
-    with subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL) as process:
+    with Child([sys.executable, str(script)], stderr=subprocess.DEVNULL) as process:
         await_listening(port, process)
         with wire.connect(("127.0.0.1", port)) as sock:
             sock.sendall(b"?")
@@ -401,7 +402,7 @@ def test_a_new_drain_timeout_holds_for_open_connections(tmp_path: Path) -> None:
     file.write_text("drain-timeout = 0.5\n")
     data = os.urandom(8 << 20)
     port = free_port()
-    with subprocess.Popen(
+    with Child(
         [command("echoserver"), "-b", "process", "--port", str(port), "--config", str(file)],
         stderr=subprocess.PIPE,
     ) as process:

@@ -15,7 +15,7 @@ from echoserver.handlers.options import bind_options
 from loadtest.machine.sockets import accept_queue
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, pace, preforked, wire
-from tests.support.launching import await_listening, command, free_port, run, terminate
+from tests.support.launching import Child, await_listening, command, free_port, run, terminate
 
 
 class Picky(Handler):
@@ -206,7 +206,7 @@ def test_a_handler_from_an_installed_package(tmp_path: Path) -> None:
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[echoserver.handlers]\nshout = shouting:Shout\n")
     port = free_port()
-    with subprocess.Popen(
+    with Child(
         [command("echoserver"), "--handler", "shout", "--port", str(port)],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         stderr=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ import echoserver
 from loadtest.machine.sockets import accept_queue
 from tests.support import inspection, wire
 from tests.support.inspection import events
-from tests.support.launching import command, free_port
+from tests.support.launching import Child, command, free_port
 from tests.support.worker_processes import worker_pids
 
 
@@ -402,22 +402,23 @@ def test_workers_that_never_serve_do_not_end_one_that_does(tmp_path: Path) -> No
         "from echoserver.backends.thread import ThreadBackend\n"
         "class Flaky(ThreadBackend):\n"
         "    def serve(self, listener, service):\n"
-        f"        with open({str(tmp_path / 'starts')!r}, 'a+b', buffering=0) as file:\n"
-        "            first = file.tell() == 0\n"
-        "            file.write(b'x')\n"
-        "        if not first: raise RuntimeError('not today')\n"
+        "        try:\n"
+        f"            os.open({str(tmp_path / 'served')!r}, os.O_CREAT | os.O_EXCL)\n"
+        "        except FileExistsError:\n"
+        f"            with open({str(tmp_path / 'failures')!r}, 'ab') as file: file.write(b'x')\n"
+        "            raise RuntimeError('not today') from None\n"
         "        super().serve(listener, service)\n"
     )
     port = free_port()
-    with subprocess.Popen(
+    with Child(
         [
             *(command("echoserver"), "--workers", "2", "--port", str(port)),
             *("--backend", f"{tmp_path}/flaky.py:Flaky"),
         ],
         stderr=subprocess.DEVNULL,
     ) as process:
-        starts = tmp_path / "starts"
-        assert wire.eventually(lambda: starts.exists() and starts.stat().st_size >= 6, 20)
+        failures = tmp_path / "failures"
+        assert wire.eventually(lambda: failures.exists() and failures.stat().st_size >= 5, 20)
         assert wire.served(("127.0.0.1", port))
         process.terminate()
         assert process.wait(10) == 0

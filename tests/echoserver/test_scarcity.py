@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import inspection, wire
-from tests.support.launching import command, serving
+from tests.support.launching import Child, command, serving
 
 
 def limited(descriptors: int, *words: str) -> subprocess.CompletedProcess[str]:
@@ -137,7 +137,7 @@ def test_a_server_told_to_leave_while_it_starts_has_not_failed(
     words += ["--workers", str(processes)] if processes else []
     with (
         log.open("wb") as stderr,
-        subprocess.Popen([sys.executable, "-c", PATIENT, *words], stderr=stderr) as process,
+        Child([sys.executable, "-c", PATIENT, *words], stderr=stderr) as process,
     ):
         assert wire.eventually(mark.exists)
         while process.poll() is None:

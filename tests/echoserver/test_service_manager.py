@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.support import inspection, wire
-from tests.support.launching import await_listening, command, free_port
+from tests.support.launching import Child, await_listening, command, free_port
 
 
 class Manager:
@@ -50,7 +50,7 @@ def managed(
     *words: str, **environment: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], wire.Address]]:
     port = free_port()
-    with subprocess.Popen(
+    with Child(
         [command("echoserver"), "--port", str(port), *words],
         env=os.environ | environment,
         stderr=subprocess.DEVNULL,
@@ -123,7 +123,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 @pytest.mark.parametrize("words", [(), ("--workers", "2")], ids=["alone", "workers"])
 def test_a_socket_that_is_handed_over(words: tuple[str, ...]) -> None:
     given = [sys.executable, "-c", HAND_OVER, "tcp", "1", command("echoserver"), *words]
-    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with Child(given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         address = ("127.0.0.1", int(process.stdout.readline()))
         assert wire.served(address)  # it could connect before the server had begun
@@ -136,7 +136,7 @@ def test_a_socket_that_is_handed_over(words: tuple[str, ...]) -> None:
 
 def test_what_has_no_effect_on_it_is_said() -> None:
     given = [sys.executable, "-c", HAND_OVER, "tcp", "1", command("echoserver"), "--port", "5555"]
-    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with Child(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert wire.served(("127.0.0.1", int(process.stdout.readline())))
@@ -204,7 +204,7 @@ def test_who_waits_at_a_socket_that_stays_is_not_sent_away(words: tuple[str, ...
 def test_systemd_hands_its_socket_over() -> None:
     port = free_port()
     words = ["systemd-socket-activate", "--listen", f"127.0.0.1:{port}", command("echoserver")]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+    with Child(words, stderr=subprocess.DEVNULL) as process:
         try:
             # It starts the server in its own place when the first client comes.
             assert wire.eventually(lambda: _served_at(port))
@@ -234,7 +234,7 @@ def test_process_1_collects_strays(words: tuple[str, ...]) -> None:
     port = free_port()
     given = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     given += [command("echoserver"), "--port", str(port), *words]
-    with subprocess.Popen(given, stderr=subprocess.DEVNULL) as process:
+    with Child(given, stderr=subprocess.DEVNULL) as process:
         try:
             address = await_listening(port, process)
             first = psutil.Process(process.pid).children()[0]

@@ -12,7 +12,7 @@ import pytest
 
 import echoserver
 from tests.support import inspection, wire
-from tests.support.launching import serving
+from tests.support.launching import Child, serving
 
 # Hangs when a file is there: while it is imported, or while it answers.
 PLUGIN = """
@@ -61,7 +61,7 @@ def test_while_a_name_server_does_not_answer() -> None:
         "from echoserver.launch import echoserver; echoserver()"
     )
     words = [sys.executable, "-c", program, "--host", "no-such-host.invalid"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+    with Child(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"asked\n"
         process.terminate()

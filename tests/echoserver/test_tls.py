@@ -26,7 +26,7 @@ from tests.echoserver.test_cli import sentence
 from tests.support import launching, pace, wire
 from tests.support.certificates import CLIENTS, SERVERS, STRANGERS
 from tests.support.inspection import settled
-from tests.support.launching import Terminal, run, totals
+from tests.support.launching import Child, Terminal, run, totals
 from tests.support.misbehaving import ending_with_its_reply
 
 TRUST = Trust(SERVERS.cert)
@@ -292,7 +292,7 @@ def test_openssl_as_a_client(version: str) -> None:
     with serving() as server:
         where = format_address(*server.address)
         words = ["openssl", "s_client", "-connect", where, version, "-CAfile", SERVERS.cert]
-        with subprocess.Popen(
+        with Child(
             [*words, "-verify_return_error", "-quiet", "-no_ign_eof"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -16,7 +15,7 @@ import echoserver
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, pace, wire
 from tests.support.inspection import events
-from tests.support.launching import changed_server, command, free_port, run
+from tests.support.launching import Child, changed_server, command, free_port, run
 from tests.support.worker_processes import servers_of, worker_pids
 
 
@@ -135,7 +134,7 @@ def test_a_worker_that_lives_does_not_serve_yet(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(
+        Child(
             [
                 *(command("echoserver"), "--workers", "2", "--port", str(port)),
                 *("--backend", f"{tmp_path}/slow.py:Slow", "--log-format", "json"),

@@ -22,7 +22,7 @@ from clients.epoll import EpollLoad
 from clients.threads import ThreadLoad
 from clients.workload import Workload
 from tests.support import inspection, pace, preforked, wire
-from tests.support.launching import command, few_tasks, free_port, run
+from tests.support.launching import Child, command, few_tasks, free_port, run
 from tests.support.misbehaving import Answer
 from tests.support.misbehaving import server as misbehaving
 
@@ -479,7 +479,7 @@ def test_json_to_a_pipe_or_through_a_link(
     assert link.is_symlink()
     assert one_result(real)["verified"] == 1
     os.mkfifo(pipe)
-    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+    with Child(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
         assert load(echo_server.address, *words, str(pipe)).returncode == 0
         assert json.loads(reader.communicate()[0])["schema"] == "echoload/2"
     assert pipe.is_fifo()

@@ -26,7 +26,7 @@ from loadtest.results.statistics import least_rounds
 from loadtest.servers.targets import CommandTarget
 from tests.loadtest.test_compare import row
 from tests.support import wire
-from tests.support.launching import await_listening, free_port, run
+from tests.support.launching import Child, await_listening, free_port, run
 from tests.support.misbehaving import server as misbehaving
 
 # Echoes right, and ends itself by a signal, or with an exit code, after so many messages.
@@ -69,7 +69,7 @@ def dies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dying(file: Path, how: int = 1, messages: int = MESSAGES) -> Iterator[wire.Address]:
     port = free_port()
     words = [sys.executable, str(file), str(port), str(messages), str(how)]
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+    with Child(words, stderr=subprocess.DEVNULL) as process:
         try:
             yield await_listening(port, process)
         finally:

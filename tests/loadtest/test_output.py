@@ -23,7 +23,7 @@ from loadtest.cli.measurement import FORMATS, chosen_files
 from loadtest.load.round import Engine, RoundInterrupt, measure
 from loadtest.machine import pinning
 from tests.support import inspection, wire
-from tests.support.launching import command, free_port, run
+from tests.support.launching import Child, command, free_port, run
 
 SHORT = ("-q", "-c", "2", "-n", "20", "--engine", "epoll")
 
@@ -344,7 +344,7 @@ def test_what_a_shell_passes_for_a_process(server: str, tmp_path: Path) -> None:
     os.mkfifo(copy)
     words = ["run", server, *SHORT]
     script = '"$@" --json >(cat > "$COPY"); echo "exit $?" >&2'
-    with subprocess.Popen(["cat", str(copy)], stdout=subprocess.PIPE) as reader:
+    with Child(["cat", str(copy)], stdout=subprocess.PIPE) as reader:
         result = shell(script, *words, env={**os.environ, "COPY": str(copy)})
         document = json.loads(reader.communicate()[0])
     assert result.stderr == "exit 0\n"
@@ -421,7 +421,7 @@ def test_grades_go_to_standard_output_and_to_a_pipe_once(server: str, tmp_path: 
     copy = tmp_path / "copy"
     os.mkfifo(copy)
     words = ["--format", "json", "--output", str(copy), "--format", "junit", "--output", "-"]
-    with subprocess.Popen(["cat", str(copy)], stdout=subprocess.PIPE) as reader:
+    with Child(["cat", str(copy)], stdout=subprocess.PIPE) as reader:
         result = run("echoload", "check", "--only", "L*", server, *words)
         report = json.loads(reader.communicate()[0])
     assert report["complete"] is True

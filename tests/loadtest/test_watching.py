@@ -21,7 +21,7 @@ from clients.address import format_address
 from loadtest.machine import sockets
 from loadtest.machine.sampler import Sampler
 from tests.support import inspection, wire
-from tests.support.launching import await_listening, free_port, run
+from tests.support.launching import Child, await_listening, free_port, run
 
 # What the servers below begin with: a process that burns CPU when it is told to, and says so.
 COMMON = """
@@ -373,7 +373,7 @@ def test_a_balancers_figures_are_called_the_balancers(
         "asyncio.run(main())\n"
     )
     port, (host, behind) = free_port(), echo_server.address
-    with subprocess.Popen(
+    with Child(
         [sys.executable, str(balancer), str(port), host, str(behind)], stderr=subprocess.DEVNULL
     ) as process:
         await_listening(port, process)

@@ -21,7 +21,7 @@ from tests.stress.arena import FRAME, MIB, Arena, frames
 from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
 from tests.support import certificates, inspection, pace, wire
-from tests.support.launching import command, free_port
+from tests.support.launching import Child, command, free_port
 
 RAISES = "tests/stress/controls.py:Raises"
 
@@ -341,7 +341,7 @@ def ctrl_c(arena: Arena) -> str:
     if arena.cell.workers:
         words += ["--workers", str(arena.cell.workers)]
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    with Child(
         words,
         stdin=theirs,
         stdout=theirs,

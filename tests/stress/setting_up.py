@@ -16,7 +16,7 @@ from tests.stress.arena import Arena
 from tests.stress.model import ITS_OWN, fault
 from tests.stress.streams import control
 from tests.support import inspection, pace, wire
-from tests.support.launching import await_listening, command, free_port, run
+from tests.support.launching import Child, await_listening, command, free_port, run
 
 PLAIN = {**ITS_OWN, "tls": False}
 
@@ -127,7 +127,7 @@ def broken_stderr(arena: Arena) -> str:
             os.close(sink)
             sink = os.open("/dev/full", os.O_WRONLY)
         script = 'exec "$@" 2>&-' if kind == "closed" else 'exec "$@"'
-        with subprocess.Popen(["sh", "-c", script, "sh", *typed], stderr=sink) as process:
+        with Child(["sh", "-c", script, "sh", *typed], stderr=sink) as process:
             os.close(sink)
             try:
                 address = await_listening(port, process)
@@ -167,7 +167,7 @@ def clock(arena: Arena) -> str:
         "--log-format",
         "json",
     ]
-    with subprocess.Popen(typed, env=os.environ | environment, stderr=subprocess.PIPE) as process:
+    with Child(typed, env=os.environ | environment, stderr=subprocess.PIPE) as process:
         try:
             address = await_listening(port, process)
             sock = wire.connect(address)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import psutil
@@ -24,6 +25,20 @@ from loadtest.machine import ports
 from tests.support import inspection, wire
 
 BIN = Path(sys.executable).parent
+
+
+class Child(subprocess.Popen[Any]):
+    """A process that ends with its block: where that fails it is killed, or nobody would end it."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
 
 
 def command(name: str) -> str:
@@ -153,7 +168,7 @@ def changed_server(
 ) -> Iterator[tuple[subprocess.Popen[str], wire.Address]]:
     """Run the command after a `change` to its modules, such as a shorter interval; then end it."""
     program = f"{change}; from echoserver.launch import echoserver; echoserver()"
-    with subprocess.Popen(
+    with Child(
         [sys.executable, "-c", program, "--port", "0", *words], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
