@@ -68,6 +68,7 @@ class Service:
         """Set while something waits for a slot."""
         self._next_sweep = 0.0
         self._open: set[Connection] = set()
+        self._closed: set[Connection] = set()  # of these: what is left to do is to write them down
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
         # pthread_kill of one that has ended is undefined.
         self._lock = threading.Lock()
@@ -91,7 +92,7 @@ class Service:
     @property
     def open(self) -> int:
         """Connections that are open in this process."""
-        return len(self._open)
+        return len(self._open) - len(self._closed)
 
     def admit(self, sock: socket.socket, peer: Any, *, counted: bool) -> Connection:
         """Give a client that was accepted the slot that was taken for it.
@@ -134,10 +135,9 @@ class Service:
                 setattr(totals, counter, getattr(totals, counter) + 1)
             elif usual := USUAL_OUTCOMES.get(outcome):
                 setattr(self.vitals, usual, getattr(self.vitals, usual) + 1)
+            self._closed.add(connection)
             if self._promptly:
-                self.publish(leaving=1)
-            # Last: `drain` looks without the lock, and takes an empty set for complete totals.
-            self._open.discard(connection)
+                self.publish()
         if self.log.debugging:
             self.log.debug(
                 "connection_closed",
@@ -153,6 +153,10 @@ class Service:
                 (connection.bytes_in, connection.bytes_out, connection.bytes_discarded),
                 time.monotonic() - connection.since,
             )
+        # Last: `drain` looks without the lock, and takes an empty set for complete totals and logs.
+        with self._lock:
+            self._closed.discard(connection)
+            self._open.discard(connection)
         if self.wake_on_release:
             self.lifecycle.wake()
 
@@ -169,11 +173,11 @@ class Service:
         self.totals.bytes_out += went
         self.totals.bytes_discarded += late
 
-    def publish(self, leaving: int = 0) -> None:
-        """Publish how things are; `leaving` of the connections are about to be forgotten."""
+    def publish(self) -> None:
+        """Publish how things are."""
         if self._publish is not None:
             vitals = self.vitals
-            vitals.open = self.open - leaving
+            vitals.open = self.open
             vitals.log_lines_dropped = self.log.dropped
             if self._access_log is not None:
                 vitals.access_lines_dropped = self._access_log.dropped
@@ -215,7 +219,7 @@ class Service:
         lifecycle = self.lifecycle
         self.wake_on_release = True
         self.log.say_rest()
-        self.log.info("draining", signal=lifecycle.signal_name, connections=len(self._open))
+        self.log.info("draining", signal=lifecycle.signal_name, connections=self.open)
         lifecycle.run_hooks()
         self.tell_to_end()
         while self._open and not lifecycle.killed and not lifecycle.overdue:
@@ -238,7 +242,7 @@ class Service:
             yield lifecycle.next_wait(_TICK)
             lifecycle.dispatch_ready()
         with self._lock:
-            left_over = list(self._open)
+            left_over = list(self._open - self._closed)
             self.totals.cut += len(left_over)
         for connection in left_over:
             connection.abandon()
@@ -246,12 +250,12 @@ class Service:
     def open_connections(self) -> list[Connection]:
         """Return the connections that are open in this process."""
         with self._lock:
-            return list(self._open)
+            return list(self._open - self._closed)
 
     def ask_to_leave(self, connection: Connection) -> bool:
         """End a connection to make room; False where it has ended, or is owed something now."""
         with self._lock:
-            if connection not in self._open or connection.owed:
+            if connection not in self._open or connection in self._closed or connection.owed:
                 return False
             connection.ask_to_leave()
             return True

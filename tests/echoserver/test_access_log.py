@@ -19,6 +19,7 @@ from tests.support import inspection, pace, wire
 from tests.support.launching import (
     Child,
     await_listening,
+    changed_server,
     command,
     free_port,
     run,
@@ -187,6 +188,21 @@ def _is(figure: Callable[[], float], value: float) -> bool:
 
 def _holds(process: psutil.Process, file: Path) -> bool:
     return str(file) in {one.path for one in process.open_files()}
+
+
+def test_a_server_that_ends_waits_for_the_last_line(tmp_path: Path) -> None:
+    """A thread may have to wait for a core just when its connection is over."""
+    change = (
+        "import time; from echoserver.monitoring.access_log import AccessLog; "
+        "write = AccessLog.write; "
+        "AccessLog.write = lambda *values: (time.sleep(0.5), write(*values))"
+    )
+    file = tmp_path / "access.log"
+    with changed_server(change, "--access-log", str(file)) as (process, address):
+        assert wire.served(address)
+        process.terminate()
+        assert process.wait(20) == 0
+    assert [line["bytes_in"] for line in lines(file)] == [len(b"SERVED?")]
 
 
 def test_the_access_log_on_standard_output() -> None:
