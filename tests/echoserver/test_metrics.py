@@ -253,6 +253,14 @@ def test_scrapers_that_hang_hold_nobody_up() -> None:
         assert pace.within(time.monotonic() - begun, 5)
 
 
+def _stop(processes: list[psutil.Process]) -> None:
+    """Stop them, and wait until they are: until then, one may still take what has come."""
+    for one in processes:
+        one.suspend()
+    stopped = psutil.STATUS_STOPPED
+    assert wire.eventually(lambda: all(one.status() == stopped for one in processes))
+
+
 @pytest.mark.parametrize(("model", "processes"), [("thread", None), ("process", 2)])
 def test_helpers_that_die_are_started_again(
     model: str, processes: int | None, tmp_path: Path
@@ -265,8 +273,7 @@ def test_helpers_that_die_are_started_again(
         helpers = [one for one in children if one.pid not in workers]
         assert len(helpers) == 2
         assert wire.eventually(lambda: len(file.read_text().splitlines()) == 1)
-        for helper in helpers:
-            helper.suspend()
+        _stop(helpers)
         assert wire.served(server.address), "and its line waits in the pipe"
         for helper in helpers:
             helper.kill()
@@ -279,8 +286,7 @@ def test_helpers_that_die_are_started_again(
         assert wire.eventually(lambda: metrics(base)["connections_total"] == 2)
         assert wire.eventually(lambda: len(file.read_text().splitlines()) == 2)
         others = [one for one in psutil.Process(server.pid).children() if one.pid not in workers]
-        for helper in others:
-            helper.suspend()
+        _stop(others)
         assert wire.served(server.address)
         for helper in others:
             helper.kill()  # and at once comes the end
