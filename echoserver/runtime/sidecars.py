@@ -53,6 +53,7 @@ class Sidecars:
         self._exporter: Exporter | None = None
         self._access: AccessLog | None = None
         self._lifecycle: Lifecycle | None = None
+        self._stopping = False
         if config.metrics is not None:
             from echoserver.monitoring import exporter  # noqa: PLC0415 - an HTTP server is much to import
 
@@ -147,6 +148,7 @@ class Sidecars:
     def _notice_drain(self) -> None:
         if self._scoreboard is None or self._lifecycle is None or self._lifecycle.running:
             return
-        if not self._scoreboard.everyone_drains:
+        if not self._stopping:  # a master may have told the workers before it looks here
+            self._stopping = True
             self._scoreboard.drain_everyone()
             self._notifier.stopping()

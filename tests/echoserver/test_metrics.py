@@ -257,8 +257,7 @@ def _stop(processes: list[psutil.Process]) -> None:
     """Stop them, and wait until they are: until then, one may still take what has come."""
     for one in processes:
         one.suspend()
-    stopped = psutil.STATUS_STOPPED
-    assert wire.eventually(lambda: all(one.status() == stopped for one in processes))
+    assert all(inspection.stopped(one.pid) for one in processes)
 
 
 @pytest.mark.parametrize(("model", "processes"), [("thread", None), ("process", 2)])

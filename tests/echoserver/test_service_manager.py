@@ -15,6 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+import echoserver
+from echoserver.admission.binding import bind
+from echoserver.lifecycle.main_wait import Lifecycle
+from echoserver.monitoring.log import Log
+from echoserver.monitoring.scoreboard import Scoreboard
+from echoserver.runtime.sidecars import Sidecars
 from tests.support import inspection, wire
 from tests.support.launching import Child, await_listening, command, free_port
 
@@ -76,6 +82,29 @@ def test_a_service_manager_hears_how_it_goes(words: tuple[str, ...], tmp_path: P
         process.terminate()
         assert manager.hears("STOPPING=1")
         assert process.wait(20) == 0
+
+
+def test_a_drain_that_begins_between_two_looks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A master that sees the signal first tells the workers first."""
+    manager = Manager(tmp_path)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    config = echoserver.Config(port=0)
+    lifecycle, scoreboard = Lifecycle(8.0), Scoreboard.of(config)
+    sockets, log = bind(config), Log(config)
+    sidecars = Sidecars(config, sockets, log, None)
+    sidecars.start(scoreboard, lifecycle)
+    lifecycle.drain()
+    scoreboard.drain_everyone()
+    lifecycle.dispatch_ready()
+    try:
+        assert manager.hears("STOPPING=1")
+    finally:
+        sidecars.close()
+        lifecycle.close()
+        sockets.close()
+        log.close()
 
 
 def test_the_watchdog_is_fed_when_clients_have_all_descriptors(tmp_path: Path) -> None:
