@@ -29,7 +29,7 @@ class ProcessBackend(Backend):
     """Forks a process for every client."""
 
     summary = "a process per client (fork)"
-    cost = "a fork, and about 480 KiB"
+    cost = "a fork, and about 490 KiB"
 
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept in this process, serve each client in a child of the fork server's."""
