@@ -4,7 +4,7 @@ import os
 import time
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from echoserver.addresses import EVERY_ADDRESS, parse_endpoint
 from echoserver.admission.binding import bind
@@ -30,9 +30,6 @@ from echoserver.system.descriptors import raise_descriptor_limit
 from echoserver.system.privileges import Identity
 from echoserver.system.processes import OrphanReaper
 from echoserver.system.sockets import spelled
-
-if TYPE_CHECKING:
-    pass
 
 # With all that may stand beside a server, a worker holds up to 18, and more while it starts.
 _LEAST_DESCRIPTORS = 32

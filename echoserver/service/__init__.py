@@ -68,7 +68,7 @@ class Service:
         """Set while something waits for a slot."""
         self._next_sweep = 0.0
         self._open: set[Connection] = set()
-        self._closed: set[Connection] = set()  # of these: what is left to do is to write them down
+        self._unwritten = 0  # connections that have ended, and are still to be written down
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
         # pthread_kill of one that has ended is undefined.
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Service:
     @property
     def open(self) -> int:
         """Connections that are open in this process."""
-        return len(self._open) - len(self._closed)
+        return len(self._open)
 
     def admit(self, sock: socket.socket, peer: Any, *, counted: bool) -> Connection:
         """Give a client that was accepted the slot that was taken for it.
@@ -135,7 +135,9 @@ class Service:
                 setattr(totals, counter, getattr(totals, counter) + 1)
             elif usual := USUAL_OUTCOMES.get(outcome):
                 setattr(self.vitals, usual, getattr(self.vitals, usual) + 1)
-            self._closed.add(connection)
+            # In this order: `drain` looks without the lock, and waits for both.
+            self._unwritten += 1
+            self._open.discard(connection)
             if self._promptly:
                 self.publish()
         if self.log.debugging:
@@ -153,10 +155,8 @@ class Service:
                 (connection.bytes_in, connection.bytes_out, connection.bytes_discarded),
                 time.monotonic() - connection.since,
             )
-        # Last: `drain` looks without the lock, and takes an empty set for complete totals and logs.
         with self._lock:
-            self._closed.discard(connection)
-            self._open.discard(connection)
+            self._unwritten -= 1
         if self.wake_on_release:
             self.lifecycle.wake()
 
@@ -222,7 +222,7 @@ class Service:
         self.log.info("draining", signal=lifecycle.signal_name, connections=self.open)
         lifecycle.run_hooks()
         self.tell_to_end()
-        while self._open and not lifecycle.killed and not lifecycle.overdue:
+        while self._unfinished and not lifecycle.killed and not lifecycle.overdue:
             left = lifecycle.deadline - time.monotonic()
             yield lifecycle.next_wait(None if left == inf else max(0.0, left))
             lifecycle.dispatch_ready()
@@ -235,14 +235,14 @@ class Service:
                 advice="they did not read what they were owed; --drain-timeout gives them longer",
             )
         give_up = time.monotonic() + (0.0 if lifecycle.killed else _ABORT_GRACE)
-        while self._open:
+        while self._unfinished:
             self._each(Connection.abort)
             if time.monotonic() >= give_up:
                 break
             yield lifecycle.next_wait(_TICK)
             lifecycle.dispatch_ready()
         with self._lock:
-            left_over = list(self._open - self._closed)
+            left_over = list(self._open)
             self.totals.cut += len(left_over)
         for connection in left_over:
             connection.abandon()
@@ -250,12 +250,21 @@ class Service:
     def open_connections(self) -> list[Connection]:
         """Return the connections that are open in this process."""
         with self._lock:
-            return list(self._open - self._closed)
+            return list(self._open)
+
+    def is_open(self, connection: Connection) -> bool:
+        """Tell whether a connection is open in this process."""
+        return connection in self._open
+
+    @property
+    def _unfinished(self) -> bool:
+        """There are connections that are open, or not written down yet."""
+        return bool(self._open or self._unwritten)
 
     def ask_to_leave(self, connection: Connection) -> bool:
         """End a connection to make room; False where it has ended, or is owed something now."""
         with self._lock:
-            if connection not in self._open or connection in self._closed or connection.owed:
+            if connection not in self._open or connection.owed:
                 return False
             connection.ask_to_leave()
             return True

@@ -36,15 +36,14 @@ class Shedder:
             those that wait, and are about to leave.
         """
         now = time.monotonic()
-        here = set(self._service.open_connections())
-        self._leaving = {one: at for one, at in self._leaving.items() if one in here}
+        self._leaving = {one: at for one, at in self._leaving.items() if self._service.is_open(one)}
         # Who has been asked and stays, for whatever reason, makes no room.
         if sum(now - at < _SHED_GRACE for at in self._leaving.values()) >= waiting:
             return True
         if now - self._surveyed >= _SURVEY_INTERVAL:
             self._surveyed = now
             try:
-                self._silent = self._survey(here, listeners, now)
+                self._silent = self._survey(listeners, now)
             except OSError as error:
                 self._service.log.warning_each_second("shedding_failed", error=error.strerror)
                 return False
@@ -55,9 +54,7 @@ class Shedder:
                 return True
         return False
 
-    def _survey(
-        self, here: set[Connection], listeners: Iterable[socket.socket], now: float
-    ) -> list[Connection]:
+    def _survey(self, listeners: Iterable[socket.socket], now: float) -> list[Connection]:
         """Return the connections that may be asked to leave, the most silent one last.
 
         Raises:
@@ -65,7 +62,7 @@ class Shedder:
         """
         by_peer = {
             idle.peer(*one.remote): one
-            for one in here
+            for one in self._service.open_connections()
             if now - self._leaving.get(one, -inf) >= _SHED_GRACE
             and not (one.owed or is_unix(one.remote[0]))
         }

@@ -2,10 +2,6 @@
 
 import resource
 from contextlib import suppress
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 # Descriptors that are not connections': stderr, listeners, the wake-up pipe, a loop's own. Where
 # there are few, half of them.

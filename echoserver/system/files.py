@@ -53,7 +53,7 @@ def read_file(path: str | os.PathLike[str], *, reload: bool = False) -> bytes:
             return data
         case [OSError() as error]:
             raise error
-    raise _timeout(path, f"it does not answer within {PATIENCE:g} seconds")
+    raise OSError(errno.ETIMEDOUT, f"it does not answer within {PATIENCE:g} seconds", path)
 
 
 def _read(path: str | os.PathLike[str], *, reload: bool) -> bytes:
@@ -63,16 +63,16 @@ def _read(path: str | os.PathLike[str], *, reload: bool) -> bytes:
         found = os.fstat(fd)
         regular = stat.S_ISREG(found.st_mode) or os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
         if reload and not regular:
-            raise OSError(errno.EINVAL, "it is not a regular file, and can be read once", path)
-        return _read_to_end(fd, path)
-    except OSError as error:  # a read's does not have the name
+            raise OSError(errno.EINVAL, "it is not a regular file, and can be read once")
+        return _read_to_end(fd)
+    except OSError as error:  # that of a descriptor does not have the name
         error.filename = path
         raise
     finally:
         os.close(fd)
 
 
-def _read_to_end(fd: int, path: str | os.PathLike[str]) -> bytes:
+def _read_to_end(fd: int) -> bytes:
     poll, deadline = select.poll(), time.monotonic() + PATIENCE
     poll.register(fd, select.POLLIN)
     pieces: list[bytes] = []
@@ -80,18 +80,14 @@ def _read_to_end(fd: int, path: str | os.PathLike[str]) -> bytes:
     while True:
         # Before the first read, which would take a pipe without a writer for an empty one.
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise _timeout(path, f"there is no end within {PATIENCE:g} seconds")
+            raise OSError(errno.ETIMEDOUT, f"there is no end within {PATIENCE:g} seconds")
         piece = os.read(fd, _CHUNK)
         if not piece:
             return b"".join(pieces)
         pieces.append(piece)
         size += len(piece)
         if size > LONGEST:
-            raise OSError(errno.EFBIG, f"it is larger than {LONGEST >> 20} MiB", path)
-
-
-def _timeout(path: str | os.PathLike[str], reason: str) -> OSError:
-    return OSError(errno.ETIMEDOUT, reason, path)
+            raise OSError(errno.EFBIG, f"it is larger than {LONGEST >> 20} MiB")
 
 
 def own_descriptor(path: str) -> int | None:

@@ -2,12 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from loadtest.check.evidence import Difference
-
-if TYPE_CHECKING:
-    pass
 
 
 class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of ours
