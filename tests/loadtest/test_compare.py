@@ -591,6 +591,8 @@ def test_find_max_finds_where_a_server_no_longer_keeps_up(tmp_path: Path) -> Non
     found = json.loads(file.read_text())["find_max"]
     # On a crowded machine the client itself is late, and says so.
     assert result.returncode == (5 if found["inconclusive"] else 0), result.stderr
+    if found["inconclusive"] and not found["rate"]:
+        pytest.skip("other programs have this machine: the client was late at the lowest rate")
     assert (30 if found["inconclusive"] else 60) < found["rate"] < 125
     assert any(step["holds"] for step in found["steps"])
     assert any(

@@ -157,13 +157,21 @@ def test_find_max_shows_and_saves_its_steps_so_far(server: str, tmp_path: Path) 
         start_new_session=True,
     )
     assert process.stderr is not None
-    assert "holds" in process.stderr.readline()
+    # A rate that a crowded machine spoiled is tried again, and said not to hold: the next line is
+    # waited for. Where all are spoiled the command ends by itself, and the loop with it.
+    for line in process.stderr:
+        if "does not hold" not in line:
+            break
+    else:
+        process.communicate(timeout=30)
+        pytest.skip("other programs have this machine: the client was late at the lowest rate")
+    assert "holds" in line
     os.killpg(process.pid, signal.SIGINT)
     out, error = process.communicate(timeout=30)
     assert process.returncode == 130, error
     found = json.loads(file.read_text())["find_max"]
     assert found["interrupted"] is True
-    assert found["rate"] == max(step["rate"] for step in found["steps"])
+    assert found["rate"] == max(step["rate"] for step in found["steps"] if step["holds"])
     assert "≥ " in out
     assert "Traceback" not in error
 
