@@ -86,6 +86,7 @@ class Listener:
         """Yield each new connection, and what to wait for where there is none."""
         lifecycle = self._lifecycle
         in_a_row = 0
+        begun = lifecycle.running
         while lifecycle.running:
             lifecycle.run_hooks()  # clients may come so fast that it never waits
             if in_a_row < _MOST_IN_A_ROW and self._acceptor.may_accept:
@@ -98,7 +99,11 @@ class Listener:
             yield from self._wait(at_once=in_a_row >= _MOST_IN_A_ROW)
             in_a_row = 0
         self._watch_nothing()
-        yield from LastArrivals(self._sockets, self._acceptor, self._gate, self._service).steps()
+        # A worker that was to leave before it began serves nobody: another process accepts them,
+        # and the reload that wanted this one may have been given up.
+        if begun or not lifecycle.retiring:
+            last = LastArrivals(self._sockets, self._acceptor, self._gate, self._service)
+            yield from last.steps()
         self.close()
 
     def close(self) -> None:

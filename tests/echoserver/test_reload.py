@@ -371,6 +371,46 @@ def test_a_reload_is_tried_where_nobody_serves_any_more(
         assert len(events(server, "reloaded")) == cures
 
 
+def test_a_worker_of_a_given_up_reload_serves_nobody_who_was_waiting(
+    toml: Path, tmp_path: Path
+) -> None:
+    """It was still starting when it was told to leave; a client was in the queue by then."""
+    flag = tmp_path / "short"
+    plugin = tmp_path / "fails.py"
+    plugin.write_text(
+        "import os, time\n"
+        "from echoserver.backends.selector import SelectorBackend\n"
+        "class Fails(SelectorBackend):\n"
+        "    def serve(self, listener, service):\n"
+        "        if service.config.handler == 'upper':\n"
+        "            try:\n"
+        f"                open({str(tmp_path / 'first')!r}, 'x').close()\n"
+        "            except FileExistsError:\n"
+        "                while service.lifecycle.running: time.sleep(0.01)\n"
+        "            else:\n"
+        "                raise RuntimeError('the first of the reload')\n"
+        f"        elif os.path.exists({str(flag)!r}):\n"
+        "            raise RuntimeError('not today')\n"
+        "        super().serve(listener, service)\n"
+    )
+    port = toml.read_text() + f"backend = '{plugin}:Fails'\n"
+    toml.write_text(port)
+    arguments = ["--config", str(toml)]
+    with echoserver.spawn(workers=2, backend=None, port=None, arguments=arguments) as server:
+        flag.touch()
+        for pid in worker_pids(server):
+            os.kill(pid, signal.SIGKILL)
+        assert wire.eventually(lambda: len(events(server, "worker_died")) > 4)
+        with wire.connect(server.address) as waiting:
+            waiting.sendall(b"shout")
+            toml.write_text(port + "handler = 'upper'\n")
+            os.kill(server.pid, signal.SIGHUP)
+            assert wire.eventually(lambda: events(server, "reload_failed"))
+            assert wire.eventually(lambda: events(server, "worker_stopped"))
+            flag.unlink()
+            assert wire.read_exactly(waiting, 5) == b"shout"
+
+
 @pytest.mark.ci
 def test_many_sighups_leave_as_many_workers(toml: Path) -> None:
     arguments = ["--config", str(toml)]
