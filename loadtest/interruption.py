@@ -2,6 +2,8 @@
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -19,6 +21,21 @@ def treat_all_as_ctrl_c() -> None:
 
 def _raise(_number: int, _frame: Any) -> NoReturn:
     raise KeyboardInterrupt
+
+
+@contextmanager
+def blocked_in_children() -> Iterator[None]:
+    """Start processes that no interruption reaches, from their first instruction on.
+
+    Ctrl-C is sent to the whole process group (termios(3)), and an interpreter that is still
+    importing would answer it with a traceback. A new process has the signal mask of the thread that
+    started it (execve(2)); what comes meanwhile is delivered here when the block ends.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Deferred:

@@ -19,7 +19,7 @@ from clients.load import LoadResult
 from clients.recording import Second, release
 from clients.workload import Workload
 from loadtest.errors import ClientError, NoThreadsError
-from loadtest.interruption import Deferred
+from loadtest.interruption import Deferred, blocked_in_children
 from loadtest.load.intervals import NO_LATENCY, IntervalTotals
 from loadtest.load.worker import STOP
 from loadtest.machine.pinning import Pinning, pinned
@@ -42,11 +42,12 @@ class _Process:
     """One of them: lines in, lines out."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "loadtest.load.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        with blocked_in_children():
+            self.popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", "loadtest.load.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         assert self.popen.stdin is not None  # noqa: S101 - they were opened as pipes
         assert self.popen.stdout is not None  # noqa: S101
         self._input, self.output = self.popen.stdin, self.popen.stdout

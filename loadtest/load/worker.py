@@ -4,7 +4,8 @@ It is a process apart so that its CPU time is the client's alone, and so that it
 to CPUs of its own; a run may have several of them, with a part of the connections each. Line by
 line: what to do, as JSON → connect, say how many; ``go NANOSECONDS`` → start then, say what each
 second gave, and when it is over; ``close`` → finish, say the result. When the input ends, so does
-the process. The signal `STOP` ends the time early.
+the process. The signal `STOP` ends the time early; Ctrl-C, which reaches the whole group, is
+blocked here (`loadtest.load.coordinator`): the process that started this one decides what it means.
 """
 
 import gc
@@ -29,9 +30,6 @@ _RARELY = 100_000  # objects between two looks for cycles, of which a load makes
 
 def main() -> None:
     """Run one workload, as standard input says."""
-    # These reach the whole group. The process that started this one decides, and says STOP.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     told = json.loads(_next_line())
     workload = Workload(**told["workload"])
     try:
