@@ -7,16 +7,16 @@ import click
 from echoserver import __version__
 
 COMMANDS = {
-    "calibrate": ("machine", "Measure what the load client reaches here."),
-    "check": ("check", "Grade any echo server, in any language."),
-    "compare": ("compare", "Compare servers: a fresh one for every target and round."),
-    "doctor": ("machine", "Say what on this machine skews the results."),
-    "find-max": ("find_max", "Find the highest rate at which objectives hold."),
-    "hold": ("hold", "Count the idle connections that servers hold."),
-    "report": ("report", "Show saved results again, in any format."),
-    "run": ("run", "Put one running server under load."),
+    "calibrate": "Measure what the load client reaches here.",
+    "check": "Grade any echo server, in any language.",
+    "compare": "Compare servers: a fresh one for every target and round.",
+    "doctor": "Say what on this machine skews the results.",
+    "find-max": "Find the highest rate at which objectives hold.",
+    "hold": "Count the idle connections that servers hold.",
+    "report": "Show saved results again, in any format.",
+    "run": "Put one running server under load.",
 }
-"""By name: the module of a command, and what the list of commands says of it."""
+"""Commands by name, with what the list of commands says of each."""
 
 
 class LazyGroup(click.Group):
@@ -30,14 +30,14 @@ class LazyGroup(click.Group):
         """Return a command; None: there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"{__name__}.{COMMANDS[cmd_name][0]}")
-        found: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
         """Write the list of commands."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, about) for name, (_, about) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(

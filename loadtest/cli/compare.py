@@ -1,23 +1,10 @@
-"""The command `echoload compare`: servers, each under the same load, in interleaved rounds."""
+"""The command `echoload compare`."""
 
 from typing import Any
 
 import click
 
-from loadtest.cli.arguments import (
-    as_plan,
-    choose_reference,
-    describe_plan,
-    engine_for_all,
-    make_cells,
-    make_engine,
-    make_objectives,
-    make_pinning,
-    read_baseline,
-    read_share,
-    read_sweep,
-)
-from loadtest.cli.measurement import Measurement, chosen_files
+from loadtest.cli.actions import act
 from loadtest.cli.options import (
     CLIENT,
     CONNECTIONS,
@@ -31,14 +18,7 @@ from loadtest.cli.options import (
     options_of,
     timing,
 )
-from loadtest.cli.progress import RoundProgress
-from loadtest.cli.types import ValidatedText, positive
-from loadtest.experiments.compare import Plan, try_each
-from loadtest.experiments.compare import compare as run_rounds
-from loadtest.machine.descriptors import allow_descriptors
-from loadtest.results.statistics import least_rounds
-from loadtest.servers import selection
-from loadtest.servers.targets import BuildDirectory
+from loadtest.cli.types import ParsedText, ValidatedText, read_share, read_sweep
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -120,87 +100,13 @@ from loadtest.servers.targets import BuildDirectory
             "--max-regression",
             default="10%",
             show_default=True,
-            type=ValidatedText(read_share),
+            type=ParsedText(read_share),
             metavar="SHARE",
             help="How much worse than the baseline is allowed.",
         ),
     ],
     OUTPUT,
 )
-def compare(
-    *,
-    words: tuple[str, ...],
-    backends: str | None,
-    targets: tuple[str, ...],
-    peers: bool,
-    pythons: tuple[str, ...],
-    workers: str | None,
-    server_options: tuple[str, ...],
-    handler_options: tuple[str, ...],
-    rounds: int | None,
-    reference: str | None,
-    sweep: str | None,
-    engine: str,
-    processes: int,
-    pin: str,
-    slo: str | None,
-    baseline: str | None,
-    max_regression: str,
-    quiet: bool,
-    **options: Any,
-) -> int:
+def compare(**options: Any) -> int:
     """Compare servers: a fresh one for every target and round."""
-    files = chosen_files(options)
-    positive(options["duration"], "-d")
-    settings = selection.server_settings(
-        (*server_options, *([f"workers={workers}"] if workers else []))
-    )
-    settings |= {"handler": options["handler"], "handler_option": handler_options}
-    cpus = make_pinning(pin, processes)
-    notes: list[str] = []
-    with BuildDirectory() as folder:
-        own = frozenset({"workers"} if workers else ())
-        chosen = selection.TargetSelection(settings, folder, notes, own)
-        what = chosen.targets(backends, targets, words, peers=peers, pythons=pythons)
-        base = choose_reference(reference, what)
-        cells = make_cells(what, options, sweep)
-        rounds = rounds or max(5, least_rounds(len(what)))
-        plan = Plan(cells, rounds, cpus, options["seed"], make_engine(engine, processes, cpus))
-        asked = as_plan(cells[0].workload, plan.engine, rounds=rounds)
-        asked |= {"sweep": sweep, "pin": pin}
-        this = Measurement(
-            rounds * len(cells),
-            options["duration"] + options["warmup"],
-            cpus,
-            asked,
-            files,
-            quiet=quiet,
-            reference=base,
-            objectives=make_objectives(slo),
-            baseline=read_baseline(baseline, what, asked),
-            most_regression=read_share(max_regression),
-            notes=notes,
-        )
-
-        def go(progress: RoundProgress) -> None:
-            nonlocal plan
-            allow_descriptors(max(cell.workload.connections for cell in plan.cells))
-            plan, failures = try_each(plan, progress.say)
-            this.leave_out(failures)
-            if not plan.cells:
-                return
-            if base not in {cell.target.name for cell in plan.cells}:
-                this.reference = choose_reference(None, [cell.target for cell in plan.cells])
-            plan = engine_for_all(plan, progress, this.notes)
-            this.plan["engine"] = plan.engine.name
-            try:
-                this.leave_out(run_rounds(plan, this.results, progress))
-            finally:
-                done = [
-                    sum(not one.interrupted for one in result.rounds)
-                    for result in this.results
-                    if not result.failed
-                ]
-                this.notes.append(describe_plan(plan, options["duration"], min(done, default=0)))
-
-        return this.carry_out(go)
+    return act("compare", **options)

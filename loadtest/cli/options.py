@@ -11,6 +11,7 @@ from echoserver.command import Duration
 from loadtest.cli.types import (
     MOST_CONNECTIONS,
     MOST_PIPELINED,
+    ParsedText,
     Rate,
     ValidatedText,
     WholeNumber,
@@ -197,7 +198,7 @@ OUTPUT = [
 OBJECTIVES = [
     click.option(
         "--slo",
-        type=ValidatedText(parse_objectives),
+        type=ParsedText(parse_objectives),
         metavar="CONDITIONS",
         help="What must hold, as 'p99<20ms,errors=0,throughput>10k'; exit 3 where it does not.",
     ),

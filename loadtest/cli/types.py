@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from clients.distributions import parse_sizes
 from echoserver.units import parse_quantity, parse_whole
 from loadtest.errors import usage
 
@@ -50,6 +51,24 @@ class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
         return str(value)
 
 
+class ParsedText(click.ParamType):  # type: ignore[type-arg] # likewise
+    """A text that a function understands, as the value that the function returns."""
+
+    name = "text"
+
+    def __init__(self, function: Callable[[str], Any]) -> None:
+        self._function = function
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return what the function makes of the text; a value that is one already, unchanged."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._function(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not {error}", param, ctx)
+
+
 class Rate(click.ParamType):  # type: ignore[type-arg] # likewise
     """Messages a second: 5000, 5k, or 1k:20k for a ramp."""
 
@@ -76,3 +95,51 @@ def positive(value: float, option: str) -> float:
     if not value:
         usage(f"{option} must be more than 0")
     return value
+
+
+def read_share(text: str) -> float:
+    """Read ``10%`` or ``0.1``.
+
+    Raises:
+        ValueError: It is none; the message completes "X must be ...".
+    """
+    words = text.strip()
+    try:
+        share = float(words.removesuffix("%")) / (100 if words.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 10:  # noqa: PLR2004 - ten times worse is not a threshold
+        raise ValueError("a share such as 10% or 0.1")
+    return share
+
+
+def read_sweep(text: str) -> tuple[str, list[Any]]:
+    """Read ``NAME=VALUE,VALUE...``.
+
+    Raises:
+        ValueError: It is none; the message completes "X must be ...".
+    """
+
+    def upto(most: int) -> Callable[[str], int]:
+        def read(value: str) -> int:
+            if (number := parse_whole(value)) > most:
+                raise ValueError(f"values of {most} at most")
+            return number
+
+        return read
+
+    name, _, values = text.partition("=")
+    readers: dict[str, Any] = {
+        "connections": upto(MOST_CONNECTIONS),
+        "size": lambda value: (parse_sizes(value), value)[1],
+        "pipeline": upto(MOST_PIPELINED),
+        "rate": parse_quantity,
+    }
+    if name not in readers or not values:
+        raise ValueError(
+            "NAME=VALUES, for example connections=10,100,1000; or size, pipeline, rate"
+        )
+    found = [readers[name](value) for value in values.split(",")]
+    if not all(found):
+        raise ValueError("a list of values, each more than 0")
+    return name, list(dict.fromkeys(found))

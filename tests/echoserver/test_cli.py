@@ -125,27 +125,34 @@ def test_help_is_quick(name: str) -> None:
     assert median(help_ / click for help_, click in pairs) <= 2
 
 
-def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
-    """It is written down once more, so that none need be imported for it."""
+def test_every_command_in_the_list_is_there() -> None:
     context = click.Context(echoload.command)
-    for name, (_, about) in echoload.COMMANDS.items():
+    for name in echoload.COMMANDS:
         found = echoload.command.get_command(context, name)
         assert found is not None
         assert found.name == name
-        assert found.get_short_help_str(100) == about
 
 
-@pytest.mark.parametrize("name", ["echoserver", "echoclient", "echoload"])
-def test_help_imports_nothing_heavy(name: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("echoserver",),
+        ("echoclient",),
+        ("echoload",),
+        *(("echoload", name) for name in echoload.COMMANDS),
+    ],
+    ids=" ".join,
+)
+def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     result = subprocess.run(
-        [sys.executable, "-X", "importtime", command(name), "--help"],
+        [sys.executable, "-X", "importtime", command(words[0]), *words[1:], "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "click" in imported
-    assert not imported & {"gevent", "structlog", "rich", "psutil"}
+    assert not imported & {"gevent", "structlog", "rich", "psutil", "hdrh", "jinja2", "ssl"}
 
 
 @pytest.mark.parametrize(

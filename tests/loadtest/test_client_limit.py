@@ -11,7 +11,7 @@ import pytest
 
 from clients import LoadResult, Workload
 from clients.recording import folded
-from loadtest.cli.machine import calibrate
+from loadtest.cli.calibrate import calibrate
 from loadtest.experiments import calibration, compare
 from loadtest.load import capacity
 from loadtest.load.client_limit import ClientLimit, judge
@@ -258,7 +258,7 @@ def test_a_calibration_that_cannot_be_kept_is_shown(
     def measured(_pinning: object, rates: calibration.Rates) -> None:
         rates.server, rates.by_client = "c-epoll", {"epoll": [1234.0]}
 
-    monkeypatch.setattr("loadtest.experiments.calibration.calibrate", measured)
+    monkeypatch.setattr("loadtest.cli.actions.calibrate.measure_rates", measured)
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
     with pytest.raises(click.ClickException) as failed:
         calibrate.main(["--rounds", "1"], standalone_mode=False)

@@ -19,7 +19,8 @@ import echoserver
 from clients.address import format_address
 from loadtest.machine import doctor
 from loadtest.peers import PEERS
-from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives
+from loadtest.results.objectives import parse_objectives
+from loadtest.results.verdicts import check_objectives, check_regressions
 from loadtest.servers.specs import describe_target
 from tests.support import inspection, preforked, wire
 from tests.support.launching import Terminal, command, free_port, run

@@ -20,9 +20,10 @@ from loadtest.experiments.hold import hold
 from loadtest.load.client_limit import ClientLimit
 from loadtest.load.round import EndedEarly, Round
 from loadtest.results.document import document, load
-from loadtest.results.objectives import check_objectives, check_regressions, parse_objectives
+from loadtest.results.objectives import parse_objectives
 from loadtest.results.result import Result
 from loadtest.results.statistics import least_rounds
+from loadtest.results.verdicts import check_objectives, check_regressions
 from loadtest.servers.targets import CommandTarget
 from tests.loadtest.test_compare import row
 from tests.support import wire

@@ -51,8 +51,8 @@ def _main() -> None:
     """Carry out orders until there are no more."""
     from loadtest.cli import COMMANDS  # all of them imported once, for all
 
-    for module, _ in COMMANDS.values():
-        import_module(f"loadtest.cli.{module}")
+    for name in COMMANDS:
+        import_module(f"loadtest.cli.actions.{name.replace('-', '_')}")
 
     for line in sys.stdin:
         print(json.dumps(_carry_out(json.loads(line))), flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from clients.content import WRONG
 from echoserver.errors import EchoServerError
-from loadtest.cli.progress import RoundProgress
+from loadtest.cli.actions.progress import RoundProgress
 from loadtest.errors import LoadError
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
 from loadtest.junit import ERROR, FAILURE, SKIPPED, Case, as_junit
@@ -29,14 +29,9 @@ from loadtest.report.markdown import markdown
 from loadtest.report.page import page
 from loadtest.report.spreadsheet import as_csv
 from loadtest.results.document import Document, as_text, document, label
-from loadtest.results.objectives import (
-    Objective,
-    Verdict,
-    check_objectives,
-    check_regressions,
-    judge,
-)
+from loadtest.results.objectives import Objective
 from loadtest.results.result import Result, Row
+from loadtest.results.verdicts import Verdict, check_objectives, check_regressions, judge
 
 EXIT_COULD_NOT_RUN = 1
 EXIT_OBJECTIVE_MISSED = 3

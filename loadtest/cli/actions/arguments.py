@@ -1,20 +1,17 @@
 """What was typed, as the values that the commands of `echoload` work with."""
 
 import socket
-from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 import click
 
 from clients.address import format_address, is_unix, parse_address
-from clients.distributions import parse_sizes
 from clients.tls_options import trust_of
 from clients.workload import Workload
 from echoserver import load_handler
-from echoserver.units import parse_quantity, parse_whole
-from loadtest.cli.progress import RoundProgress
-from loadtest.cli.types import MOST_CONNECTIONS, MOST_PIPELINED, positive
+from loadtest.cli.actions.progress import RoundProgress
+from loadtest.cli.types import positive, read_sweep
 from loadtest.errors import usage
 from loadtest.experiments.compare import Cell, Plan, choose_engine
 from loadtest.load import capacity
@@ -22,7 +19,6 @@ from loadtest.load.round import Engine
 from loadtest.machine import pinning
 from loadtest.machine.pinning import Pinning
 from loadtest.results.document import load
-from loadtest.results.objectives import Objective, parse_objectives
 from loadtest.results.result import Result
 from loadtest.servers import selection
 from loadtest.servers.targets import Target
@@ -67,11 +63,6 @@ def make_engine(name: str, processes: int, cpus: Pinning) -> Engine:
     if one is None or not cpus.split:
         return engine
     return replace(engine, capacity=one.capacity * min(processes, len(cpus.client)))
-
-
-def make_objectives(text: str | None) -> tuple[Objective, ...]:
-    """Return the objectives that were typed; none where none were."""
-    return parse_objectives(text) if text else ()
 
 
 def one_server(address: str, options: dict[str, Any]) -> tuple[Workload, str]:
@@ -138,38 +129,6 @@ def choose_reference(name: str | None, targets: list[Target]) -> str:
     return name or ("thread" if "thread" in names else names[0])
 
 
-def read_sweep(text: str) -> tuple[str, list[Any]]:
-    """Read ``NAME=VALUE,VALUE...``.
-
-    Raises:
-        ValueError: It is none; the message completes "X must be ...".
-    """
-
-    def upto(most: int) -> Callable[[str], int]:
-        def read(value: str) -> int:
-            if (number := parse_whole(value)) > most:
-                raise ValueError(f"values of {most} at most")
-            return number
-
-        return read
-
-    name, _, values = text.partition("=")
-    readers: dict[str, Any] = {
-        "connections": upto(MOST_CONNECTIONS),
-        "size": lambda value: (parse_sizes(value), value)[1],
-        "pipeline": upto(MOST_PIPELINED),
-        "rate": parse_quantity,
-    }
-    if name not in readers or not values:
-        raise ValueError(
-            "NAME=VALUES, for example connections=10,100,1000; or size, pipeline, rate"
-        )
-    found = [readers[name](value) for value in values.split(",")]
-    if not all(found):
-        raise ValueError("a list of values, each more than 0")
-    return name, list(dict.fromkeys(found))
-
-
 def make_cells(targets: list[Target], options: dict[str, Any], sweep: str | None) -> list[Cell]:
     """Return each target under the workload, or under each of a sweep."""
     if sweep is None:
@@ -182,22 +141,6 @@ def make_cells(targets: list[Target], options: dict[str, Any], sweep: str | None
         workload = make_workload("", 0, swept)
         cells += [Cell(target, workload, {name: value}) for target in targets]
     return cells
-
-
-def read_share(text: str) -> float:
-    """Read ``10%`` or ``0.1``.
-
-    Raises:
-        ValueError: It is none; the message completes "X must be ...".
-    """
-    words = text.strip()
-    try:
-        share = float(words.removesuffix("%")) / (100 if words.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 10:  # noqa: PLR2004 - ten times worse is not a threshold
-        raise ValueError("a share such as 10% or 0.1")
-    return share
 
 
 def read_baseline(

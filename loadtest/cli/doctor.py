@@ -1,0 +1,11 @@
+"""The command `echoload doctor`."""
+
+import click
+
+from loadtest.cli.actions import act
+
+
+@click.command()
+def doctor() -> int:
+    """Say what on this machine skews the results, and what mends it."""
+    return act("doctor")
