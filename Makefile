@@ -9,7 +9,7 @@ JOBS ?= 6
 STRESS_JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-all stress lint format lock audit clean
+.PHONY: help install compare test test-ci test-all oracles stress lint format lock audit clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test-ci: install ## Run what CI runs besides the default tests
 
 test-all: install ## Run every test, the slow ones too; not those that repeat for half an hour
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
+
+oracles: install ## Install scipy, which the statistics are held to where it is there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "scipy>=1.11"
 
 # What a run found; of a shard, build/stress-1-of-4.jsonl.
 FOUND = build/stress$(if $(SHARD),-$(subst /,-of-,$(SHARD))).jsonl

@@ -14,7 +14,8 @@ In one process it would read::
 A connection costs a fork, and the pages that the child writes to. Both grow with what the
 forking process has in memory; so the one that forks is not this one, with its command line,
 configuration and log, but one that was made for it. The fork, the child's life and its end are
-in `echoserver.forkserver.program`.
+in `echoserver.forkserver.program`. A forking process that also accepts was tried: what accepting by
+all rules imports costs each child twice the memory (docs/performance.md).
 """
 
 from contextlib import closing

@@ -3,8 +3,6 @@
 import os
 import socket
 import sys
-
-# What `signal` wraps around it would touch 40 pages more in every child.
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from clients.workload import Workload
 from loadtest.load.round import Engine, Round, measure
 from loadtest.machine.pinning import Pinning
 from loadtest.results.objectives import Objective, figure, shown
 from loadtest.results.result import Result
+from loadtest.results.schema import Row
 
 _FIRST = 500.0  # messages a second
 _HIGHEST = 10_000_000.0
@@ -27,7 +27,7 @@ class Step:
     because: str
     """What did not hold."""
     client_limited: bool
-    row: dict[str, Any]
+    row: Row
     spoiled: tuple[str, ...] = ()
     """Why earlier tries of this rate did not count: what the client or the machine did to them."""
     unsure: str = ""
@@ -56,7 +56,7 @@ class _SearchEndedError(Exception):
 def find_max(
     workload: Workload,
     objectives: tuple[Objective, ...],
-    try_rate: Callable[[float], tuple[Round, dict[str, Any]]],
+    try_rate: Callable[[float], tuple[Round, Row]],
     say: Callable[[Step], None],
     precision: float = 0.05,
 ) -> Found:
@@ -139,7 +139,7 @@ def _spoiled(measured: Round) -> str:
 
 
 def _because(
-    workload: Workload, measured: Round, row: dict[str, Any], objectives: tuple[Objective, ...]
+    workload: Workload, measured: Round, row: Row, objectives: tuple[Objective, ...]
 ) -> str:
     """Return what did not hold; nothing where everything did."""
     if measured.ended_early:
@@ -160,10 +160,10 @@ def _because(
 
 def trier(
     workload: Workload, pinning: Pinning, engine: Engine, label: str
-) -> Callable[[float], tuple[Round, dict[str, Any]]]:
+) -> Callable[[float], tuple[Round, Row]]:
     """Return what measures one rate of `workload`."""
 
-    def try_rate(rate: float) -> tuple[Round, dict[str, Any]]:
+    def try_rate(rate: float) -> tuple[Round, Row]:
         result = Result(label, None, workload.handler, workload.connections)
         measured = measure(replace(workload, rate=rate), pinning, engine=engine)
         result.rounds.append(measured)

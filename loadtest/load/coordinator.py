@@ -20,7 +20,7 @@ from clients.recording import Second, release
 from clients.workload import Workload
 from loadtest.errors import ClientError, NoThreadsError
 from loadtest.interruption import Deferred, blocked_in_children
-from loadtest.load.intervals import NO_LATENCY, IntervalTotals
+from loadtest.load.intervals import IntervalRow, IntervalTotals
 from loadtest.load.worker import STOP
 from loadtest.machine.pinning import Pinning, pinned
 
@@ -104,7 +104,7 @@ class Workers:
     def __init__(
         self, workload: Workload, pinning: Pinning, engine: str = "epoll", processes: int = 1
     ) -> None:
-        self.series: list[dict[str, Any]] = []
+        self.series: list[IntervalRow] = []
         """What each second gave, in order."""
         self._result = LoadResult()
         self._duration = workload.duration
@@ -237,12 +237,12 @@ class Workers:
 
     def _finish_second(self, number: int) -> None:
         point = self._points.pop(number)
-        said = point.as_json()
+        said = point.as_json(number)
         release(point.latency)
         if self._points.get(number + 1) is None and not said["messages"] and said["seconds"] < 1:
             return  # the rest of the last one, in which nothing came
         self._rate = said["messages"] / point.seconds if point.seconds else 0.0
-        self.series.append({"second": number, **said})
+        self.series.append(said)
         self._errors = point.errors
 
     def _complete_series(self) -> None:
@@ -255,12 +255,12 @@ class Workers:
         known = {one["second"]: one for one in self.series}
         last = max(known, default=0)
         for number in range(last, math.ceil(self._duration)):
-            nothing = {"second": number, "seconds": 0.0, "messages": 0, **NO_LATENCY}
-            nothing["errors"] = self._result.errors.total()
-            one = known.get(number, nothing)
-            one["seconds"] = max(one["seconds"], round(min(1.0, self._duration - number), 3))
-            if number not in known:
+            one = known.get(number)
+            if one is None:
+                one = IntervalTotals().as_json(number)
+                one["errors"] = self._result.errors.total()
                 self.series.append(one)
+            one["seconds"] = max(one["seconds"], round(min(1.0, self._duration - number), 3))
 
     # -- their end -------------------------------------------------------------------------------
 

@@ -1,8 +1,23 @@
 """The seconds of a run, over all processes."""
 
-from typing import Any
+from typing import TypedDict
 
 from clients.recording import histogram
+
+
+class IntervalRow(TypedDict):
+    """One second of a run, as it stands in a time series."""
+
+    second: int
+    """Which, from 0."""
+    seconds: float
+    """How much of it was measured."""
+    messages: int
+    errors: int
+    """Since the start."""
+    p50_us: int | None
+    p99_us: int | None
+    max_us: int | None
 
 
 class IntervalTotals:
@@ -14,10 +29,11 @@ class IntervalTotals:
         self.errors = 0
         self.latency = histogram()
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the value that stands in a time series."""
+    def as_json(self, second: int) -> IntervalRow:
+        """Return what stands in a time series, where this is its second `second`."""
         messages = self.latency.get_total_count()
         return {
+            "second": second,
             "seconds": round(self.seconds, 3),
             "messages": messages,
             "errors": self.errors,
@@ -25,6 +41,3 @@ class IntervalTotals:
             "p99_us": self.latency.get_value_at_percentile(99) if messages else None,
             "max_us": self.latency.get_max_value() if messages else None,
         }
-
-
-NO_LATENCY = dict.fromkeys(("p50_us", "p99_us", "max_us"))

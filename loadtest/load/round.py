@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from clients.load import LoadResult
 from clients.workload import Workload
 from loadtest.load.client_limit import ClientLimit, judge
 from loadtest.load.coordinator import Progress, Workers, no_progress
+from loadtest.load.intervals import IntervalRow
 from loadtest.machine.descriptors import allow_descriptors
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.processes import signal_name
@@ -67,7 +68,7 @@ class Round:
     server_pss_bytes: int | None = None
     peaks: Peaks | None = None
     limit: ClientLimit = field(default_factory=ClientLimit)
-    series: list[dict[str, Any]] = field(default_factory=list)
+    series: list[IntervalRow] = field(default_factory=list)
     """What each second gave."""
     interrupted: bool = False
     """It was ended before its time."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from echoserver.system.sockets import somaxconn
 
@@ -25,12 +25,54 @@ _PACKAGES = (
 )
 
 
+class ThisPython(TypedDict):
+    """The interpreter that measured."""
+
+    implementation: str
+    version: str
+    compiler: str
+    gil: bool
+
+
+class Pinning(TypedDict):
+    """CPUs of server and client; empty: all."""
+
+    server: list[int]
+    client: list[int]
+
+
+class Limits(TypedDict):
+    """What the system allows: soft and hard limits; -1 is no limit."""
+
+    open_files: list[int]
+    processes: list[int]
+    somaxconn: int | None
+
+
+class Environment(TypedDict):
+    """Where and with what a measurement was made."""
+
+    time: str
+    command: str
+    interpreter: ThisPython
+    kernel: str
+    machine: str
+    cpu: str | None
+    cpus: int | None
+    affinity: list[int]
+    pinning: Pinning
+    load_average: float
+    """Of the last minute, when the measurement began."""
+    limits: Limits
+    versions: dict[str, str | None]
+
+
 def has_gil() -> bool:
     """Tell whether this Python runs one thread at a time."""
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-def describe(pinning: "tuple[list[int], list[int]]") -> dict[str, Any]:
+def describe(pinning: tuple[list[int], list[int]]) -> Environment:
     """Return the environment as it goes into a result file.
 
     Args:

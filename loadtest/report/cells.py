@@ -1,10 +1,12 @@
 """What stands in the cells of every table, and under it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
-from loadtest.results.document import Document, label
-from loadtest.results.result import Row
+from loadtest.results.document import label
+from loadtest.results.schema import Comparison, Document, RatioRow, Row, Spread
+
+_Value = TypeVar("_Value")
 
 HEADINGS = (
     ("target", ""),
@@ -44,7 +46,7 @@ def cells(row: Row) -> list[str]:
     return [
         label(row),
         or_dash(speed["median"], lambda value: limited + rate(value)),
-        NONE if len(speed["rounds"]) < 2 else f"{rate(speed['low'])} - {rate(speed['high'])}",  # noqa: PLR2004 - one has no spread
+        _range(speed),
         *(or_dash(latency[key], milliseconds) for key in ("p50", "p99", "max")),
         f"{row['connections_served']} of {row['connections']}",
         ", ".join(f"{kind} {count}" for kind, count in row["errors"].items()) or "0",
@@ -54,10 +56,17 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def ranked(found: Document, comparison: dict[str, Any]) -> list[list[str]]:
+def _range(speed: Spread) -> str:
+    low, high = speed["low"], speed["high"]
+    if len(speed["rounds"]) < 2 or low is None or high is None:  # noqa: PLR2004 - one has no spread
+        return NONE
+    return f"{rate(low)} - {rate(high)}"
+
+
+def ranked(results: list[Row], comparison: Comparison) -> list[list[str]]:
     """Return the rows of a comparison, the best first, one cell for each of `RANKED`."""
     cpu, speed = (comparison["figures"][name] for name in ("cpu_us_per_message", "throughput"))
-    rows = {row["target"]: row for row in found["results"] if row["sweep"] == comparison["sweep"]}
+    rows = {row["target"]: row for row in results if row["sweep"] == comparison["sweep"]}
 
     def order(name: str) -> tuple[float, float]:
         figure = rows[name]["server"]["cpu_us_per_message"]
@@ -89,13 +98,13 @@ def _place_by_rate(row: Row, number: int | None) -> str:
     return "(≥)" if row["client_limited"] else place(number)
 
 
-def bound(one: str, two: str, limited: set[str]) -> str:
+def bound(one: str, two: str | None, limited: set[str]) -> str:
     """Return how to read a ratio where the client limited a side, which can do more than that."""
     signs = {(True, True): "? ", (True, False): "≥ ", (False, True): "≤ "}
     return "" if one == two else signs.get((one in limited, two in limited), "")
 
 
-def ratio(value: dict[str, Any] | None, sign: str = "") -> str:
+def ratio(value: RatioRow | None, sign: str = "") -> str:
     """Return a ratio with its interval, and how to read it; a dash where it is not known."""
     if value is None:
         return NONE
@@ -182,7 +191,7 @@ def _whom_the_client_limited(rows: list[Row]) -> list[str]:
     ]
 
 
-def _on_ranks(comparison: dict[str, Any]) -> list[str]:
+def _on_ranks(comparison: Comparison) -> list[str]:
     least, rounds = comparison["least_rounds"], comparison["rounds"]
     if rounds < least:
         sentence = (
@@ -207,7 +216,7 @@ def _on_ranks(comparison: dict[str, Any]) -> list[str]:
     return said
 
 
-def or_dash(value: Any, form: Callable[[Any], object]) -> str:
+def or_dash(value: _Value | None, form: Callable[[_Value], object]) -> str:
     """Return a value in its form; a dash where it is not known."""
     return NONE if value is None else str(form(value))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hdrh.histogram import HdrHistogram
 from markupsafe import Markup
@@ -12,7 +11,7 @@ from loadtest.report.axes import percent_tick, rate_tick, time_tick
 from loadtest.report.cells import NONE, milliseconds, rate
 from loadtest.report.marks import Bar, Line, Point
 from loadtest.results.document import label
-from loadtest.results.result import Row
+from loadtest.results.schema import Row, Spread
 
 _NINES = (10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99, 99.999)
 
@@ -47,28 +46,32 @@ def _served(partial: str) -> str:
     return f"; {partial} clients served" if partial else ""
 
 
-def _interval(spread: dict[str, Any]) -> tuple[float | None, float | None]:
+def _interval(spread: Spread) -> tuple[float | None, float | None]:
     """Return the ends of a 95 % interval; one round has none."""
     several = len(spread["rounds"]) > 1
     return (spread["low"], spread["high"]) if several else (None, None)
+
+
+def _known(spread: Spread) -> tuple[float, float, float] | None:
+    """Return a median and the ends of its interval; None where there is nothing to be drawn."""
+    median, low, high = spread["median"], spread["low"], spread["high"]
+    return None if not median or low is None or high is None else (median, low, high)
 
 
 def _throughput(rows: list[Row]) -> Chart | None:
     bars = [
         Bar(
             _short(row),
-            speed["median"],
-            speed["low"],
-            speed["high"],
-            f"{label(row)}: {'at least ' if row['client_limited'] else ''}{speed['median']:,.0f} "
-            f"messages/s, 95 % interval {speed['low']:,.0f} to {speed['high']:,.0f}"
+            *speed,
+            f"{label(row)}: {'at least ' if row['client_limited'] else ''}{speed[0]:,.0f} "
+            f"messages/s, 95 % interval {speed[1]:,.0f} to {speed[2]:,.0f}"
             f"{_served(_partial(row))}",
             number,
-            bound=f"≥ {rate(speed['median'])}" if row["client_limited"] else "",
+            bound=f"≥ {rate(speed[0])}" if row["client_limited"] else "",
             partial=_partial(row),
         )
         for number, row in numbered(rows)
-        if (speed := row["throughput"])["median"]
+        if (speed := _known(row["throughput"]))
     ]
     if not bars:
         return None
@@ -95,16 +98,14 @@ def _cpu(rows: list[Row]) -> Chart | None:
     bars = [
         Bar(
             _short(row),
-            cpu["median"],
-            cpu["low"],
-            cpu["high"],
-            f"{label(row)}: {cpu['median']:.2f} µs for each message, 95 % interval "
-            f"{cpu['low']:.2f} to {cpu['high']:.2f}{_served(_partial(row))}",
+            *cpu,
+            f"{label(row)}: {cpu[0]:.2f} µs for each message, 95 % interval "
+            f"{cpu[1]:.2f} to {cpu[2]:.2f}{_served(_partial(row))}",
             number,
             partial=_partial(row),
         )
         for number, row in numbered(rows)
-        if (cpu := row["server"]["cpu"])["median"]
+        if (cpu := _known(row["server"]["cpu"]))
     ]
     if not bars:
         return None

@@ -4,7 +4,8 @@ import io
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.results.document import Document, label
+from loadtest.results.document import label
+from loadtest.results.schema import Document
 
 _TICKS = 5  # lines for each halving of the distance to 100 %
 _US_PER_MS = 1000

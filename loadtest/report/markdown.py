@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from loadtest.report.cells import HEADINGS, RANKED, cells, ranked, remarks
-from loadtest.results.document import Document, label
+from loadtest.results.document import label
+from loadtest.results.schema import Document
 
 
 def markdown(found: Document) -> str:
@@ -16,7 +17,7 @@ def markdown(found: Document) -> str:
         reference = comparison["reference"] or "the reference"
         headings = [" ".join(one).strip().replace("the reference", reference) for one in RANKED]
         title = f"**{sweep}**\n\n" if sweep else ""
-        parts.append(title + _table(headings, ranked(found, comparison)))
+        parts.append(title + _table(headings, ranked(found["results"], comparison)))
     errors = [
         f"{label(row)}: first {kind}: {first}"
         for row in found["results"]

@@ -1,15 +1,15 @@
 """A document as one self-contained page, to be read without a network or a mouse."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from loadtest.report import charts
 from loadtest.report.cells import HEADINGS, RANKED, cells, ranked, remarks
 from loadtest.report.figures import CHARTS, numbered
-from loadtest.results.document import Document, beside, label
-from loadtest.results.result import Row
+from loadtest.results.document import beside, label
+from loadtest.results.schema import Comparison, Document, Row
 
 
 def page(found: list[Document], names: tuple[str, ...] = ()) -> str:
@@ -50,16 +50,16 @@ def _named(found: list[Document], names: tuple[str, ...]) -> list[tuple[str, Doc
     return list(zip(names if len(found) > 1 else [""], found, strict=False))
 
 
-def _ranking(found: Document, comparison: dict[str, Any]) -> dict[str, Any]:
+def _ranking(found: Document, comparison: Comparison) -> dict[str, object]:
     reference = comparison["reference"] or "the reference"
     return {
         "title": ", ".join(f"{name}={value}" for name, value in comparison["sweep"].items()),
         "headings": [" ".join(one).strip().replace("the reference", reference) for one in RANKED],
-        "rows": ranked(found, comparison),
+        "rows": ranked(found["results"], comparison),
     }
 
 
-def _errors(row: Row) -> dict[str, Any]:
+def _errors(row: Row) -> dict[str, object]:
     return {
         "target": label(row),
         "kinds": [
@@ -69,7 +69,7 @@ def _errors(row: Row) -> dict[str, Any]:
     }
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
     found = []
     for name, value in values.items():
         if isinstance(value, dict):

@@ -2,10 +2,9 @@
 
 import csv
 import io
-from typing import Any
 
-from loadtest.results.document import Document
-from loadtest.results.result import Row
+from loadtest.machine.environment import ThisPython
+from loadtest.results.schema import Document, OtherPython, Row
 
 _COLUMNS = (
     "target",
@@ -54,11 +53,17 @@ def as_csv(found: Document) -> str:
     return text.getvalue()
 
 
-def _facts(row: Row, interpreter: dict[str, Any]) -> dict[str, Any]:
-    same = ("target", "backend", "handler", "connections", "client_limited", "connections_served")
+def _facts(row: Row, interpreter: ThisPython | OtherPython) -> dict[str, object]:
     return {
-        **{name: row[name] for name in (*same, "starved")},
-        **{f"{name}_in_all_rounds": row[name] for name in ("verified", "dropped")},
+        "target": row["target"],
+        "backend": row["backend"],
+        "handler": row["handler"],
+        "connections": row["connections"],
+        "client_limited": row["client_limited"],
+        "connections_served": row["connections_served"],
+        "starved": row["starved"],
+        "verified_in_all_rounds": row["verified"],
+        "dropped_in_all_rounds": row["dropped"],
         "python": interpreter["version"],
         "gil": interpreter["gil"],
         "sweep": " ".join(f"{name}={value}" for name, value in row["sweep"].items()),

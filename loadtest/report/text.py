@@ -18,8 +18,8 @@ from loadtest.report.cells import (
     ratio,
     remarks,
 )
-from loadtest.results.document import Document, label
-from loadtest.results.result import Row
+from loadtest.results.document import label
+from loadtest.results.schema import Document, Row
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,10 +76,11 @@ def _show_comparisons(shown: "Console", found: Document) -> None:
     for comparison in found["comparison"]:
         sweep = ", ".join(f"{name}={value}" for name, value in comparison["sweep"].items())
         table = Table(header_style="bold", title=sweep or None, title_justify="left")
+        reference = comparison["reference"] or "the reference"
         for group, name in RANKED:
-            heading = f"{group}\n{name}".replace("the reference", comparison["reference"])
+            heading = f"{group}\n{name}".replace("the reference", reference)
             table.add_column(heading, justify="left" if group == "target" else "right")
-        for line in ranked(found, comparison):
+        for line in ranked(found["results"], comparison):
             table.add_row(*map(escape, line))
         shown.print(table)
 

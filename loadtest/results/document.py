@@ -6,12 +6,19 @@ they can be made again from a saved one.
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
+from loadtest.machine.environment import Environment
 from loadtest.peers import peers_of
-from loadtest.results.result import FIGURES, Result, Row
+from loadtest.results.result import FIGURES, Result
+from loadtest.results.schema import (
+    Comparison,
+    Document,
+    Plan,
+    RatioRow,
+    Row,
+)
 from loadtest.results.statistics import (
     Ratio,
     least_rounds,
@@ -21,19 +28,11 @@ from loadtest.results.statistics import (
 
 SCHEMA = "echoload/2"
 
-LATER_COLUMNS = {
-    *("connections_made", "unsent", "ended_idle", "reconnects", "recovery_us"),
-    *("client_limited_rounds", "ended_early", "rounds_without_a_reply", "starves", "remarks"),
-}
-"""What a row of this schema may lack, because it was added without changing what was there."""
-
-Document = dict[str, Any]
-
 
 def document(
     results: list[Result],
-    environment: dict[str, Any],
-    plan: dict[str, Any],
+    environment: Environment,
+    plan: Plan,
     notes: list[str],
     reference: str | None = None,
 ) -> Document:
@@ -54,7 +53,7 @@ def document(
         "comparison": _comparisons(results, reference),
         "ratios": {
             backend: {
-                peer: {figure: asdict(ratio) for figure, ratio in figures.items()}
+                peer: {figure: _as_row(ratio) for figure, ratio in figures.items()}
                 for peer, figures in peers.items()
             }
             for backend, peers in ratios(results).items()
@@ -63,7 +62,7 @@ def document(
     }
 
 
-def _comparisons(results: list[Result], reference: str | None) -> list[dict[str, Any]]:
+def _comparisons(results: list[Result], reference: str | None) -> list[Comparison]:
     """Compare all targets under the same workload, for each workload of a sweep."""
     together: dict[str, list[Result]] = {}
     for result in results:
@@ -75,12 +74,12 @@ def _comparisons(results: list[Result], reference: str | None) -> list[dict[str,
     ]
 
 
-def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
+def _comparison(results: list[Result], reference: str | None) -> Comparison:
     # One that failed would keep the others from being told apart by the rounds that they have.
     whole = [result for result in results if not result.failed]
     rounds = min((len(result.rounds) for result in whole), default=0)
     base = next((result for result in results if result.target == reference), None)
-    found: dict[str, Any] = {
+    found: Comparison = {
         "sweep": results[0].sweep,
         "reference": reference,
         "rounds": rounds,
@@ -104,12 +103,16 @@ def _comparison(results: list[Result], reference: str | None) -> dict[str, Any]:
             if ranking
             else [],
             "ratios": {
-                result.target: asdict(paired_ratio(*pairs))
+                result.target: _as_row(paired_ratio(*pairs))
                 for result in results
                 if base and (pairs := _paired(result, base, figure))
             },
         }
     return found
+
+
+def _as_row(one: Ratio) -> RatioRow:
+    return {"median": one.median, "low": one.low, "high": one.high, "rounds": one.rounds}
 
 
 def _can_be_ranked(result: Result, figure: str) -> bool:
@@ -160,22 +163,17 @@ def load(path: str) -> Document:
         raise ValueError(f"{path} is no JSON file") from None
     if not _is_document(found):
         raise ValueError(f"{path} is not a result of echoload run or compare (schema {SCHEMA})")
-    return dict(found)
+    return found
 
 
-def _is_document(found: Any) -> bool:
+def _is_document(found: object) -> TypeGuard[Document]:
     """Tell whether `found` has the shape of what `document` returns."""
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         return False
     rows = found.get("results")
-    if (
-        not rows
-        or not isinstance(rows, list)
-        or not found.keys() >= document([], {}, {}, []).keys()
-    ):
+    if not rows or not isinstance(rows, list) or not found.keys() >= Document.__required_keys__:
         return False
-    columns = Result("", None, "", 0).as_json().keys() - LATER_COLUMNS
-    return all(isinstance(row, dict) and row.keys() >= columns for row in rows)
+    return all(isinstance(row, dict) and row.keys() >= Row.__required_keys__ for row in rows)
 
 
 def as_text(found: Document) -> str:

@@ -4,12 +4,12 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from echoserver.units import parse_duration, parse_quantity
 
 if TYPE_CHECKING:  # so that `--help` imports no client
-    from loadtest.results.result import Row
+    from loadtest.results.schema import Row
 
 _LATENCIES = ("p50", "p90", "p95", "p99", "p999", "max", "mean")
 _COUNTS = ("errors", "dropped", "starved")
@@ -80,19 +80,17 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 def figure(row: "Row", name: str) -> float | None:
     """Return a result's figure as objectives name it; times in seconds."""
-    value: Any
     if name in _LATENCIES:
-        value = row["latency_us"].get(name)
-        return None if value is None else value / 1e6
+        latency = row["latency_us"].get(name)
+        return None if latency is None else latency / 1e6
     if name == "cpu":
-        value = row["server"]["cpu_us_per_message"]
-        return None if value is None else value / 1e6
+        cpu = row["server"]["cpu_us_per_message"]
+        return None if cpu is None else cpu / 1e6
     if name == "errors":
         return float(sum(row["errors"].values()))
     if name == "throughput":
-        value = row["throughput"]["median"]
-        return None if value is None else float(value)
-    return float(row[name])
+        return row["throughput"]["median"]
+    return float(row["dropped"] if name == "dropped" else row["starved"])
 
 
 def shown(name: str, value: float | None) -> str:

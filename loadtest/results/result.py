@@ -1,13 +1,13 @@
 """One server's rounds, and the figures that come of them."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from clients.content import WRONG
 from clients.recording import histogram
 from loadtest.load.round import Round
 from loadtest.machine.usage import Watched
+from loadtest.results.schema import EarlyEnd, OtherPython, Row, Spread, Sweep
 from loadtest.results.statistics import (
     interval,
     median,
@@ -16,8 +16,6 @@ from loadtest.results.statistics import (
 )
 
 FIGURES = ("cpu_us_per_message", "throughput")
-
-Row = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -28,9 +26,9 @@ class Result:
     backend: str | None
     handler: str
     connections: int
-    sweep: dict[str, Any] = field(default_factory=dict)
+    sweep: Sweep = field(default_factory=dict)
     """What the sweep set for it, by the option's name."""
-    interpreter: dict[str, Any] | None = None
+    interpreter: OtherPython | None = None
     rounds: list[Round] = field(default_factory=list)
     failed: str = ""
     """Why it has no more rounds; nothing where all went well."""
@@ -51,12 +49,18 @@ class Result:
         return sum(bool(one.limit) for one in self.rounds) * 2 > len(self.rounds)
 
     @property
-    def ended_early(self) -> list[dict[str, Any]]:
+    def ended_early(self) -> list[EarlyEnd]:
         """Rounds that were over before their time, by their number (from 1), and why."""
         return [
-            {"round": number, **asdict(one.ended_early)}
+            {
+                "round": number,
+                "because": early.because,
+                "seconds": early.seconds,
+                "server_gone": early.server_gone,
+                "exit_code": early.exit_code,
+            }
             for number, one in enumerate(self.rounds, 1)
-            if one.ended_early
+            if (early := one.ended_early)
         ]
 
     @property
@@ -138,7 +142,7 @@ class Result:
         shares = [one.client_cpu_percent for one in told]
         waits = [one.client_wait_percent for one in told]
         middle = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][:1]
-        return {
+        row: Row = {
             "target": self.target,
             "backend": self.backend,
             "handler": self.handler,
@@ -171,7 +175,9 @@ class Result:
                 "pss_bytes": max(pss, default=None),
                 "threads": max((peak.threads for peak in peaks), default=None),
                 "processes": max((peak.processes for peak in peaks), default=None),
-                "watched": asdict(watched) if watched else None,
+                "watched": {"programs": watched.programs, "by_socket": watched.by_socket}
+                if watched
+                else None,
             },
             "client": {
                 "cpu_percent": round(median(shares), 1) if shares else None,
@@ -186,21 +192,24 @@ class Result:
             "rounds_without_a_reply": sum(not one.load.verified for one in self.rounds),
             "starves": self.starves,
             "remarks": self.remarks,
-            **({"failed": self.failed} if self.failed else {}),
         }
+        if self.failed:
+            row["failed"] = self.failed
+        return row
 
 
-def _spread(values: list[float], digits: int) -> dict[str, Any]:
+def _spread(values: list[float], digits: int) -> Spread:
     if not values:
-        return dict.fromkeys(["median", "low", "high", "min", "max"]) | {"rounds": []}
+        nothing = None
+        return Spread(
+            median=nothing, low=nothing, high=nothing, min=nothing, max=nothing, rounds=[]
+        )
     found = interval(values)
-    figures = {
-        "median": found.median,
-        "low": found.low,
-        "high": found.high,
-        "min": min(values),
-        "max": max(values),
-    }
-    return {name: round(value, digits) for name, value in figures.items()} | {
-        "rounds": [round(value, digits) for value in values]
-    }
+    return Spread(
+        median=round(found.median, digits),
+        low=round(found.low, digits),
+        high=round(found.high, digits),
+        min=round(min(values), digits),
+        max=round(max(values), digits),
+        rounds=[round(value, digits) for value in values],
+    )

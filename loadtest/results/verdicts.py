@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from loadtest.results.document import Document, label
+from loadtest.results.document import label
 from loadtest.results.objectives import Objective, figure, shown
-from loadtest.results.result import Row
+from loadtest.results.schema import Row
 from loadtest.results.statistics import SIGNIFICANT, holm, mann_whitney, unpaired_ratio
 
 
@@ -20,15 +20,15 @@ class Verdict:
     """What holds of all that was measured; nothing where something does not."""
 
 
-def check_objectives(found: Document, objectives: tuple[Objective, ...]) -> Verdict:
+def check_objectives(rows: list[Row], objectives: tuple[Objective, ...]) -> Verdict:
     """Hold each result to each objective. What ended early meets none."""
-    one_by_one = [judge(row, objective) for row in found["results"] for objective in objectives]
+    one_by_one = [judge(row, objective) for row in rows for objective in objectives]
     # Of what ended early, it is the same sentence for each of them.
     broken = dict.fromkeys(sentence for verdict in one_by_one for sentence in verdict.broken)
     unsure = tuple(sentence for verdict in one_by_one for sentence in verdict.unsure)
     if broken or unsure or not objectives:
         return Verdict(tuple(broken), unsure)
-    return Verdict(held=(_all_hold(found["results"], objectives),))
+    return Verdict(held=(_all_hold(rows, objectives),))
 
 
 def judge(row: Row, objective: Objective) -> Verdict:
@@ -57,7 +57,7 @@ def _all_hold(rows: list[Row], objectives: tuple[Objective, ...]) -> str:
     return f"{every}: {', '.join(parts)}"
 
 
-def check_regressions(found: Document, baseline: Document, most: float) -> Verdict:
+def check_regressions(rows: list[Row], baseline: list[Row], most: float) -> Verdict:
     """Hold each result to what it was before.
 
     It is a regression where the median is worse by more than `most` (a share), and the rounds
@@ -65,16 +65,16 @@ def check_regressions(found: Document, baseline: Document, most: float) -> Verdi
     median is worse and the rounds do not tell, more of them are needed.
 
     Args:
-        found: The measurement.
-        baseline: An earlier one.
+        rows: The measurement.
+        baseline: Of an earlier one.
         most: How much worse is allowed, as a share.
     """
-    before = {label(row): row for row in baseline["results"]}
+    before = {label(row): row for row in baseline}
     worse: dict[str, float] = {}
     p_values: dict[str, float] = {}
     unsure: list[str] = []
     compared: dict[str, None] = {}
-    for now in found["results"]:
+    for now in rows:
         then = before.get(label(now))
         if then is None or now.get("ended_early"):  # which is a failure of its own
             continue
@@ -107,7 +107,7 @@ def check_regressions(found: Document, baseline: Document, most: float) -> Verdi
     if broken or unsure:
         return Verdict(broken, tuple(unsure))
     worst = max(worse, key=lambda sentence: worse[sentence])
-    without = [label(row) for row in found["results"] if label(row) not in compared]
+    without = [label(row) for row in rows if label(row) not in compared]
     not_held = f"; not compared: {', '.join(without)}" if without else ""
     nothing = f"the baseline holds: nothing is worse by more than {100 * most:.3g} %"
     return Verdict(held=(f"{nothing}; the worst: {worst}{not_held}",))

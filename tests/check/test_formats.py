@@ -9,6 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from junitparser import JUnitXml
+from tap.parser import Parser
 
 from tests.support.checking import backend_words, specimen
 from tests.support.launching import run
@@ -88,6 +90,26 @@ def test_junit(written: dict[str, str]) -> None:
     assert cases["N1"].find("skipped") is not None
     assert list(cases["L1"]) == []
     assert all(float(case.get("time", "")) >= 0 for case in cases.values())
+
+
+def test_junit_as_another_reader_sees_it(written: dict[str, str]) -> None:
+    (suite,) = JUnitXml.fromstring(written["junit"])
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (8, 1, 0, 3)
+    outcomes = [type(case.result[0]).__name__ if case.result else "" for case in suite]
+    assert outcomes == ["", "", "Failure", "", "Skipped", "Skipped", "Skipped", ""]
+
+
+def test_tap_as_another_reader_sees_it(written: dict[str, str]) -> None:
+    """It knows version 13, in which nothing of this is written differently."""
+    text = written["tap"].replace("TAP version 14", "TAP version 13")
+    lines = list(Parser().parse_text(text))
+    assert [line.category for line in lines].count("unknown") == 0
+    (plan,) = (line for line in lines if line.category == "plan")
+    tests = [line for line in lines if line.category == "test"]
+    assert plan.expected_tests == len(tests) == 8
+    assert [one.number for one in tests if not one.ok] == [3]
+    assert [one.number for one in tests if one.skip] == [5, 6, 7]
+    assert tests[2].yaml_block["message"].startswith("client A got")
 
 
 def test_tap(written: dict[str, str], tmp_path: Path) -> None:

@@ -15,6 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from proxyprotocol.detect import ProxyProtocolDetect
+from proxyprotocol.result import ProxyResultIPv4, ProxyResultIPv6
+from proxyprotocol.v1 import ProxyProtocolV1
+from proxyprotocol.v2 import ProxyProtocolV2
 
 import echoserver
 from clients.tls import Trust
@@ -333,6 +337,30 @@ def test_headers(header: bytes, source: tuple[str, int] | None) -> None:
     found = proxy_protocol.parse(header + b"PROXY and more")
     assert found == proxy_protocol.Header(len(header), source)
     assert all(proxy_protocol.parse(header[:cut]) is None for cut in range(len(header)))
+
+
+@given(version=st.sampled_from([4, 6]), data=st.data())
+def test_another_implementation_reads_ours_and_is_read(version: int, data: st.DataObject) -> None:
+    """That of the package proxy-protocol."""
+    hosts = (st.ip_addresses(v=4) if version == 4 else st.ip_addresses(v=6)).map(str)
+    ports = st.integers(0, 65535)
+    ends = st.tuples(hosts, ports)
+    source, destination = data.draw(ends), data.draw(ends)
+    kind: Any = {4: ProxyResultIPv4, 6: ProxyResultIPv6}[version]
+    made = kind(
+        *((ipaddress.ip_address(host), port) for host, port in (source, destination)),
+        protocol=socket.SOCK_STREAM,
+    )
+    mapped = ipaddress.ip_address(source[0])
+    said = getattr(mapped, "ipv4_mapped", None) or mapped  # as which a client is known here
+    for name, other in (("v1", ProxyProtocolV1()), ("v2", ProxyProtocolV2())):
+        ours = proxy_protocol.encode(name, source, destination)
+        read: Any = ProxyProtocolDetect().unpack(ours)
+        assert (str(read.source[0]), read.source[1]) == source
+        assert (str(read.dest[0]), read.dest[1]) == destination
+        theirs = other.pack(made)
+        found = proxy_protocol.parse(theirs + b"and more")
+        assert found == proxy_protocol.Header(len(theirs), (str(said), source[1]))
 
 
 @pytest.mark.parametrize(

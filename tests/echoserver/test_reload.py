@@ -375,21 +375,24 @@ def test_a_worker_of_a_given_up_reload_serves_nobody_who_was_waiting(
     toml: Path, tmp_path: Path
 ) -> None:
     """It was still starting when it was told to leave; a client was in the queue by then."""
-    flag = tmp_path / "short"
+    flag, first, second = (tmp_path / name for name in ("short", "first", "second"))
     plugin = tmp_path / "fails.py"
     plugin.write_text(
-        "import os, time\n"
+        "import time\n"
+        "from pathlib import Path\n"
         "from echoserver.backends.selector import SelectorBackend\n"
         "class Fails(SelectorBackend):\n"
         "    def serve(self, listener, service):\n"
         "        if service.config.handler == 'upper':\n"
         "            try:\n"
-        f"                open({str(tmp_path / 'first')!r}, 'x').close()\n"
+        f"                Path({str(first)!r}).touch(exist_ok=False)\n"
         "            except FileExistsError:\n"
+        f"                Path({str(second)!r}).touch()\n"
         "                while service.lifecycle.running: time.sleep(0.01)\n"
         "            else:\n"
+        f"                while not Path({str(second)!r}).exists(): time.sleep(0.01)\n"
         "                raise RuntimeError('the first of the reload')\n"
-        f"        elif os.path.exists({str(flag)!r}):\n"
+        f"        elif Path({str(flag)!r}).exists():\n"
         "            raise RuntimeError('not today')\n"
         "        super().serve(listener, service)\n"
     )

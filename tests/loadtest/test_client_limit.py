@@ -16,6 +16,7 @@ from loadtest.experiments import calibration, compare
 from loadtest.load import capacity
 from loadtest.load.client_limit import ClientLimit, judge
 from loadtest.load.round import Engine, Round
+from loadtest.machine import environment
 from loadtest.machine.pinning import choose
 from loadtest.peers import PEERS
 from loadtest.report.cells import remarks
@@ -120,7 +121,7 @@ def test_each_reason_is_said_once_with_its_targets() -> None:
         load = LoadResult(verified=100, seconds=1.0, served=1)
         measured = Round(load, 100 * cpu, limit=ClientLimit(because(cpu, wait)))
         rows.append(Result(target, None, "echo", 1, rounds=[measured]))
-    found = document(rows, {}, {}, [], "a")
+    found = document(rows, environment.describe(([], [])), {}, [], "a")
     assert [one for one in remarks(found) if "the client was the limit because" in one] == [
         "a, b: the client was the limit because its CPU was busy for 90% of the time or more.",
         (

@@ -9,7 +9,7 @@ import sys
 import xml.etree.ElementTree as ET
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -20,6 +20,8 @@ from clients.address import format_address
 from loadtest.machine import doctor
 from loadtest.peers import PEERS
 from loadtest.results.objectives import parse_objectives
+from loadtest.results.result import Result
+from loadtest.results.schema import Row
 from loadtest.results.verdicts import check_objectives, check_regressions
 from loadtest.servers.specs import describe_target
 from tests.support import inspection, preforked, wire
@@ -408,22 +410,17 @@ def test_a_handicap_of_15_percent_is_found_at_10_rounds(tmp_path: Path) -> None:
 # -- thresholds ----------------------------------------------------------------------------------
 
 
-def row(**changes: Any) -> dict[str, Any]:
+def row(**changes: Any) -> Row:
     rounds = changes.pop("rounds", [100.0, 101, 99, 100, 102, 98])
     cpu = changes.pop("cpu", [10.0, 10.1, 9.9, 10, 10.2, 9.8])
-    return {
-        "target": "it",
-        "sweep": {},
-        "interpreter": None,
-        "errors": {},
-        "dropped": 0,
-        "starved": 0,
-        "client_limited": False,
+    found = {
+        **Result("it", None, "echo", 10).as_json(),
         "latency_us": {"p50": 900, "p99": 15_000, "max": 90_000, "mean": 1_000},
         "throughput": {"median": sorted(rounds)[len(rounds) // 2], "rounds": rounds},
         "server": {"cpu_us_per_message": cpu[0], "cpu": {"rounds": cpu}},
         **changes,
     }
+    return cast("Row", found)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +438,7 @@ def row(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_objectives(text: str, *, holds: bool) -> None:
-    verdict = check_objectives({"results": [row()]}, parse_objectives(text))
+    verdict = check_objectives([row()], parse_objectives(text))
     assert (not verdict.broken) is holds
     assert not verdict.unsure
     if not holds:
@@ -449,7 +446,7 @@ def test_objectives(text: str, *, holds: bool) -> None:
 
 
 def test_what_does_not_hold_has_its_unit_and_what_holds_is_said() -> None:
-    found = {"results": [row(), row(target="other", latency_us={"p99": 23_100, "p50": 900})]}
+    found = [row(), row(target="other", latency_us={"p99": 23_100, "p50": 900})]
     broken = check_objectives(found, parse_objectives("p99<20ms,cpu<=9us,throughput>1k,errors>1"))
     assert broken.broken == (
         "it: cpu 10 µs, which is not <= 9 µs",
@@ -468,21 +465,20 @@ def test_what_does_not_hold_has_its_unit_and_what_holds_is_said() -> None:
             "(= 0), throughput 100 messages/s of it (> 50 messages/s)"
         ),
     )
-    one = check_objectives({"results": [row()]}, parse_objectives("p50<1ms"))
+    one = check_objectives([row()], parse_objectives("p50<1ms"))
     assert one.held == ("every objective holds: p50 900 µs (< 1 ms)",)
     assert check_objectives(found, ()).held == ()
 
 
 def test_a_baseline_that_holds_says_so() -> None:
-    found = {"results": [row(), row(target="new")]}
-    verdict = check_regressions(found, {"results": [row()]}, 0.10)
+    verdict = check_regressions([row(), row(target="new")], [row()], 0.10)
     (said,) = verdict.held
     assert said.startswith("the baseline holds: nothing is worse by more than 10 %; the worst: it:")
     assert said.endswith("not compared: new")
 
 
 def test_a_rate_that_the_client_limited_is_no_verdict() -> None:
-    limited = {"results": [row(client_limited=True)]}
+    limited = [row(client_limited=True)]
     assert check_objectives(limited, parse_objectives("throughput>1k")).unsure
     assert check_objectives(limited, parse_objectives("p99<1ms")).broken
 
@@ -501,7 +497,7 @@ def test_a_rate_that_the_client_limited_is_no_verdict() -> None:
     ids=str,
 )
 def test_regressions(now: dict[str, Any], *, broken: bool, unsure: bool) -> None:
-    verdict = check_regressions({"results": [row(**now)]}, {"results": [row()]}, 0.10)
+    verdict = check_regressions([row(**now)], [row()], 0.10)
     assert (bool(verdict.broken), bool(verdict.unsure)) == (broken, unsure)
 
 

@@ -4,10 +4,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,9 +19,11 @@ from loadtest.experiments.find_max import Found, Step, find_max
 from loadtest.experiments.hold import hold
 from loadtest.load.client_limit import ClientLimit
 from loadtest.load.round import EndedEarly, Round
+from loadtest.machine import environment
 from loadtest.results.document import document, load
 from loadtest.results.objectives import parse_objectives
 from loadtest.results.result import Result
+from loadtest.results.schema import Row
 from loadtest.results.statistics import least_rounds
 from loadtest.results.verdicts import check_objectives, check_regressions
 from loadtest.servers.targets import CommandTarget
@@ -290,8 +292,10 @@ def several(target: str, rate: float, **changes: Any) -> Result:
 EARLY = EndedEarly("the server process exited with 1", 0.4, server_gone=True, exit_code=1)
 
 
-def ranks(*results: Result) -> tuple[dict[str, int], dict[str, int]]:
-    (comparison,) = document(list(results), {}, {}, [], "a")["comparison"]
+def ranks(*results: Result) -> tuple[Mapping[str, int], Mapping[str, int]]:
+    (comparison,) = document(list(results), environment.describe(([], [])), {}, [], "a")[
+        "comparison"
+    ]
     figures = comparison["figures"]
     return figures["cpu_us_per_message"]["ranks"], figures["throughput"]["ranks"]
 
@@ -325,7 +329,7 @@ def test_a_round_without_a_reply_is_said() -> None:
 
 
 def test_what_ended_early_meets_no_objective() -> None:
-    found = {"results": [row(ended_early=[{"round": 1}]), row(ended_early=[])]}
+    found = [row(ended_early=[{"round": 1}]), row(ended_early=[])]
     verdict = check_objectives(found, parse_objectives("p99<20s,errors=0"))
     assert len(verdict.broken) == 1
     assert not verdict.held
@@ -334,23 +338,23 @@ def test_what_ended_early_meets_no_objective() -> None:
 
 def test_a_baseline_is_held_against_rounds_without_a_reply() -> None:
     """They were left out, and so the worst regression of all was none."""
-    now = {"results": [row(rounds=[0.0] * 6, cpu=[10.0] * 6)]}
-    verdict = check_regressions(now, {"results": [row()]}, 0.10)
+    now = [row(rounds=[0.0] * 6, cpu=[10.0] * 6)]
+    verdict = check_regressions(now, [row()], 0.10)
     assert len(verdict.broken) == 1
     assert "throughput is 0.00 times" in verdict.broken[0]
     unknown = row()
     unknown["server"]["cpu"]["rounds"] = []
-    verdict = check_regressions({"results": [unknown]}, {"results": [row()]}, 0.10)
+    verdict = check_regressions([unknown], [row()], 0.10)
     assert any("is not known, and was in the baseline" in one for one in verdict.unsure)
-    gone = {"results": [row(ended_early=[{"round": 1}])]}
+    gone = [row(ended_early=[{"round": 1}])]
     assert any("ended early" in one for one in check_regressions(now, gone, 0.10).unsure)
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
     """What was added to a result since is not asked of them."""
-    found = document([several("a", 1000.0)], {}, {}, [])
+    found = document([several("a", 1000.0)], environment.describe(([], [])), {}, [])
     for name in ("ended_early", "remarks", "starves", "rounds_without_a_reply"):
-        del found["results"][0][name]
+        del cast("dict[str, object]", found["results"][0])[name]
     file = tmp_path / "old.json"
     file.write_text(json.dumps(found))
     assert load(str(file))["results"][0]["target"] == "a"
@@ -370,7 +374,7 @@ def searched(spoils: dict[int, int], capacity: float = 48_000, **how: Any) -> Fo
     tries = 0
     bad = {first + more for first, count in spoils.items() for more in range(count)}
 
-    def try_rate(rate: float) -> tuple[Round, dict[str, Any]]:
+    def try_rate(rate: float) -> tuple[Round, Row]:
         nonlocal tries
         reached = min(rate, capacity)
         measured = one_round(reached)

@@ -13,6 +13,8 @@ from clients.recording import folded
 from loadtest.report import axes, charts
 from loadtest.report.cells import NONE, ranked
 from loadtest.report.marks import Bar, Line, Point
+from loadtest.results.schema import ComparedFigure, Comparison
+from tests.loadtest.test_compare import row
 from tests.support.browser import BROWSER
 from tests.support.launching import run
 from tests.support.picture import WIDTH, take
@@ -100,10 +102,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result.returncode == 0, result.stderr
     document = json.loads((folder / "out.json").read_text())
     few, more = document["results"]
-    for row in (few, more):
-        row |= {"starved": 0, "connections_served": row["connections"], "dropped": 0}
-        row["server"]["cpu"] = {"median": 20, "low": 20, "high": 20, "rounds": [20]}
-        row["series"] = [
+    for one in (few, more):
+        one |= {"starved": 0, "connections_served": one["connections"], "dropped": 0}
+        one["server"]["cpu"] = {"median": 20, "low": 20, "high": 20, "rounds": [20]}
+        one["series"] = [
             {"second": second, "seconds": 1.0, "messages": 500, "errors": 0}
             | {"p50_us": 90, "p99_us": 300, "max_us": 900}
             for second in (0, 1)
@@ -251,15 +253,7 @@ def test_a_sweep_shows_bounds_and_intervals(page: Path) -> None:
 
 def test_who_starves_clients_has_no_rank_by_rate() -> None:
     rows = [
-        {
-            "target": name,
-            "sweep": {},
-            "starved": starved,
-            "client_limited": limited,
-            "unstable": False,
-            "server": {"cpu_us_per_message": cpu},
-            "throughput": {"median": 1.0},
-        }
+        row(target=name, starved=starved, client_limited=limited, cpu=[cpu] * 6)
         for name, starved, limited, cpu in (
             ("pool", 336, False, 1.0),
             ("gevent", 0, True, 2.0),
@@ -267,13 +261,19 @@ def test_who_starves_clients_has_no_rank_by_rate() -> None:
             ("other", 0, False, 4.0),
         )
     ]
-    figure = {"ranks": {"pool": 1, "gevent": 1, "thread": 2}, "ratios": {}}
-    comparison = {
+    figure: ComparedFigure = {
+        "ranks": {"pool": 1, "gevent": 1, "thread": 2},
+        "pairs": [],
+        "ratios": {},
+    }
+    comparison: Comparison = {
         "sweep": {},
         "reference": None,
+        "rounds": 6,
+        "least_rounds": 5,
         "figures": {"cpu_us_per_message": figure, "throughput": figure},
     }
-    by_rate = {line[0]: line[3] for line in ranked({"results": rows}, comparison)}
+    by_rate = {line[0]: line[3] for line in ranked(rows, comparison)}
     assert by_rate == {"pool": NONE, "gevent": "(≥)", "thread": "2.", "other": NONE}
 
 

@@ -5,6 +5,8 @@ import math
 import random
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from clients.recording import folded
 from loadtest.results import statistics
@@ -69,6 +71,18 @@ def test_mann_whitney_of_many_agrees_with_the_exact_one() -> None:
         exact = mann_whitney(one, two)
         assert statistics._approximate(one, two) == pytest.approx(exact, abs=0.01)
     assert mann_whitney([1.0] * 40, [1.0] * 40) == 1.0
+
+
+@given(
+    one=st.lists(st.integers(0, 10**6), min_size=2, max_size=12),
+    two=st.lists(st.integers(0, 10**6), min_size=2, max_size=12),
+)
+def test_mann_whitney_agrees_with_scipy(one: list[int], two: list[int]) -> None:
+    """`make oracles` installs it; without ties, for which its exact test makes no allowance."""
+    stats = pytest.importorskip("scipy.stats")
+    assume(len({*one, *two}) == len(one) + len(two))
+    expected = stats.mannwhitneyu(one, two, method="exact").pvalue
+    assert mann_whitney(one, two) == pytest.approx(expected)
 
 
 def test_holm() -> None:

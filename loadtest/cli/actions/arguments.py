@@ -20,6 +20,7 @@ from loadtest.machine import pinning
 from loadtest.machine.pinning import Pinning
 from loadtest.results.document import load
 from loadtest.results.result import Result
+from loadtest.results.schema import Row
 from loadtest.servers import selection
 from loadtest.servers.targets import Target
 
@@ -145,8 +146,8 @@ def make_cells(targets: list[Target], options: dict[str, Any], sweep: str | None
 
 def read_baseline(
     path: str | None, targets: list[Target], plan: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Return an earlier measurement of some of `targets`, under the same workload."""
+) -> list[Row] | None:
+    """Return the rows of an earlier measurement of some of `targets`, under the same workload."""
     if path is None:
         return None
     try:
@@ -165,7 +166,7 @@ def read_baseline(
                 f"--baseline: {path} was measured under another workload: "
                 f"{name.replace('_', '-')} {before.get(name)}, and not {plan.get(name)}"
             )
-    return found
+    return found["results"]
 
 
 def describe_plan(plan: Plan, duration: float, done: int) -> str:

@@ -28,9 +28,10 @@ from loadtest.report.hgrm import hgrm
 from loadtest.report.markdown import markdown
 from loadtest.report.page import page
 from loadtest.report.spreadsheet import as_csv
-from loadtest.results.document import Document, as_text, document, label
+from loadtest.results.document import as_text, document, label
 from loadtest.results.objectives import Objective
-from loadtest.results.result import Result, Row
+from loadtest.results.result import Result
+from loadtest.results.schema import Document, Row
 from loadtest.results.verdicts import Verdict, check_objectives, check_regressions, judge
 
 EXIT_COULD_NOT_RUN = 1
@@ -56,7 +57,7 @@ class Measurement:
     quiet: bool = False
     reference: str | None = None
     objectives: tuple[Objective, ...] = ()
-    baseline: Document | None = None
+    baseline: list[Row] | None = None
     most_regression: float = 0.0
     notes: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Measurement:
                 self.notes.insert(0, self._interrupted(done))
             found = document(done, surroundings, self.plan, self.notes, self.reference)
             found["interrupted"] = interrupted
-            verdict = self._judged(found)
+            verdict = self._judged(found["results"])
             self.failures += save(found, {k: v for k, v in self.files.items() if k != "junit"})
         self._save_cases([result.as_json() for result in done], interrupted=interrupted)
         if done:
@@ -158,7 +159,7 @@ class Measurement:
             return
         cases = [case for row in rows for case in cases_of(row, self.objectives)]
         if self.baseline is not None and rows:
-            before = check_regressions({"results": rows}, self.baseline, self.most_regression)
+            before = check_regressions(rows, self.baseline, self.most_regression)
             cases.append(_case("echoload", "no worse than the baseline", "regression", before))
         trouble = [*self.failures, *(["interrupted"] if interrupted else [])]
         cases += [Case("echoload", "it can be measured", ERROR, one, "error") for one in trouble]
@@ -173,10 +174,10 @@ class Measurement:
         except OSError as error:
             self.failures.append(f"--junit: cannot write {path}: {error.strerror}")
 
-    def _judged(self, found: Document) -> Verdict:
-        verdict = check_objectives(found, self.objectives)
+    def _judged(self, rows: list[Row]) -> Verdict:
+        verdict = check_objectives(rows, self.objectives)
         if self.baseline is not None:
-            before = check_regressions(found, self.baseline, self.most_regression)
+            before = check_regressions(rows, self.baseline, self.most_regression)
             verdict = Verdict(
                 verdict.broken + before.broken,
                 verdict.unsure + before.unsure,

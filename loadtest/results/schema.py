@@ -1,0 +1,204 @@
+"""The shape of what is saved as JSON; `docs/result.schema.json` is made from it.
+
+These are dictionaries, because a document is read back from files and written to them again as it
+is. What later versions added may be missing (`NotRequired`).
+"""
+
+from collections.abc import Mapping
+from typing import NotRequired, TypedDict
+
+from loadtest.load.intervals import IntervalRow
+from loadtest.machine.environment import Environment
+
+Sweep = Mapping[str, str | float]
+"""What a sweep set, by the option's name."""
+
+Percentiles = Mapping[str, int | None]
+"""Microseconds by name: p50, p90, p95, p99, p999, max, and mean; None where nothing was counted."""
+
+Plan = Mapping[str, object]
+"""What was asked for, by the option's name."""
+
+
+class Spread(TypedDict):
+    """A figure over the rounds; None where it is not known."""
+
+    median: float | None
+    low: float | None
+    """The ends of its 95 % interval."""
+    high: float | None
+    min: float | None
+    max: float | None
+    rounds: list[float]
+
+
+class WatchedPrograms(TypedDict):
+    """Whose figures the server's are."""
+
+    programs: Mapping[str, int]
+    """Processes by the name of their program."""
+    by_socket: bool
+    """They were found by the listening socket, and not started by this command."""
+
+
+class ServerFigures(TypedDict):
+    """What the server's processes used."""
+
+    cpu_us_per_message: float | None
+    cpu: Spread
+    """The same, over the rounds."""
+    peak_rss_bytes: int | None
+    """Summed over the processes; pages that they share count for each."""
+    pss_bytes: int | None
+    """Pages that processes share count once."""
+    threads: int | None
+    processes: int | None
+    watched: WatchedPrograms | None
+
+
+class ClientFigures(TypedDict):
+    """What the load client used: 100 is one core."""
+
+    cpu_percent: float | None
+    waited_percent: float | None
+    """How long it could have run and got no CPU."""
+
+
+class EarlyEnd(TypedDict):
+    """A round that was over before its time."""
+
+    round: int
+    because: str
+    seconds: float
+    server_gone: bool
+    exit_code: int | None
+
+
+class OtherPython(TypedDict):
+    """The interpreter of a target that runs under another one."""
+
+    version: str
+    gil: bool
+
+
+class Row(TypedDict):
+    """One target under one workload."""
+
+    target: str
+    """What it is called in tables."""
+    backend: str | None
+    """None: it is not a server of this project."""
+    handler: str
+    connections: int
+    """How many were asked for."""
+    sweep: Sweep
+    interpreter: OtherPython | None
+    """None: the one that measured."""
+    connections_served: int
+    """Connections that got a reply, in the round with the fewest."""
+    connections_made: NotRequired[int | None]
+    throughput: Spread
+    """Verified messages a second."""
+    latency_us: Percentiles
+    """From when a message was due to its reply, in microseconds."""
+    raw_latency_us: Percentiles
+    """From when it was sent; only with a rate."""
+    lag_us: Percentiles
+    """How late the client was; only with a rate."""
+    latency_histogram: str
+    """Of all rounds, in microseconds, as HdrHistogram encodes it (V2, base64)."""
+    errors: dict[str, int]
+    """Failed connections by kind."""
+    first_errors: dict[str, str]
+    """The first of each kind, in words."""
+    verified: int
+    """Replies that were right, byte for byte."""
+    drained: int
+    """Replies that came after the time was over."""
+    dropped: int
+    """Messages that were due and never sent."""
+    unsent: NotRequired[int]
+    """Those of them that had no connection."""
+    ended_idle: NotRequired[int]
+    """Connections that the server ended while it owed nothing."""
+    reconnects: NotRequired[int]
+    """Connections that were lost and made again."""
+    recovery_us: NotRequired[Percentiles]
+    """From the loss of a connection until it was served again."""
+    starved: int
+    """Connections that asked and never got a reply, in the round with the most."""
+    server: ServerFigures
+    client: ClientFigures
+    client_limited: bool
+    """In most rounds, the client was the limit: the rate is a lower bound."""
+    client_limited_rounds: NotRequired[int]
+    client_limited_because: str | None
+    unstable: bool
+    """The rounds differ too much to rely on the median."""
+    series: list[IntervalRow]
+    """The seconds of the median round."""
+    ended_early: NotRequired[list[EarlyEnd]]
+    rounds_without_a_reply: NotRequired[int]
+    starves: NotRequired[bool]
+    remarks: NotRequired[list[str]]
+    """What a reader must know, in sentences."""
+    failed: NotRequired[str]
+    """Why it has no more rounds."""
+
+
+class RatioRow(TypedDict):
+    """A ratio of medians, with its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+    rounds: NotRequired[tuple[float, ...]]
+
+
+class Pair(TypedDict):
+    """Whether two targets differ in a figure."""
+
+    one: str
+    two: str
+    p: float
+    """Adjusted for all pairs (Holm)."""
+    different: bool
+
+
+class ComparedFigure(TypedDict):
+    """A figure of all targets under the same workload."""
+
+    ranks: Mapping[str, int]
+    """By target; empty where there is no ranking."""
+    pairs: list[Pair]
+    ratios: Mapping[str, RatioRow]
+    """By target: its figure divided by the reference's, round by round."""
+
+
+class Comparison(TypedDict):
+    """All targets under the same workload."""
+
+    sweep: Sweep
+    reference: str | None
+    """The target that the others are divided by."""
+    rounds: int
+    """How many all of them have."""
+    least_rounds: int
+    """How many a ranking of so many targets needs."""
+    figures: dict[str, ComparedFigure]
+
+
+class Document(TypedDict):
+    """Everything that a measurement gave."""
+
+    schema: str
+    environment: Environment
+    plan: Plan
+    results: list[Row]
+    comparison: list[Comparison]
+    ratios: Mapping[str, Mapping[str, Mapping[str, RatioRow]]]
+    """Backend → peer → figure."""
+    notes: list[str]
+    """What a reader must know, in sentences."""
+    interrupted: NotRequired[bool]
+    """It did not come to its end."""
