@@ -78,6 +78,25 @@ class LoadResult:
     recovery: HdrHistogram = field(default_factory=histogram)
     """Microseconds from the loss of a connection until it was served again."""
 
+    def add_counts(self, other: "LoadResult") -> None:
+        """Take in what another process of the same run counted; its histograms come by themselves.
+
+        `verified` comes with them.
+        """
+        self.drained += other.drained
+        self.dropped += other.dropped
+        self.starved += other.starved
+        self.served += other.served
+        self.seconds = max(self.seconds, other.seconds)
+        self.cpu_share += other.cpu_share
+        self.wait_share += other.wait_share
+        self.errors += Counter(other.errors)
+        self.ended_idle += other.ended_idle
+        self.gone += other.gone
+        self.unsent += other.unsent
+        self.reconnects += other.reconnects
+        self.first_errors = other.first_errors | self.first_errors
+
     def add(self, second: Second) -> None:
         """Take in what was measured in a second."""
         self.verified += second.latency.get_total_count()

@@ -110,6 +110,6 @@ class Gate:
             about: What is said of it.
         """
         service = self._service
-        setattr(service.totals, counter, getattr(service.totals, counter) + 1)
+        service.totals.count(counter)
         service.log.warning_each_second(_TURNED_AWAY[counter], **about)
         self.lingering.close_gently(sock)

@@ -1,13 +1,30 @@
 """What is counted: what a server did, and how a process fares."""
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from echoserver.outcome import Outcome
 
 
+class Counters:
+    """Numbers that are counted by their name."""
+
+    __slots__ = ()
+
+    def count(self, name: str, times: int = 1) -> None:
+        """Add to a counter."""
+        setattr(self, name, getattr(self, name) + times)
+
+    def add(self, other: Self) -> None:
+        """Add what another one has counted."""
+        counters: Any = self
+        for field in fields(counters):
+            self.count(field.name, getattr(other, field.name))
+
+
 @dataclass(slots=True)
-class Totals:
+class Totals(Counters):
     """What a server did, from its first client to its last; the ``stopped`` line."""
 
     connections: int = 0
@@ -47,7 +64,7 @@ class Totals:
 
 
 @dataclass(slots=True)
-class Vitals:
+class Vitals(Counters):
     """How a process fares while it serves, besides its totals."""
 
     open: int = 0
@@ -69,8 +86,7 @@ class Vitals:
     def count_accept_error(self, number: int | None) -> None:
         """Count one by its errno."""
         name = f"accept_{errno.errorcode.get(number or 0, '').lower()}"
-        name = name if hasattr(self, name) else "accept_other"
-        setattr(self, name, getattr(self, name) + 1)
+        self.count(name if hasattr(self, name) else "accept_other")
 
 
 COUNTED_OUTCOMES: dict[str, str] = {
@@ -88,4 +104,12 @@ COUNTED_OUTCOMES: dict[str, str] = {
 """Why connections end → the counter of `Totals` for it."""
 
 USUAL_OUTCOMES: dict[str, str] = {Outcome.EOF: "eof", Outcome.DRAINED: "drained"}
-"""Likewise for the ends that are as they should be, which `Vitals` counts."""
+"""Ends that are as they should be → the counter of `Vitals` for it."""
+
+
+def count_end(outcome: str, totals: Totals, vitals: Vitals) -> None:
+    """Count why a connection ended."""
+    if counter := COUNTED_OUTCOMES.get(outcome):
+        totals.count(counter)
+    elif usual := USUAL_OUTCOMES.get(outcome):
+        vitals.count(usual)

@@ -23,7 +23,7 @@ _SIGNALS = {
     signal.SIGUSR2,
 }
 _STANDARD = {0, 1, 2}
-_GLANCE = 0.01  # seconds
+_POLL_INTERVAL = 0.01  # seconds
 _KILL_GRACE = 1.0  # seconds from a kill to the end
 _START_TIMEOUT = 10.0  # seconds until it is up
 
@@ -103,7 +103,7 @@ class Helper:
                     break
                 os.kill(self.pid, signal.SIGKILL)
                 deadline, killed = time.monotonic() + _KILL_GRACE, True
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)
         return not killed
 
     @staticmethod

@@ -24,7 +24,7 @@ from echoserver.system.systemd import Notifier
 if TYPE_CHECKING:
     from echoserver.monitoring.exporter import Exporter
 
-_LOOK = 1.0  # seconds
+_POLL_INTERVAL = 1.0  # seconds
 _LAST_LINES = 2.0  # seconds to write down what is left of the access log
 _BEATS = 3  # in the time within which a watchdog wants one
 
@@ -96,7 +96,7 @@ class Sidecars:
                 "metrics", partial(self._exporter.start, scoreboard, self._identity), self._log
             )
         if self._helpers:
-            lifecycle.every(_LOOK, self._look)
+            lifecycle.every(_POLL_INTERVAL, self._look)
         if self._notifier.watchdog:
             lifecycle.every(self._notifier.watchdog / _BEATS, self._notifier.alive)
         lifecycle.on_wake(self._notice_drain)

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import partial
 
 from echoserver.admission.listening_sockets import ListeningSockets
@@ -129,9 +128,7 @@ class Workers:
         self._slot_table.wipe(worker.place)
         self._address_table.wipe(worker.place)
         account = self.scoreboard.retire_slot(worker.place, worker.number)
-        for field in fields(Totals):
-            name = field.name
-            setattr(self.totals, name, getattr(self.totals, name) + getattr(account.totals, name))
+        self.totals.add(account.totals)
         self._log.count_dropped(account.vitals.log_lines_dropped)
 
     def kill_all(self) -> None:

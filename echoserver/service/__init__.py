@@ -18,12 +18,7 @@ from echoserver.conversation.failures import (
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
 from echoserver.lifecycle.main_wait import Lifecycle
-from echoserver.monitoring.counters import (
-    COUNTED_OUTCOMES,
-    USUAL_OUTCOMES,
-    Totals,
-    Vitals,
-)
+from echoserver.monitoring.counters import Totals, Vitals, count_end
 from echoserver.monitoring.log import Log
 from echoserver.service.resources import Resources
 
@@ -122,7 +117,6 @@ class Service:
 
     def release(self, connection: Connection) -> None:
         """Take a connection's slot back, close its socket, and count what it did."""
-        totals = self.totals
         with self._lock:
             # First: who sees our FIN and comes back at once finds a slot.
             self.slots.give()
@@ -131,10 +125,7 @@ class Service:
             connection.close()
             self._account_for(connection)
             outcome = connection.outcome or ""
-            if counter := COUNTED_OUTCOMES.get(outcome):
-                setattr(totals, counter, getattr(totals, counter) + 1)
-            elif usual := USUAL_OUTCOMES.get(outcome):
-                setattr(self.vitals, usual, getattr(self.vitals, usual) + 1)
+            count_end(outcome, self.totals, self.vitals)
             # In this order: `drain` looks without the lock, and waits for both.
             self._unwritten += 1
             self._open.discard(connection)

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
-_LOOK_ONLY = os.WEXITED | os.WNOHANG | os.WNOWAIT
+_WITHOUT_REAPING = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 class OrphanReaper:
@@ -25,7 +25,7 @@ class OrphanReaper:
         takes no descriptor, of which there may be none.)
         """
         try:
-            while (ended := os.waitid(os.P_ALL, 0, _LOOK_ONLY)) is not None:
+            while (ended := os.waitid(os.P_ALL, 0, _WITHOUT_REAPING)) is not None:
                 if ended.si_pid != self._seen:
                     self._seen = ended.si_pid
                     return

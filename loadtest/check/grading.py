@@ -7,7 +7,7 @@ import click
 
 from clients.address import format_address
 from echoserver.terminal import has_colours
-from loadtest.check.formats import FORMATS, text
+from loadtest.check.formats import GRADE_FORMATS, text
 from loadtest.check.leaderboard import figures
 from loadtest.check.model import Check, Report, Result
 from loadtest.check.runner import Runner, blank
@@ -66,7 +66,7 @@ class Grading:
         if self._shown == "text":
             self._show(f"\n{text.summary(self._report)}\n")
         else:
-            self._show(FORMATS[self._shown].render(self._report))
+            self._show(GRADE_FORMATS[self._shown].render(self._report))
 
     def _show(self, said: str) -> None:
         if self._unshown is None:  # it can still be saved
@@ -84,7 +84,7 @@ class Grading:
         report = self._report
         if report is None or self._trouble or report.of("error"):
             return EXIT_NOT_GRADED
-        if any(FORMATS[one].counts_as_graded for one in (*self._files.values(), self._shown)):
+        if any(GRADE_FORMATS[one].counts_as_graded for one in (*self._files.values(), self._shown)):
             return 0
         if not report.good:
             return EXIT_FAILED
@@ -105,7 +105,7 @@ class Grading:
             try:
                 if not last and is_stream(path):
                     continue
-                write(path, FORMATS[form].render(report))
+                write(path, GRADE_FORMATS[form].render(report))
                 self._trouble.pop(path, None)
             except OSError as error:
                 self._trouble[path] = error.strerror or str(error)

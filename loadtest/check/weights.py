@@ -19,7 +19,7 @@ def read(path: str) -> dict[str, float]:
     except OSError as error:
         raise ValueError(f"--weights: cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"--weights: {path} is no TOML: {error}") from None
+        raise ValueError(f"--weights: {path} is not TOML: {error}") from None
     table = found.get("weights", found)
     if not isinstance(table, dict):
         raise ValueError(  # noqa: TRY004 - of the file's content

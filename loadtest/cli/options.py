@@ -174,7 +174,7 @@ PIN = [
     ),
 ]
 
-FORMATS = [
+FORMAT_OPTIONS = [
     click.option("--csv", "csv_file", metavar="FILE", help="Save the rounds as CSV."),
     click.option("--markdown", "markdown_file", metavar="FILE", help="Save tables for a PR."),
     click.option("--html", "html_file", metavar="FILE", help="Save a page with charts."),
@@ -191,7 +191,7 @@ OUTPUT = [
         help="Save everything as JSON; -, here and below: to standard output, and the table to "
         "standard error.",
     ),
-    *FORMATS,
+    *FORMAT_OPTIONS,
     *QUIET,
 ]
 

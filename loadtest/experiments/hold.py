@@ -20,7 +20,7 @@ from loadtest.servers.targets import Running, Target
 
 _PROBE = b"held"
 
-_GLANCE = 0.05  # seconds
+_POLL_INTERVAL = 0.05  # seconds
 
 _SETTLED = 1.0  # seconds without a change
 
@@ -133,7 +133,7 @@ def _await_accepted(server: Running) -> None:
     """Return when everyone is accepted, or nobody has been for a second."""
     last, since = queue_length(server.host, server.port), time.monotonic()
     while last and time.monotonic() - since < _SETTLED:
-        time.sleep(_GLANCE)
+        time.sleep(_POLL_INTERVAL)
         if (now := queue_length(server.host, server.port)) != last:
             last, since = now, time.monotonic()
 
@@ -143,7 +143,7 @@ def _settled_pss(watch: Sampler) -> int | None:
     last, since = watch.pss_bytes(files=False), time.monotonic()
     give_up = since + _PATIENCE
     while time.monotonic() - since < _SETTLED and time.monotonic() < give_up:
-        time.sleep(_GLANCE * 4)
+        time.sleep(_POLL_INTERVAL * 4)
         if abs((now := watch.pss_bytes(files=False) or 0) - (last or 0)) > (last or 0) // 200:
             last, since = now, time.monotonic()
     return last

@@ -6,7 +6,6 @@ import selectors
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -168,19 +167,8 @@ class Workers:
             process.tell("close")
         total = self._result
         for said, recovery in self._await("result", more="recovery"):
-            found = LoadResult(**said)
             total.recovery.add(HdrHistogram.decode(recovery))
-            for name in ("ended_idle", "gone", "unsent", "reconnects"):
-                setattr(total, name, getattr(total, name) + getattr(found, name))
-            total.drained += found.drained
-            total.dropped += found.dropped
-            total.starved += found.starved
-            total.served += found.served
-            total.seconds = max(total.seconds, found.seconds)
-            total.cpu_share += found.cpu_share
-            total.wait_share += found.wait_share
-            total.errors += Counter(found.errors)
-            total.first_errors = found.first_errors | total.first_errors
+            total.add_counts(LoadResult(**said))
         for number in sorted(self._points):
             self._finish_second(number)
         self._complete_series()

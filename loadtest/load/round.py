@@ -19,7 +19,7 @@ from loadtest.machine.usage import Peaks, Watched, busy_seconds
 
 _SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
 
-_GLANCE = 0.02
+_POLL_INTERVAL = 0.02
 
 _TIME_TO_END = 1.0  # seconds that a process may take from closing its sockets to its end
 
@@ -199,8 +199,10 @@ class _Machine:
 
     def since(self, before: "_Machine") -> Self:
         """Return this minus what was `before`."""
-        for name in ("at", "client", "programs", "ours"):
-            setattr(self, name, getattr(self, name) - getattr(before, name))
+        self.at -= before.at
+        self.client -= before.client
+        self.programs -= before.programs
+        self.ours -= before.ours
         return self
 
     @property
@@ -244,7 +246,7 @@ def _ended_early(
         return None
     deadline = time.monotonic() + _TIME_TO_END  # its sockets are closed a little before its end
     while failed and watch.watched and not gone and time.monotonic() < deadline:
-        time.sleep(_GLANCE)
+        time.sleep(_POLL_INTERVAL)
         gone = watch.has_ended()
     if not gone:
         return EndedEarly("every connection had failed", lasted, server_gone=False)
@@ -284,6 +286,6 @@ def _settle(host: str, port: int) -> None:
     waiting = queue_length(host, port)
     changed = time.monotonic()
     while waiting and time.monotonic() < changed + _SETTLED:
-        time.sleep(_GLANCE)
+        time.sleep(_POLL_INTERVAL)
         if (now_waiting := queue_length(host, port)) != waiting:
             waiting, changed = now_waiting, time.monotonic()

@@ -48,7 +48,7 @@ _COOL_DOWN = 65.0  # seconds: a little more than TIME_WAIT lasts (Linux: 60)
 
 _REUSED = 1.1  # seconds: likewise, where they are taken again
 
-_GLANCE = 0.2
+_POLL_INTERVAL = 0.2
 
 
 def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
@@ -65,7 +65,7 @@ def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
         if time_wait() + needed < _PORTS * (last - first):
             return
         during(passed, 0.0, 0)
-        time.sleep(_GLANCE)
+        time.sleep(_POLL_INTERVAL)
 
 
 def time_wait() -> int:

@@ -160,7 +160,7 @@ def load(path: str) -> Document:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         found = json.loads(data)
     except ValueError:
-        raise ValueError(f"{path} is no JSON file") from None
+        raise ValueError(f"{path} is not a JSON file") from None
     if not _is_document(found):
         raise ValueError(f"{path} is not a result of echoload run or compare (schema {SCHEMA})")
     return found

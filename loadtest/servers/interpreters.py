@@ -42,7 +42,7 @@ def find_interpreter(path: str) -> Interpreter:
         )
         found = json.loads(asked.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
-        raise ValueError(f"{path} is no Python 3.11 or later that runs") from None
+        raise ValueError(f"{path} is not a Python 3.11 or later that runs") from None
     if missing := " ".join(found["missing"]):
         raise ValueError(f"{path} lacks what a server needs: {path} -m pip install {missing}")
     return Interpreter(path, found["version"], found["gil"])

@@ -181,7 +181,7 @@ def test_weights_are_the_instructors(tmp_path: Path) -> None:
         ("C1 = -1", "C1 = -1 is not a number from 0 to 1,000,000"),
         ("C1 = true", "C1 = True is not a number from 0 to"),
         ("C1 = nan", "C1 = nan is not a number from 0 to"),
-        ("C1 =", "is no TOML"),
+        ("C1 =", "is not TOML"),
         ("C1 = 1" + "0" * 400, "is not a number from 0 to 1,000,000"),
         ("weights = 3", "weights is to be a table"),
     ],

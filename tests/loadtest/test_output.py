@@ -19,7 +19,7 @@ import echoserver
 from clients.address import format_address
 from clients.workload import Workload
 from loadtest.cli import command as echoload
-from loadtest.cli.actions.measurement import FORMATS, chosen_files
+from loadtest.cli.actions.measurement import SAVE_FORMATS, chosen_files
 from loadtest.load.round import Engine, RoundInterrupt, measure
 from loadtest.machine import pinning
 from tests.support import inspection, wire
@@ -397,7 +397,7 @@ def test_what_a_shell_passes_for_a_process(server: str, tmp_path: Path) -> None:
     ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",
 )
 def test_what_cannot_be_written_is_refused_before_the_run(files: dict[str, str], says: str) -> None:
-    options = {f"{form}_file": files.get(form) for form in FORMATS}
+    options = {f"{form}_file": files.get(form) for form in SAVE_FORMATS}
     with click.Context(echoload), pytest.raises(click.UsageError) as refused:
         chosen_files(options)
     assert refused.value.message.startswith(says)

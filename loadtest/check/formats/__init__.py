@@ -16,7 +16,7 @@ class Format:
     """Its host takes any exit code but 0 for a broken grader: what was found is in the file."""
 
 
-FORMATS = {
+GRADE_FORMATS = {
     "text": Format(text.as_text),
     "json": Format(data.as_json),
     "junit": Format(data.as_junit),

@@ -39,7 +39,7 @@ EXIT_OBJECTIVE_MISSED = 3
 EXIT_BAD_REPLY = 4
 EXIT_INCONCLUSIVE = 5
 
-FORMATS = ("json", "csv", "markdown", "html", "hgrm", "junit")
+SAVE_FORMATS = ("json", "csv", "markdown", "html", "hgrm", "junit")
 
 
 @dataclass(slots=True)
@@ -229,7 +229,7 @@ def _case(where: str, name: str, kind: str, verdict: Verdict) -> Case:
 
 
 def render(found: Document, form: str) -> str:
-    """Return a document in a format, one of `FORMATS` that tells of the figures."""
+    """Return a document in a format, one of `SAVE_FORMATS` that tells of the figures."""
     if form == "csv":
         return as_csv(found)
     if form == "markdown":
@@ -243,7 +243,7 @@ def render(found: Document, form: str) -> str:
 
 def chosen_files(options: dict[str, Any]) -> dict[str, str]:
     """Take the files to save to from options as typed; complain now, not after the measurement."""
-    named = {form: options.pop(f"{form}_file", None) for form in FORMATS}
+    named = {form: options.pop(f"{form}_file", None) for form in SAVE_FORMATS}
     files = {form: path for form, path in named.items() if path is not None}
     refuse_one_place_for_two((f"--{form}", path) for form, path in files.items())
     for form, path in files.items():
