@@ -9,7 +9,7 @@ JOBS ?= 6
 STRESS_JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install compare test test-ci test-all oracles stress lint format lock audit clean
+.PHONY: help install compare test test-ci test-all test-pythons coverage oracles stress lint format lock release audit clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,16 @@ test-ci: install ## Run what CI runs besides the default tests
 test-all: install ## Run every test, the slow ones too; not those that repeat for half an hour
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m "not repeats" $(ARGS)
 
+test-pythons: ## Run the default tests on every Python from 3.11 on this machine; PYTHONS="..." for some
+	JOBS=$(JOBS) .ci/pythons $(PYTHONS)
+
+# Of servers that become another user, or whose interpreter runs without site, nothing is measured.
+coverage: install ## Measure which lines the default tests run, in every process that they start
+	rm -rf build/coverage && mkdir -p build/coverage
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage run -m pytest -q -n $(JOBS) --dist loadgroup $(ARGS)
+	cd build/coverage && COVERAGE_FILE=$(CURDIR)/build/coverage/data ../../$(BIN)/coverage combine -q --rcfile ../../pyproject.toml
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/coverage report
+
 oracles: install ## Install scipy, which the statistics are held to where it is there
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "scipy>=1.11"
 
@@ -61,6 +71,9 @@ format: install ## Mend what ruff can mend
 lock: ## Pin the newest versions in requirements.lock (needs uv)
 	uv pip compile --universal --upgrade --generate-hashes --no-emit-find-links --python-version 3.11 \
 	  --group dev --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+release: ## Make a release: make release VERSION=0.2.0 (RELEASING.md)
+	.ci/release $(VERSION)
 
 audit: install ## Ask for known vulnerabilities of what requirements.lock pins (needs the network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/audit pip-audit

@@ -11,7 +11,8 @@ from clients.client import EchoClient, ShortReplyError
 
 if TYPE_CHECKING:
     from clients.epoll import EpollLoad
-    from clients.load import Load, LoadResult
+    from clients.load import Load
+    from clients.load_result import LoadResult
     from clients.threads import ThreadLoad
     from clients.workload import Workload
 
@@ -29,7 +30,7 @@ __all__ = [
 _ON_USE = {
     "EpollLoad": "clients.epoll",
     "Load": "clients.load",
-    "LoadResult": "clients.load",
+    "LoadResult": "clients.load_result",
     "ThreadLoad": "clients.threads",
     "Workload": "clients.workload",
 }

@@ -1,22 +1,8 @@
-"""One connection's part in a workload, without a socket: what to send and when, and the judgement.
+"""One connection's part in a workload, without a socket: what to send, and when.
 
-A conversation is a generator. Each step that it yields says what an engine must do; the engine
-answers with what has come. So all engines send the same, check the same and count the same, and
-differ only in how they wait.
-
-======================  =====================================  =================================
-it yields               the engine                             and resumes it with
-======================  =====================================  =================================
-``b"..."``              sends that                             what came, as soon as some came
-``Step(b"...", until)`` sends that, and waits until then       the same; None if nothing came
-`Lost(error)`           counts it, and closes the connection   None
-`RECONNECT`             reconnects                             None
-`LEAVE`                 half-closes it: nothing more is sent   None
-======================  =====================================  =================================
-
-An empty ``bytes`` stands for the end of the stream, as it does for recv(2). Times are nanoseconds
-of `time.perf_counter_ns`, which all processes of a machine share. Where the workload says
-``reconnect``, an engine throws what breaks a connection into the conversation, which may go on.
+All engines carry out the same conversations (`clients.steps`), so they send the same, check the
+same and count the same, and differ only in how they wait. Where the workload says ``reconnect``, an
+engine throws what breaks a connection into the conversation, which may go on.
 """
 
 import heapq
@@ -24,65 +10,18 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from typing import NamedTuple
 
-from clients.content import TRUNCATED, Content, Frame, diagnose
+from clients.content import Content, Frame
 from clients.distributions import parse_pauses
 from clients.recording import Recorder
+from clients.replies import Replies
+from clients.steps import FAREWELL, LEAVE, NEVER, RECONNECT, Lost, Owed, ReplyError, Step, Talk
 from clients.workload import Workload
 
-NEVER = 1 << 62
-_STILL_COMING = 0.5  # of a timeout: a reply of which a part came so lately is slow, not cut off
-_MORE_EVIDENCE = 250_000_000  # nanoseconds to wait for what else comes with a wrong reply
 _FIRST_RETRY, _LAST_RETRY = 20_000_000, 1_000_000_000  # nanoseconds between tries to reconnect
 
 
-class Step(NamedTuple):
-    """What a conversation wants: send, then wait."""
-
-    data: bytes
-    until: int
-    """Nanoseconds; at the latest then it wants to go on."""
-
-
-RECONNECT = Step(b"", -1)
-LEAVE = Step(b"", -2)
-FAREWELL = 1_000_000_000  # nanoseconds that a server may take to end what we have ended
-
-
-class ReplyError(Exception):
-    """A reply that was not what was owed; `kind` is how reports name that."""
-
-    def __init__(self, kind: str, explanation: str) -> None:
-        super().__init__(explanation)
-        self.kind = kind
-
-
-class IdleEndError(ReplyError):
-    """The server ended a connection on which it owed nothing, as one that drains does."""
-
-
-class Lost(NamedTuple):
-    """A connection is lost, and is to be made again."""
-
-    error: BaseException | None
-    """What broke it; None: it is the same loss as before, seen again."""
-
-
-Talk = Generator[bytes | Step | Lost, bytes | None, None]
-
-
-class _Owed(NamedTuple):
-    """A message that was sent and is not answered."""
-
-    number: int
-    expected: bytes
-    due: int
-    sent: int
-    message: bytes = b""
-
-
-class Conversation:
+class Conversation(Replies):
     """What one connection sends, and what it must get back.
 
     Args:
@@ -101,51 +40,16 @@ class Conversation:
         content: Callable[[int], Content],
         recorder: Recorder,
     ) -> None:
-        self.number = number
+        super().__init__(number, workload, content)
         self.share = share
-        self.since = NEVER
-        """When the oldest message that is not answered was sent."""
-        self.drained = 0
-        """Replies that were right, after the time."""
-        self.sent = 0
-        """Messages."""
         self.leaving = False
         """Everything is answered, and the server was told that nothing more comes."""
         self.gone = False
         """It has no connection any more."""
         self._lost = 0  # when the connection was lost, if nothing was answered since
         self._retry = 0  # nanoseconds until the next try to make it again
-        self._workload = workload
-        self._content = content
         self._frames = content(number).frames()
         self._recorder = recorder
-        self._patience = int(workload.timeout * 1e9)
-        self._began = NEVER  # when a ping-pong sent its first message
-        self._last_reply = 0
-        self._heard = 0  # when a piece of a reply came last
-        self._part = b""  # the pieces so far
-
-    @property
-    def last_reply(self) -> int:
-        """When the last reply came within the time; 0: none did."""
-        if self._began < self.since < NEVER:  # a ping-pong asks when it is answered
-            return self.since
-        return self._last_reply
-
-    @property
-    def served(self) -> bool:
-        """A reply was right, within the time."""
-        return self.last_reply > 0
-
-    @property
-    def starved(self) -> bool:
-        """It waits, and has never had a byte."""
-        return self.since != NEVER and not (self._heard or self.last_reply or self.drained)
-
-    def give_up(self) -> None:
-        """Stop waiting for replies."""
-        self._last_reply = self.last_reply
-        self.since = NEVER
 
     def talk(self, start: int, deadline: int) -> Talk:
         """Return the conversation, to be run from nanosecond `start` to `deadline`.
@@ -190,7 +94,7 @@ class Conversation:
                 came = yield message
                 now = clock()
                 if came != expected:
-                    yield from self._rest(_Owed(number, expected, sent, sent), came)
+                    yield from self._rest(Owed(number, expected, sent, sent), came)
                     now = clock()
                 if now > deadline:
                     self.drained += 1
@@ -202,7 +106,7 @@ class Conversation:
             self._last_reply = sent if sent > self._began else 0
         self.since = NEVER
 
-    def _rest(self, owed: _Owed, came: bytes | None) -> Talk:
+    def _rest(self, owed: Owed, came: bytes | None) -> Talk:
         """Take the pieces in which a reply comes, and no more than it."""
         expected, at = owed.expected, 0
         while True:
@@ -224,7 +128,7 @@ class Conversation:
         plan, clock, record = self._workload, time.perf_counter_ns, self._recorder
         dues = self._dues(start)
         pauses = parse_pauses(plan.think).draw(f"{plan.seed}:{self.number}") if plan.think else None
-        owed: deque[_Owed] = deque()
+        owed: deque[Owed] = deque()
         slots = [start] * plan.pipeline  # when each of those that are free may be used
         reconnect_at = plan.reconnect_every or NEVER
         at = 0  # how much has come of the oldest reply
@@ -250,7 +154,7 @@ class Conversation:
                 number, message, expected = frame
                 sent = clock() if batch else now
                 record.lag.append((sent - ready) // 1000)
-                owed.append(_Owed(number, expected, due if plan.rate else sent, sent, message))
+                owed.append(Owed(number, expected, due if plan.rate else sent, sent, message))
                 batch.append(message)
                 self.sent += 1
                 due, frame = next(dues), next(frames, None)
@@ -333,7 +237,7 @@ class Conversation:
         due, everyone = schedule.due, plan.asking
         return (start + due(number) for number in itertools.count(self.number, everyone))
 
-    def _done(self, owed: _Owed, now: int, deadline: int) -> None:
+    def _done(self, owed: Owed, now: int, deadline: int) -> None:
         if self._lost:
             self._recorder.recoveries.append((now - max(self._lost, owed.due)) // 1000)
             self._lost = self._retry = 0
@@ -346,50 +250,3 @@ class Conversation:
         record.latencies.append((now - owed.due) // 1000)
         if self._workload.rate:
             record.raw.append((now - owed.sent) // 1000)
-
-    # -- judgement -------------------------------------------------------------------------------
-
-    def _check(self, came: bytes | None, owed: _Owed | None, at: int) -> bytes:
-        """Return what came; complain where it is the end, or too late."""
-        if came:
-            starved, self._heard = self.starved, time.perf_counter_ns()
-            if owed is not None and not starved and self._heard - owed.sent > self._patience:
-                raise self.late()
-            return came
-        raise self._ended(owed, at)
-
-    def _ended(self, owed: _Owed | None, at: int) -> ReplyError:
-        """Return what it means that the stream ended, after so many bytes of the oldest reply."""
-        where = f"connection {self.number}, message {owed.number if owed else self.sent}"
-        if owed is None:
-            return IdleEndError("closed", f"{where}: the server ended an idle connection")
-        size = len(owed.expected)
-        ended = f"{where}: the server closed the connection after {at} of {size} bytes"
-        return ReplyError(TRUNCATED if at else "closed", ended)
-
-    def late(self) -> Exception:
-        """Return what is to be said when the oldest message's time is over."""
-        silent = time.perf_counter_ns() - self._heard
-        if not self._part or silent < self._patience * _STILL_COMING:
-            return TimeoutError()
-        explanation = f"connection {self.number}: {len(self._part)} bytes of a reply came in time"
-        return ReplyError(TRUNCATED, f"{explanation}, the last {self._part[-16:]!r}")
-
-    def _complain(self, owed: _Owed | None, reply: bytes, missing: int) -> Talk:
-        """Wait a moment for what else comes, and raise what is wrong with it."""
-        until = time.perf_counter_ns() + _MORE_EVIDENCE
-        while missing > 0 and time.perf_counter_ns() < until:
-            came = yield Step(b"", until)
-            if not came:
-                break
-            reply += came
-            missing -= len(came)
-        raise self.wrong(owed, reply)
-
-    def wrong(self, owed: _Owed | None, reply: bytes) -> ReplyError:
-        """Return what is wrong with a reply; None for `owed`: nothing was."""
-        number, expected = (owed.number, owed.expected) if owed else (self.sent, b"")
-        content = self._content(self.number)
-        connections = self._workload.connections
-        found = diagnose(content, number, reply, expected, self._content, connections)
-        return ReplyError(found.kind, found.explanation)

@@ -4,33 +4,21 @@ It sends, checks and counts what the client of 400 threads does, at several time
 is no thread to switch to, and the GIL is never let go of for another one.
 """
 
-import errno
 import heapq
-import inspect
-import itertools
-import os
 import select
 import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import cast
 
-from clients.address import connect, is_unix
-from clients.conversation import (
-    LEAVE,
-    NEVER,
-    RECONNECT,
-    Conversation,
-    Lost,
-    ReplyError,
-    Step,
-    Talk,
-)
-from clients.load import LOOK, Load, LoadResult, flush
-from clients.proxy_header import PrefacedSocket, proxy_header
+from clients.connecting import Connector
+from clients.line import Line, ToReceive, ToSend, ToTalk
+from clients.load import LOOK, Load, flush
+from clients.load_result import LoadResult
 from clients.recording import Second
-from clients.tls import Socket, TlsSocket
+from clients.steps import LEAVE, NEVER, RECONNECT, Lost, ReplyError, Step
+from clients.tls import TlsSocket
 from clients.workload import Workload
 
 _MOST_EVENTS = 1024  # a turn
@@ -50,90 +38,21 @@ class EpollLoad(Load):
     ) -> None:
         super().__init__(workload, numbers, on_second)
         self._epoll = select.epoll()
-        self._lines = {peer.number: _Line(peer) for peer in self._peers}
+        self._connector = Connector(
+            workload, self._secured, self._open, lambda line, error: self._fail(line.peer, error)
+        )
+        self._lines = {peer.number: Line(peer) for peer in self._peers}
         # What the loop needs of a line stands in a tuple: it is looked at for every message.
-        self._talking: dict[int, tuple[_Line, _Recv, _Talk, _Send]] = {}
-        self._timers: list[tuple[int, int, _Line]] = []
+        self._talking: dict[int, tuple[Line, ToReceive, ToTalk, ToSend]] = {}
+        self._timers: list[tuple[int, int, Line]] = []
         # Descriptors of those for which TLS has something that readiness does not tell of.
         self._pending: list[int] = []
-        self._away: set[_Line] = set()  # without a connection, until they make one again
+        self._away: set[Line] = set()  # without a connection, until they make one again
 
     def connect(self) -> int:
         """Make every connection, many at a time; return how many were made."""
-        lines = iter(self._lines.values())
-        begun, timeout = time.monotonic(), self.workload.timeout
-        address: tuple[int, Any] | None = None  # family, and what connect(2) takes
-        for line in lines:  # the first that is made finds out which of the host's addresses it is
-            try:
-                sock = self._open()
-            except OSError as error:
-                self._fail(line.peer, error)
-                break
-            address = socket.AddressFamily(sock.family), sock.getpeername()
-            line.use(sock, _nothing)
-            break
-        if address is None and is_unix(self.workload.host):
-            address = socket.AF_UNIX, None
-        elif address is None:
-            family, _, _, _, where = socket.getaddrinfo(
-                self.workload.host, self.workload.port, type=socket.SOCK_STREAM
-            )[0]
-            address = family, where
-        self._address = address
-        waiting: dict[int, tuple[_Line, int]] = {}
-        while batch := [*itertools.islice(lines, _AT_ONCE - len(waiting))] or waiting:
-            if self.result.errors["timeout"] and isinstance(batch, list):
-                # A connection was not accepted within the timeout: the server does not keep up, and
-                # batch after batch would wait as long.
-                for line in [*batch, *lines]:
-                    self._fail(line.peer, TimeoutError())
-                continue
-            for line in batch if isinstance(batch, list) else ():
-                left = max(_SHORTEST, begun + timeout - time.monotonic())
-                try:
-                    line.use(self._begin(address[0], address[1], left), _nothing)
-                except OSError as error:
-                    self._fail(line.peer, error)
-                    continue
-                self._epoll.register(line.fd, select.EPOLLIN | select.EPOLLOUT)
-                waiting[line.fd] = line, time.perf_counter_ns()
-            self._await_connected(waiting)
+        self._connector.connect(self._lines.values())
         return sum(line.open for line in self._lines.values())
-
-    def _await_connected(self, waiting: "dict[int, tuple[_Line, int]]") -> None:
-        """Take those out that are connected by now, or failed, or took too long."""
-        ready = {fd for fd, _ in self._epoll.poll(LOOK / 1e9, _MOST_EVENTS)}
-        late = time.perf_counter_ns() - int(self.workload.timeout * 1e9)
-        for fd, (line, since) in list(waiting.items()):
-            try:
-                if fd in ready:
-                    self._greet(line)
-                elif since < late:
-                    raise TimeoutError
-                else:
-                    continue
-            except BlockingIOError:
-                self._epoll.modify(fd, select.EPOLLIN)  # the server's turn to greet
-                continue
-            except OSError as error:
-                self._epoll.unregister(fd)
-                line.open = False
-                line.connection.close()
-                self._fail(line.peer, error)
-            else:
-                self._epoll.unregister(fd)
-            del waiting[fd]
-
-    @staticmethod
-    def _greet(line: "_Line") -> None:
-        """Find out what became of a connection, and of the TLS handshake over it."""
-        with socket.socket(fileno=os.dup(line.fd)) as sock:
-            if problem := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(problem, os.strerror(problem))
-        if isinstance(line.connection, TlsSocket):
-            line.connection.handshake()
-        else:
-            line.connection.send(b"")  # and with it, a header that comes before all else
 
     def wait(self) -> None:
         """Run until the time is over, or everything is answered or has failed."""
@@ -227,7 +146,7 @@ class EpollLoad(Load):
             self._pending.clear()
         return events
 
-    def _go_on(self, line: "_Line") -> None:
+    def _go_on(self, line: Line) -> None:
         """Let a conversation begin, or go on because its time has come."""
         try:
             self._carry_out(line, line.talk(None))
@@ -238,7 +157,7 @@ class EpollLoad(Load):
         except ReplyError as error:
             self._drop(line, error)
 
-    def _lose(self, line: "_Line", error: OSError) -> None:
+    def _lose(self, line: Line, error: OSError) -> None:
         """Let a conversation know what broke its connection, where it may go on over another."""
         problem = error
         while self.workload.reconnect and not line.over:
@@ -256,7 +175,7 @@ class EpollLoad(Load):
             return
         self._drop(line, problem)
 
-    def _carry_out(self, line: "_Line", step: bytes | Step | Lost) -> None:
+    def _carry_out(self, line: Line, step: bytes | Step | Lost) -> None:
         """Do what a conversation wants."""
         while not isinstance(step, bytes):
             if step is RECONNECT:
@@ -284,14 +203,14 @@ class EpollLoad(Load):
             if sent != len(step):
                 self._send_later(line, step[sent:])
 
-    def _send_later(self, line: "_Line", data: bytes) -> None:
+    def _send_later(self, line: Line, data: bytes) -> None:
         """Send what the kernel would not take, as soon as it takes more."""
         line.unsent += data
         line.send = line.queue
         self._talking[line.fd] = line.tools
         self._epoll.modify(line.fd, select.EPOLLIN | select.EPOLLOUT)
 
-    def _flush(self, line: "_Line") -> None:
+    def _flush(self, line: Line) -> None:
         send = line.connection.send
         try:
             flush(line.unsent, send)
@@ -306,7 +225,7 @@ class EpollLoad(Load):
 
     # -- beginnings and ends -----------------------------------------------------------------------
 
-    def _watch(self, line: "_Line") -> None:
+    def _watch(self, line: Line) -> None:
         if isinstance(line.connection, TlsSocket):
             line.recv = self._noting_more(line.connection, line.fd)
             if line.connection.pending:  # it came together with the end of the handshake
@@ -314,7 +233,7 @@ class EpollLoad(Load):
         self._talking[line.fd] = line.tools
         self._epoll.register(line.fd, select.EPOLLIN)
 
-    def _noting_more(self, connection: TlsSocket, fd: int) -> "_Recv":
+    def _noting_more(self, connection: TlsSocket, fd: int) -> ToReceive:
         """Return a ``recv`` that has the loop call it again where TLS has read more already."""
 
         def recv(size: int) -> bytes:
@@ -325,23 +244,23 @@ class EpollLoad(Load):
 
         return recv
 
-    def _forget(self, line: "_Line") -> None:
+    def _forget(self, line: Line) -> None:
         line.until = NEVER
         if self._talking.pop(line.fd, None):
             self._epoll.unregister(line.fd)
 
-    def _close(self, line: "_Line") -> None:
+    def _close(self, line: Line) -> None:
         self._forget(line)
         line.connection.close()
         line.fd = -1  # the number may be another one's soon
 
-    def _done(self, line: "_Line") -> None:
+    def _done(self, line: Line) -> None:
         self._forget(line)
         self._away.discard(line)
         if line.peer.share is not None:  # it makes room for who waits
             line.connection.close()
 
-    def _drop(self, line: "_Line", error: BaseException) -> None:
+    def _drop(self, line: Line, error: BaseException) -> None:
         self._close(line)
         self._away.discard(line)
         self._fail(line.peer, error)
@@ -350,96 +269,9 @@ class EpollLoad(Load):
         for peer in list(self._late(now)):
             self._drop(self._lines[peer.number], TimeoutError())
 
-    def _reconnect(self, line: "_Line") -> None:
+    def _reconnect(self, line: Line) -> None:
         """Begin the next connection of this one; the handshake may still be under way."""
         self._close(line)
-        family, address = self._address
-        line.use(self._begin(family, address, self.workload.timeout), line.talk)
+        line.use(self._connector.begin(self.workload.timeout), line.talk)
         self._away.discard(line)
         self._watch(line)
-
-    def _begin(self, family: int, address: Any, timeout: float) -> Socket:
-        """Return a connection that is being made, and does not block.
-
-        Over a UNIX socket, it is made when this returns; so long may it take that there is room in
-        the server's queue.
-        """
-        if family == socket.AF_UNIX:
-            sock = connect(self.workload.host, 0, timeout)
-            if self.workload.proxy_header:
-                sock.sendall(proxy_header(self.workload.proxy_header, sock))
-            sock.setblocking(False)
-            return self._secured(sock)
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setblocking(False)
-        problem = sock.connect_ex(address)
-        if problem not in {0, errno.EINPROGRESS}:
-            sock.close()
-            raise OSError(problem, os.strerror(problem))
-        if self.workload.proxy_header:
-            sock = cast("socket.socket", PrefacedSocket(sock, self.workload.proxy_header, address))
-        return self._secured(sock)
-
-
-_Talk = Callable[[bytes | None], bytes | Step | Lost]
-_Send = Callable[[bytes], int]
-_Recv = Callable[[int], bytes]
-
-
-def _nothing(_came: bytes | None) -> bytes:
-    """Say what a conversation wants that has not begun."""
-    return b""
-
-
-class _Line:
-    """A connection, and the conversation over it."""
-
-    __slots__ = (
-        *("connection", "fd", "open", "peer", "recv", "send", "talk", "unsent", "until"),
-        "_conversation",
-    )
-
-    connection: Socket
-    talk: "_Talk"
-    send: "_Send"
-    recv: "_Recv"
-
-    def __init__(self, peer: Conversation) -> None:
-        self.peer = peer
-        self.open = False
-        self.until = NEVER
-        self.unsent = bytearray()
-        self._conversation: Talk | None = None
-
-    def converse(self, talk: Talk) -> None:
-        """Have this conversation from now on."""
-        self._conversation, self.talk = talk, talk.send
-
-    @property
-    def over(self) -> bool:
-        """The conversation has ended, or not begun."""
-        talk = self._conversation
-        return talk is None or inspect.getgeneratorstate(talk) == inspect.GEN_CLOSED
-
-    def throw(self, error: OSError) -> bytes | Step | Lost:
-        """Let the conversation know what broke its connection; return what it wants then."""
-        assert self._conversation is not None  # noqa: S101 - it is not over
-        return self._conversation.throw(error)
-
-    @property
-    def tools(self) -> "tuple[_Line, _Recv, _Talk, _Send]":
-        """What the loop needs."""
-        return self, self.recv, self.talk, self.send
-
-    def use(self, sock: Socket, talk: "_Talk") -> None:
-        """Talk over this connection from now on."""
-        self.connection, self.talk, self.open = sock, talk, True
-        self.fd = sock.fileno()
-        self.send, self.recv = sock.send, sock.recv
-        self.unsent.clear()
-
-    def queue(self, data: bytes) -> int:
-        """Take the place of `send` while something before it waits to be sent."""
-        self.unsent += data
-        return len(data)

@@ -16,18 +16,11 @@ from contextlib import suppress
 from typing import cast
 
 from clients.client import SENT_AT_ONCE, has_pending
-from clients.conversation import (
-    LEAVE,
-    NEVER,
-    RECONNECT,
-    Conversation,
-    Lost,
-    ReplyError,
-    Step,
-    Talk,
-)
-from clients.load import LOOK, Load, LoadResult, flush, prefer_throughput
+from clients.conversation import Conversation
+from clients.load import LOOK, Load, flush, prefer_throughput
+from clients.load_result import LoadResult
 from clients.recording import Second
+from clients.steps import LEAVE, NEVER, RECONNECT, Lost, ReplyError, Step, Talk
 from clients.tls import Socket
 from clients.workload import Workload
 

@@ -9,8 +9,8 @@ import os
 UNIX = "unix:"
 HIGHEST_PORT = 65535
 EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Hosts that stand for every address of this machine → how to reach it from here."""
-_LONGEST_NAME = 107  # bytes: sun_path has 108, of which one is a NUL (unix(7))
+"""Hosts that stand for every address of this machine → the address that reaches it from here."""
+_MAX_NAME_BYTES = 107  # sun_path has 108, of which one is a NUL (unix(7))
 
 
 def is_unix(host: str) -> bool:
@@ -19,20 +19,20 @@ def is_unix(host: str) -> bool:
 
 
 def parse_host(text: str) -> str:
-    """Return a host as it is called everywhere else: ``@name`` is ``unix:@name``.
+    """Return the canonical form of a host: ``@name`` becomes ``unix:@name``.
 
     Raises:
-        ValueError: It is a UNIX socket without a name, or with one that is too long; the message
-            completes "X must be ...".
+        ValueError: The host is a UNIX socket without a name, or with one that is too long; the
+            message completes "X must be ...".
     """
     if not is_unix(text):
         return text
     name = text.removeprefix(UNIX)
     if not name.removeprefix("@"):
         raise ValueError("an address, a name, unix:/path or unix:@name")
-    if len(os.fsencode(name)) > _LONGEST_NAME:
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
         raise ValueError(
-            f"a UNIX socket with a path of at most {_LONGEST_NAME} bytes (unix(7)); "
+            f"a UNIX socket with a path of at most {_MAX_NAME_BYTES} bytes (unix(7)); "
             "a path relative to the working directory may be short enough"
         )
     return UNIX + name
@@ -56,15 +56,15 @@ def parse_address(text: str) -> tuple[str, int]:
     ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` (127.0.0.1), ``unix:/path``, ``@name``.
 
     Raises:
-        ValueError: It is none of these; the message is a sentence.
+        ValueError: The text is none of these; the message is a sentence.
     """
     if is_unix(text):
         try:
             return parse_host(text), 0
         except ValueError as error:
             raise ValueError(f"{text!r} is not {error}") from None
-    scheme, found, rest = text.partition("://")
-    if found:
+    scheme, separator, rest = text.partition("://")
+    if separator:
         raise ValueError(f"{text!r} is not HOST:PORT; leave out {scheme}://, as in {rest}")
     host, port = _split(text)
     if not port:
@@ -76,7 +76,7 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     """Return host and port of ``HOST:PORT``; IPv6 in brackets, and 0 for a port that is free.
 
     Raises:
-        ValueError: It is neither; the message completes "must be ...".
+        ValueError: The text is not such an endpoint; the message completes "must be ...".
     """
     try:
         host, port = _split(text)
@@ -88,7 +88,7 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 
 def _split(text: str) -> tuple[str, int | None]:
-    """Return host and port; without a port that can be one, None."""
+    """Return host and port; None for a port that is missing or not valid."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -12,14 +12,14 @@ from echoserver.config import (
     settings,
 )
 
-# How --help marks what SIGHUP changes.
-_RELOADS = {None: "", Reload.IN_PLACE: "* ", Reload.IN_WORKERS: "** "}
+# The marks that --help puts before settings that SIGHUP changes.
+_RELOAD_MARKS = {None: "", Reload.IN_PLACE: "* ", Reload.IN_WORKERS: "** "}
 
 
 def _options(command: Any) -> Any:
     """Add an option for every setting; the values stay text until `load_config` checks them."""
     for setting in reversed(settings()):
-        default = setting.shown_default or setting.default
+        default = setting.default_text or setting.default
         if default == ():
             default = "none"
         if setting.flag:
@@ -32,7 +32,7 @@ def _options(command: Any) -> Any:
             *names,
             setting.name,
             metavar=None if switch else setting.metavar,
-            help=f"{_RELOADS[setting.reload]}{setting.help}  [default: {default}]",
+            help=f"{_RELOAD_MARKS[setting.reload]}{setting.help}  [default: {default}]",
             hidden=setting.hidden,
             multiple=setting.multiple,
             **switch,
@@ -40,18 +40,18 @@ def _options(command: Any) -> Any:
     return command
 
 
-class _Grouped(click.Command):
+class _GroupedCommand(click.Command):
     """A command whose --help shows options under the headings of the settings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, each heading with its own."""
+        """Write the options, each under the heading of its setting."""
         headings = {one.name: one.heading for one in settings() if one.heading}
-        known = {setting.name for setting in settings()}
+        setting_names = {setting.name for setting in settings()}
         groups: dict[str, list[tuple[str, str]]] = {}
         heading = ""
         for parameter in self.get_params(ctx):
             name = parameter.name or ""
-            heading = headings.get(name, heading) if name in known else "This command"
+            heading = headings.get(name, heading) if name in setting_names else "This command"
             if (record := parameter.get_help_record(ctx)) is not None:
                 groups.setdefault(heading, []).append(record)
         for heading, records in groups.items():
@@ -60,7 +60,7 @@ class _Grouped(click.Command):
 
 
 @click.command(
-    name="echoserver", cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]}
+    name="echoserver", cls=_GroupedCommand, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @_options
 @click.option(

@@ -1,10 +1,10 @@
-"""What can go wrong: before the server serves, as sentences with an exit code; and with TLS."""
+"""The exceptions of the server: failures to start, each with an exit code, and TLS failures."""
 
 from collections.abc import Iterable
 
 
 class EchoServerError(Exception):
-    """Something the person at the prompt can mend; the message says what, where and how."""
+    """A failure that the user at the prompt can correct; the message says what, where and how."""
 
     exit_code = 1
 
@@ -21,7 +21,7 @@ class BootError(EchoServerError):
     exit_code = 3
 
 
-class NoApplicationData(BlockingIOError):  # noqa: N818 - no error: BlockingIOError is neither
+class NoApplicationData(BlockingIOError):  # noqa: N818 - not a failure
     """TLS records arrived, but no application data yet: wait again."""
 
 
@@ -29,14 +29,14 @@ class TlsError(ConnectionError):
     """A peer does not speak TLS, or is not to be trusted; ``strerror`` is OpenSSL's reason."""
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'port'?`` where one of `known` is close to `name`, else nothing."""
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean 'port'?`` if one of `names` is close to `name`, else nothing."""
     from difflib import get_close_matches  # noqa: PLC0415 - rarely needed
 
-    close = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    matches = get_close_matches(name, list(names), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Do as `suggestion`, with the dashes that people type in the place of underscores."""
-    return suggestion(name, known).replace("_", "-")
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return what `suggestion` does, with dashes for underscores, because people type dashes."""
+    return suggestion(name, names).replace("_", "-")

@@ -5,8 +5,8 @@ carries that out in its own way (blocks the thread, parks the greenlet, asks an 
 resumes the flow. So a conversation is written once, and every model runs it.
 
 A flow is resumed with ``None`` when what it waited for has come, and with ``True`` when it has not:
-its time has passed, or the flow was woken. (Of a `Sleep`, it is the time that has come.) So the
-simplest driver, for one flow, which nobody wakes, is::
+its time has passed, or the flow was woken. (A `Sleep` waits for time to pass, so it is resumed
+with ``None``.) The simplest driver, for one flow that is never woken, is::
 
     expired = None
     while True:  # until StopIteration
@@ -26,18 +26,18 @@ import socket
 from collections.abc import Generator
 from typing import Protocol, TypeAlias
 
-_LONGEST_SLEEP = 1e8  # seconds
+_MAX_SLEEP = 1e8  # seconds
 
 
 class Readable:
-    """Wait until `fd` has input, or an end."""
+    """Wait until `fd` has input, or has reached the end of its stream."""
 
     __slots__ = ("fd", "seconds")
 
     def __init__(self, fd: int, seconds: float | None = None) -> None:
         self.fd = fd
         self.seconds = seconds
-        """For so long at most. None: until it comes, or the flow is woken."""
+        """The longest time to wait; None: until input comes, or the flow is woken."""
 
 
 class Writable:
@@ -48,21 +48,21 @@ class Writable:
     def __init__(self, fd: int, seconds: float | None) -> None:
         self.fd = fd
         self.seconds = seconds
-        """For so long at most; None: without end. Being woken does not end it."""
+        """The longest time to wait; None: without limit. Waking the flow does not end this wait."""
 
 
 class Sleep:
     """Wait for `seconds`, whatever happens; a handler may return it as a step of its answer.
 
     Raises:
-        ValueError: `seconds` is negative, or longer than anyone would wait.
+        ValueError: `seconds` is negative, or more than 100 million (about three years).
     """
 
     __slots__ = ("seconds",)
 
     def __init__(self, seconds: float) -> None:
-        # Complain where it is made, in the handler, and not where it is carried out.
-        if not 0 <= seconds <= _LONGEST_SLEEP:
+        # Raise where the step is made, in the handler, and not where it is carried out.
+        if not 0 <= seconds <= _MAX_SLEEP:
             raise ValueError(f"cannot sleep for {seconds!r} seconds")
         self.seconds = seconds
 
@@ -85,24 +85,24 @@ class Driver(Protocol):
         """End an open-ended wait for input; the main flow calls this when it drains."""
 
     def close(self) -> None:
-        """Let go of what the model holds for the socket, which is about to be closed."""
+        """Release what the model holds for the socket, which is about to be closed."""
 
 
 class Drivable(Protocol):
-    """A connection, as far as drivers know it."""
+    """The part of a connection that drivers use."""
 
     @property
     def sock(self) -> socket.socket:
         """The connection's socket."""
 
     def driven_by(self, driver: Driver, *, blocking: bool = False, swept: bool = True) -> Flow:
-        """Return the flow that serves it to its end, for `driver` to run."""
+        """Return the flow that serves the connection to its end, for `driver` to run."""
 
     def wake(self) -> None:
-        """End its wait for input."""
+        """End the connection's wait for input."""
 
     def abort(self) -> None:
-        """End it: the drain's time is over."""
+        """End the connection, because the drain's time is over."""
 
     def pulse(self) -> None:
-        """Look whether it is idle, and take no lock: what a signal interrupts may hold it."""
+        """Check whether the connection is idle, without a lock: interrupted code may hold it."""

@@ -30,7 +30,7 @@ def echoload() -> NoReturn:
 def _start(command_name: str, package_name: str) -> NoReturn:
     try:
         _import_and_run(command_name, package_name)
-    except KeyboardInterrupt:  # so early that nothing has been begun
+    except KeyboardInterrupt:  # before anything was started
         sys.exit(130)
 
 
@@ -38,9 +38,9 @@ def _import_and_run(command_name: str, package_name: str) -> NoReturn:
     package = importlib.import_module(package_name)
     home = Path(__file__).resolve().parent.parent / package_name
     if Path(package.__file__ or "").resolve().parent != home:
-        hiding = package.__file__ or next(iter(package.__path__), "a folder of that name")
+        other_path = package.__file__ or next(iter(package.__path__), "a folder of that name")
         sys.exit(
-            f"{command_name}: {hiding} hides echoserver's package {package_name!r}; rename it, "
+            f"{command_name}: {other_path} hides echoserver's package {package_name!r}; rename it, "
             "or take its folder off PYTHONPATH"
         )
     cli = importlib.import_module(f"{package_name}.cli")

@@ -1,6 +1,6 @@
-"""What a name stands for: a backend's or handler's module or file, and its class there.
+"""Where backends and handlers are: the module or file that a name stands for, and the class in it.
 
-This imports neither; `registry` does.
+This module imports no backend or handler; `registry` does.
 """
 
 import importlib
@@ -52,7 +52,7 @@ def locate(spec: str, source: str, kind: str, builtin: dict[str, str]) -> tuple[
         A module's name or a file's path, and an attribute, perhaps of an attribute.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: No backend or handler has that name.
     """
     target = builtin.get(spec, spec)
     if ":" not in target:
@@ -74,7 +74,7 @@ def is_file(location: str) -> bool:
 
 
 def plugin_name(path: str | Path) -> str:
-    """Return the name that the module has which is made of a file."""
+    """Return the name of the module that a plugin's file becomes."""
     return f"echoserver_plugin_{Path(path).stem}"
 
 
@@ -82,14 +82,15 @@ def import_plugin(location: str, source: str, kind: str, spec: str) -> Any:
     """Return the module at a location that `locate` has returned.
 
     Raises:
-        ConfigError: It is not there, needs a package that is not, or fails when it is imported.
+        ConfigError: The module does not exist, needs a package that is not installed, or fails
+            when it is imported.
     """
     try:
         if is_file(location):
             return _load_file(Path(location), source)
         if not all(part.isidentifier() for part in location.split(".")):
             raise ConfigError(f"{source}: {location!r} is neither a module's name nor a .py file")
-        # Last on the path: a plugin beside you is found, yet hides nothing that is installed.
+        # Last on the path: a plugin in the working directory must not hide an installed module.
         with suppress(OSError):  # that directory may be gone
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
                 sys.path.append(str(Path.cwd()))
@@ -97,13 +98,13 @@ def import_plugin(location: str, source: str, kind: str, spec: str) -> Any:
     except ConfigError:
         raise
     except ModuleNotFoundError as error:
-        itself = not is_file(location) and f"{location}.".startswith(f"{error.name}.")
-        if error.name and not itself:
+        is_plugin_itself = not is_file(location) and f"{location}.".startswith(f"{error.name}.")
+        if error.name and not is_plugin_itself:
             package = error.name.partition(".")[0]
-            wanted = f"'echoserver[{package}]'" if package in _EXTRAS else package
+            requirement = f"'echoserver[{package}]'" if package in _EXTRAS else package
             raise ConfigError(
                 f"{source}: {kind} {spec!r} needs the package {error.name!r}, which is not "
-                f"installed; try: pip install {wanted}"
+                f"installed; try: pip install {requirement}"
             ) from None
         raise ConfigError(f"{source}: there is no module {location!r}") from None
     except SyntaxError as error:
@@ -126,12 +127,12 @@ def _load_file(path: Path, source: str) -> Any:
 
 
 def import_file(name: str, path: str | Path) -> Any:
-    """Return the module of that name that is in this file; None where it is not one of Python's."""
+    """Import a file as the module `name`, and return it; None if it is not a Python file."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         return None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    sys.modules[name] = module  # dataclasses and pickle look up a class's module there
     if (folder := str(Path(path).resolve().parent)) not in sys.path:
         sys.path.append(folder)
     try:
@@ -143,7 +144,7 @@ def import_file(name: str, path: str | Path) -> Any:
 
 
 def entry_points_of(group: str) -> dict[str, str]:
-    """Return the plugins that installed packages announce: name → ``module:Class``."""
+    """Return the plugins that installed packages declare: name → ``module:Class``."""
     from importlib.metadata import entry_points  # noqa: PLC0415 - large, and mostly not needed
 
     points = entry_points(group=f"echoserver.{group}")

@@ -25,20 +25,20 @@ class BackendInfo:
     """What a connection costs."""
     available: bool
     hint: str
-    """Where it is not available: why, and what to install."""
+    """Why the backend is not available, and what to install; empty where it is."""
 
 
 def available_backends() -> list[BackendInfo]:
-    """Describe the backends that have a name: the built-in ones, then installed plugins'."""
-    found = []
+    """Describe all named backends: the built-in ones, then those of installed plugins."""
+    infos = []
     for name in dict.fromkeys([*BACKENDS, *entry_points_of("backends")]):
         try:
             backend = load_backend(name)
         except ConfigError as error:
-            found.append(BackendInfo(name, "", "", available=False, hint=str(error)))
+            infos.append(BackendInfo(name, "", "", available=False, hint=str(error)))
         else:
-            found.append(BackendInfo(name, backend.summary, backend.cost, available=True, hint=""))
-    return found
+            infos.append(BackendInfo(name, backend.summary, backend.cost, available=True, hint=""))
+    return infos
 
 
 def load_backend(spec: str, source: str = "--backend") -> "type[Backend]":
@@ -49,7 +49,7 @@ def load_backend(spec: str, source: str = "--backend") -> "type[Backend]":
         source: What `spec` was read from, for the error message.
 
     Raises:
-        ConfigError: There is none, it cannot be imported, or it is not a `Backend`.
+        ConfigError: No backend has that name, it cannot be imported, or it is not a `Backend`.
     """
     from echoserver.backends import Backend
 
@@ -60,20 +60,20 @@ def load_handler(spec: str, source: str = "--handler") -> "type[Handler]":
     """Return the handler class that `spec` names; see `load_backend`."""
     from echoserver.handlers import Handler
 
-    return _load(spec, source, "handler", HANDLERS, Handler)  # type: ignore[type-abstract] # likewise
+    return _load(spec, source, "handler", HANDLERS, Handler)  # type: ignore[type-abstract] # a subclass is returned
 
 
 def _load(spec: str, source: str, kind: str, builtin: dict[str, str], base: type[_T]) -> type[_T]:
     location, class_name = locate(spec, source, kind, builtin)
-    found = import_plugin(location, source, kind, spec)
+    target = import_plugin(location, source, kind, spec)
     for attribute in class_name.split("."):
-        found = getattr(found, attribute, None)
-    if not isinstance(found, type):
+        target = getattr(target, attribute, None)
+    if not isinstance(target, type):
         raise ConfigError(f"{source}: {location} has no class {class_name}")
-    if not issubclass(found, base):
-        wanted = f"echoserver.{base.__name__}"
-        raise ConfigError(f"{source}: {class_name} in {location} is not a subclass of {wanted}")
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-        raise ConfigError(f"{source}: {spec} cannot be used: it does not define {missing}")
-    return found
+    if not issubclass(target, base):
+        base_name = f"echoserver.{base.__name__}"
+        raise ConfigError(f"{source}: {class_name} in {location} is not a subclass of {base_name}")
+    if inspect.isabstract(target):
+        method_names = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
+        raise ConfigError(f"{source}: {spec} cannot be used: it does not define {method_names}")
+    return target

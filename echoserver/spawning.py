@@ -1,4 +1,4 @@
-"""A server beside your program: started, ready, and gone when you are."""
+"""A server in a process beside your program: it is ready when you get it, and ends when you do."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from echoserver.errors import BootError, ConfigError, EchoServerError
 _START_TIMEOUT = 20.0  # seconds; a loaded machine imports slowly
 _STOP_TIMEOUT = 15.0  # seconds; the default drain takes at most 8
 _LAST_LINES_TIMEOUT = 1.0  # seconds
-_KEPT_LINES = 1000
+_MAX_LINES = 1000
 
 
 def spawn(
@@ -28,17 +28,18 @@ def spawn(
 ) -> "SpawnedServer":
     """Start a server in a process of its own and wait until it listens.
 
-    The server listens on a free port of 127.0.0.1 unless told otherwise, takes nothing from the
+    The server listens on a free port of 127.0.0.1 unless `settings` differ, takes nothing from the
     environment's ``ECHOSERVER_*``, and drains when this process ends, however it ends.
 
     Args:
         settings: The fields of `Config`, for example ``backend="gevent"``, ``pool_size=8``.
         arguments: Further command-line arguments, as typed.
-        interpreter: The Python to run it, which must have what the backend needs; None: this one.
+        interpreter: The Python that runs the server, which must have the packages that the
+            backend needs; None: this one.
 
     Raises:
         ConfigError: The server refused its configuration; the message is its own sentence.
-        BootError: It could not listen, or ended or kept silent before it did.
+        BootError: The server could not listen, ended before it did, or did not listen in time.
     """
     return SpawnedServer(settings, arguments, interpreter)
 
@@ -53,17 +54,17 @@ class SpawnedServer:
         interpreter: str | None = None,
     ) -> None:
         settings = {"port": 0, **settings, "log_format": "json"}
-        self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
         lifeline, self._lifeline = os.pipe()
         options = [
             word
             for name, setting in {**settings, "lifeline": lifeline}.items()
-            for words in _words(setting)
+            for words in _option_values(setting)
             for word in (option_name(name), *words)
         ]
         try:
             self.process = subprocess.Popen(
-                # -P: a file of the same name in the working directory hides nothing.
+                # -P: a file of that name in the working directory must not hide the package.
                 [interpreter or sys.executable, "-P", "-m", "echoserver", *options, *arguments],
                 env=_environment(interpreter),
                 stdin=subprocess.DEVNULL,
@@ -89,31 +90,31 @@ class SpawnedServer:
             self.kill()
             raise
 
-    # -- what it is ----------------------------------------------------------------------------
+    # -- properties ----------------------------------------------------------------------------
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port, as ``socket.create_connection`` takes them; of several, the first ones.
+        """Host and port of the first address, as ``socket.create_connection`` takes them.
 
-        Of a UNIX socket, ``unix:/path`` and 0, as the clients here take them.
+        For a UNIX socket, ``unix:/path`` and 0, as this project's clients take them.
         """
         return self._announcement["host"], self._announcement["port"]
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Every address that it listens on."""
+        """Every address that the server listens on."""
         return [parse_address(one) for one in self._announcement.get("addresses", ())] or [
             self.address
         ]
 
     @property
     def host(self) -> str:
-        """The address that it listens on."""
+        """The host of the first address that the server listens on."""
         return self.address[0]
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port of the first address that the server listens on."""
         return self.address[1]
 
     @property
@@ -123,39 +124,42 @@ class SpawnedServer:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """What it has logged so far (the last thousand lines), parsed."""
-        return [event for line in list(self._lines) if (event := _parsed(line)) is not None]
+        """The events that the server has logged so far, parsed (of the last thousand lines)."""
+        return [event for line in list(self._lines) if (event := _parse_event(line)) is not None]
 
     @property
     def stderr(self) -> str:
-        """The same, as text, with whatever else it wrote."""
+        """What the server has written to standard error so far (the last thousand lines)."""
         return "".join(self._lines)
 
     @property
     def stopped(self) -> dict[str, Any] | None:
-        """Its ``stopped`` line: the totals; None while it runs, or where it was killed."""
+        """The ``stopped`` event, with totals; None while the server runs, or if it was killed."""
         return next((event for event in self.log if event.get("event") == "stopped"), None)
 
-    # -- its end -------------------------------------------------------------------------------
+    # -- stopping ------------------------------------------------------------------------------
 
     def stop(self, timeout: float = _STOP_TIMEOUT) -> int:
-        """Let it drain, wait for its end, return its exit code.
+        """Let the server drain, wait until it has ended, and return its exit code.
 
         Args:
-            timeout: Seconds after which it is killed.
+            timeout: Seconds after which the server is killed.
 
         Raises:
-            subprocess.TimeoutExpired: It had to be killed.
+            subprocess.TimeoutExpired: The server had to be killed.
         """
         with suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
         return self.wait(timeout)
 
     def wait(self, timeout: float = _STOP_TIMEOUT) -> int:
-        """Wait for its end and return its exit code; kill it after `timeout` seconds.
+        """Wait until the server has ended, and return its exit code; kill it after `timeout`.
+
+        Args:
+            timeout: Seconds after which the server is killed.
 
         Raises:
-            subprocess.TimeoutExpired: It had to be killed.
+            subprocess.TimeoutExpired: The server had to be killed.
         """
         try:
             code = self.process.wait(timeout)
@@ -166,14 +170,14 @@ class SpawnedServer:
         return code
 
     def kill(self) -> None:
-        """End it at once, by SIGKILL."""
+        """Kill the server at once (SIGKILL)."""
         self.process.kill()
         self.process.wait()
         self._close()
 
     def _close(self) -> None:
-        # It ends with the pipe, and then every line is in; but something that the server started
-        # may have inherited the pipe, and keep it for as long as it likes.
+        # The reader has every line when the pipe ends. But a process that the server started may
+        # have inherited the pipe and keep it open, so the wait is limited.
         self._reader.join(_LAST_LINES_TIMEOUT)
         if self._lifeline != -1:
             os.close(self._lifeline)
@@ -191,7 +195,7 @@ class SpawnedServer:
         if self.process.returncode is None:
             self.stop()
 
-    # -- its log -------------------------------------------------------------------------------
+    # -- reading the log -----------------------------------------------------------------------
 
     def _read(self) -> None:
         assert self.process.stderr is not None  # noqa: S101 - it was opened as a pipe
@@ -199,34 +203,34 @@ class SpawnedServer:
             for line in lines:
                 self._lines.append(line)
                 if not self._listening.is_set():
-                    event = _parsed(line)
+                    event = _parse_event(line)
                     if event is not None and event.get("event") == "listening":
                         self._announcement = event
                         self._listening.set()
-        self._listening.set()  # or it never will be
+        self._listening.set()  # the log has ended: nothing else would end the wait for it
 
     def _await_listening(self) -> None:
-        in_time = self._listening.wait(_START_TIMEOUT)
+        has_reported = self._listening.wait(_START_TIMEOUT)
         if self._announcement:
             return
-        if not in_time:
+        if not has_reported:
             raise BootError(f"the server did not listen within {_START_TIMEOUT:.0f} seconds")
         code = self.process.wait()
-        last = self.stderr.strip().splitlines()[-1:] or [f"it ended with exit code {code}"]
+        last_lines = self.stderr.strip().splitlines()[-1:] or [f"it ended with exit code {code}"]
         kind: type[EchoServerError] = ConfigError if code == ConfigError.exit_code else BootError
-        raise kind(last[0].removeprefix("echoserver: "))
+        raise kind(last_lines[0].removeprefix("echoserver: "))
 
 
 def _environment(interpreter: str | None) -> dict[str, str]:
-    """Return this process's environment without settings; another Python finds our package."""
-    found = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
+    """Return this process's environment without settings, and with a path to our package."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
     if interpreter is not None:
-        found["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
-    return found
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    return environment
 
 
-def _words(value: Any) -> list[list[str]]:
-    """Return what is typed behind a setting's option, each time that it is typed."""
+def _option_values(value: Any) -> list[list[str]]:
+    """Return the arguments of a setting's option: a list for each time that it is repeated."""
     if value is None or value is False:
         return []
     if value is True:
@@ -238,7 +242,7 @@ def _words(value: Any) -> list[list[str]]:
     return [[str(value)]]
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _parse_event(line: str) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
     except ValueError:

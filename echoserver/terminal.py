@@ -18,7 +18,7 @@ def is_terminal(stream: IO[str] | None) -> bool:
 
 
 def has_motion(stream: IO[str] | None, environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether what was written to a stream can be written over, as by a progress bar."""
+    """Tell whether output on a stream can be overwritten, as a progress bar does."""
     return is_terminal(stream) and environment.get("TERM") not in _INCAPABLE
 
 

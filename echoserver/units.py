@@ -5,13 +5,13 @@ import re
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|ms|s|m|h)?", re.ASCII)
-# Several, the largest unit first, and a fraction only in the last: 1m30s, 1h2m3.5s.
+# Several parts, the largest unit first, and a fraction only in the last: 1m30s, 1h2m3.5s.
 _PART = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<unit>us|ms|s|m|h)\s*", re.ASCII)
-_LONGEST = 1e8  # about three years: beyond it, a kernel's struct timeval may not follow
+_MAX_SECONDS = 1e8  # about three years: beyond it, a kernel's struct timeval may not follow
 
 _PREFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _QUANTITY = re.compile(r"(?P<number>\d+(?:\.\d*)?|\.\d+)\s*(?P<prefix>[kKMG]?i?)B?", re.ASCII)
-_MOST = 2**63
+_MAX_QUANTITY = 2**63
 
 
 def parse_duration(text: str | float) -> float:
@@ -29,21 +29,22 @@ def parse_duration(text: str | float) -> float:
         )
     else:
         seconds = float(text)
-    if not 0 <= seconds <= _LONGEST:
+    if not 0 <= seconds <= _MAX_SECONDS:
         raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")
     return seconds
 
 
 def _sum_of_parts(text: str) -> float:
-    """Return the seconds of a duration in several units; not a number where it is none."""
-    seconds, before, at = 0.0, math.inf, 0
-    while match := _PART.match(text, at):
+    """Return the seconds of a duration in several units; NaN if the text is not a duration."""
+    seconds, previous_unit, position = 0.0, math.inf, 0
+    while match := _PART.match(text, position):
         unit = _SECONDS[match["unit"]]
         last = match.end() == len(text)
-        if unit >= before or not (last or match["number"].isdecimal()):
+        if unit >= previous_unit or not (last or match["number"].isdecimal()):
             return math.nan
-        seconds, before, at = seconds + float(match["number"]) * unit, unit, match.end()
-    return seconds if text and at == len(text) else math.nan
+        seconds += float(match["number"]) * unit
+        previous_unit, position = unit, match.end()
+    return seconds if text and position == len(text) else math.nan
 
 
 def parse_quantity(text: str | float) -> float:
@@ -61,7 +62,7 @@ def parse_quantity(text: str | float) -> float:
         prefix = match["prefix"]
         prefix = "k" if prefix == "K" else prefix
         value = float(match["number"]) * _PREFIXES.get(prefix, math.nan)
-    if not 0 <= value <= _MOST:
+    if not 0 <= value <= _MAX_QUANTITY:
         raise ValueError("a number from 0 up, such as 400, 5k or 64KiB")
     return value
 

@@ -9,18 +9,18 @@ from rich.console import Console
 
 from echoserver.terminal import has_colours, is_terminal
 
-_NO_BOUND = 1000  # a file or a pipe has no width; the table takes what it needs
+_UNLIMITED_WIDTH = 1000  # characters: in a file or a pipe, a table takes what it needs
 
 
 class Screen(Console):
-    """Standard output, or standard error; what reads it may close it, which is for us to notice.
+    """A rich console on standard output or standard error, whose reader may close it.
 
     Args:
-        stream: Which; None: standard output.
-        width: Characters a line where it is not a terminal.
+        stream: Where to write; None: standard output.
+        width: Characters per line where the stream is not a terminal.
     """
 
-    def __init__(self, stream: IO[str] | None = None, width: int = _NO_BOUND) -> None:
+    def __init__(self, stream: IO[str] | None = None, width: int = _UNLIMITED_WIDTH) -> None:
         stream = stream or sys.stdout
         super().__init__(
             file=stream,
@@ -31,5 +31,5 @@ class Screen(Console):
         )
 
     def on_broken_pipe(self) -> None:
-        """Raise the error, where rich would end the program."""
+        """Raise `BrokenPipeError`; rich's own method would end the program."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

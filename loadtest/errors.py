@@ -18,5 +18,5 @@ class NoThreadsError(ClientError):
 
 
 def usage(sentence: str) -> NoReturn:
-    """Complain about what was typed."""
+    """Raise a usage error about the command line."""
     raise click.UsageError(sentence, click.get_current_context())

@@ -13,7 +13,7 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 
 def treat_all_as_ctrl_c() -> None:
-    """Let SIGTERM, and the end of the terminal, do what Ctrl-C does; what is ignored stays so."""
+    """Make SIGTERM and SIGHUP do what Ctrl-C does; signals that are ignored stay ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _raise)
@@ -24,37 +24,38 @@ def _raise(_number: int, _frame: Any) -> NoReturn:
 
 
 @contextmanager
-def blocked_in_children() -> Iterator[None]:
-    """Start processes that no interruption reaches, from their first instruction on.
+def block_signals_in_children() -> Iterator[None]:
+    """Block the signals that interrupt, in processes that are started within the block.
 
     Ctrl-C is sent to the whole process group (termios(3)), and an interpreter that is still
     importing would answer it with a traceback. A new process has the signal mask of the thread that
-    started it (execve(2)); what comes meanwhile is delivered here when the block ends.
+    started it (execve(2)). A signal that arrives meanwhile is delivered to this process when the
+    block ends.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class Deferred:
+class DeferredInterrupts:
     """Counts interruptions instead of raising `KeyboardInterrupt` wherever the program just is.
 
-    For work whose state an exception in the middle of it would spoil; it asks how many came. Only
-    the main thread can have handlers of signals: in another, none are counted.
+    It is for work whose state an exception in the middle would spoil; that work looks at `count`.
+    Only the main thread can set signal handlers: in any other thread, nothing is counted.
     """
 
     def __init__(self) -> None:
         self.count = 0
-        self._before: dict[int, Any] = {}
+        self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                before = signal.getsignal(number)
-                if callable(before):  # what is ignored, or ends the process at once, does so still
-                    self._before[number] = signal.signal(number, self._count)
+                handler = signal.getsignal(number)
+                if callable(handler):  # not SIG_IGN or SIG_DFL, which stay in force
+                    self._handlers[number] = signal.signal(number, self._count)
         return self
 
     def __exit__(
@@ -63,8 +64,8 @@ class Deferred:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        while self._before:
-            number, handler = self._before.popitem()
+        while self._handlers:
+            number, handler = self._handlers.popitem()
             signal.signal(number, handler)
 
     def _count(self, _number: int, _frame: Any) -> None:

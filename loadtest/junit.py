@@ -17,7 +17,7 @@ class Case:
     """`FAILURE`, `ERROR` or `SKIPPED`; None: it passed."""
     message: str = ""
     kind: str = ""
-    """What of, in one word; of a failure or an error."""
+    """The type of a failure or an error, in one word."""
     details: str = ""
     seconds: float = 0.0
 
@@ -28,10 +28,10 @@ def as_junit(
     """Return a document with one suite.
 
     Args:
-        name: Of the suite.
-        cases: In order.
-        properties: What there is to know of all of them.
-        seconds: That all of it took.
+        name: The name of the suite.
+        cases: The test cases, in order.
+        properties: The properties of the suite.
+        seconds: How long the suite took.
     """
 
     def count(outcome: str) -> str:
@@ -46,9 +46,9 @@ def as_junit(
         skipped=count(SKIPPED),
         time=f"{seconds:.3f}",
     )
-    found = ET.SubElement(suite, "properties")
+    property_list = ET.SubElement(suite, "properties")
     for key, value in properties.items():
-        ET.SubElement(found, "property", name=key, value=_xml(str(value)))
+        ET.SubElement(property_list, "property", name=key, value=_xml(str(value)))
     for case in cases:
         element = ET.SubElement(
             suite,
@@ -68,8 +68,8 @@ def as_junit(
     return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _xml(said: str) -> str:
-    """Return a text without what XML 1.0 has no room for."""
+def _xml(text: str) -> str:
+    """Return a text in which the characters that XML 1.0 cannot hold are replaced."""
     return "".join(
-        c if c in "\t\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in said
+        c if c in "\t\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
     )

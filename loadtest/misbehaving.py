@@ -5,8 +5,8 @@
     python -m loadtest.misbehaving 9998 corrupts
     echoload run :9998 -c 5 -n 100
 
-It reads the header of each message (`clients.content`), so that it can do wrong exactly to message
-3 of connection 2, and to nobody else.
+It reads the header of each message (`clients.content`), so that it can spoil message 3 of
+connection 2, and no other.
 """
 
 import re
@@ -25,20 +25,20 @@ MESSAGE = 3
 
 
 class MisbehavingServer:
-    """Serves on 127.0.0.1, and does `fault`.
+    """An echo server on 127.0.0.1 that has one fault.
 
     Args:
-        fault: One of `FAULTS`.
-        port: 0: a free one.
+        fault: The fault, one of `FAULTS`.
+        port: The port to listen on; 0: a free one.
     """
 
     def __init__(self, fault: str, port: int = 0) -> None:
         self._fault = FAULTS[fault]
         self._greets = fault == "greets"
         self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
-        self._accepted = 0
-        self._met = threading.Condition()
-        self._meeting: dict[int, bytes] = {}
+        self._connections = 0
+        self._arrival = threading.Condition()
+        self._messages: dict[int, bytes] = {}
         self.address: tuple[str, int] = self._listener.getsockname()
 
     def serve(self) -> None:
@@ -46,8 +46,8 @@ class MisbehavingServer:
         with suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
-                self._accepted += 1
-                if self._greets and self._accepted == VICTIM:
+                self._connections += 1
+                if self._greets and self._connections == VICTIM:
                     sock.sendall(b"220 ready\r\n")
                 threading.Thread(target=self._converse, args=(sock,), daemon=True).start()
 
@@ -58,35 +58,35 @@ class MisbehavingServer:
         self._listener.close()
 
     def _converse(self, sock: socket.socket) -> None:
-        came = b""
+        pending = b""
         with sock, suppress(OSError):
             while data := sock.recv(65536):
-                came += data
-                while (found := _HEADER.match(came)) and len(came) >= int(found[3], 16):
-                    connection, number, size = (int(part, 16) for part in found.groups())
-                    message, came = came[:size], came[size:]
-                    if (connection, number) == (VICTIM, MESSAGE) or self._swapped(
+                pending += data
+                while (match := _HEADER.match(pending)) and len(pending) >= int(match[3], 16):
+                    connection, number, size = (int(part, 16) for part in match.groups())
+                    message, pending = pending[:size], pending[size:]
+                    if (connection, number) == (VICTIM, MESSAGE) or self._is_swap_partner(
                         connection, number
                     ):
-                        came = self._fault(self, sock, message, came)
+                        pending = self._fault(self, sock, message, pending)
                     else:
                         sock.sendall(message)
 
-    def _swapped(self, connection: int, number: int) -> bool:
+    def _is_swap_partner(self, connection: int, number: int) -> bool:
         return self._fault is _swap and (connection, number) == (VICTIM + 1, MESSAGE)
 
     def exchange(self, message: bytes) -> bytes:
-        """Return the message of another connection, which gets this one; for two that meet here."""
-        with self._met:
+        """Swap messages between two connections: each call returns the message of the other."""
+        with self._arrival:
             mine = threading.get_ident()
-            self._meeting[mine] = message
-            self._met.notify_all()
-            self._met.wait_for(lambda: len(self._meeting) == 2)  # noqa: PLR2004 - the two
-            return next(other for who, other in self._meeting.items() if who != mine)
+            self._messages[mine] = message
+            self._arrival.notify_all()
+            self._arrival.wait_for(lambda: len(self._messages) == 2)  # noqa: PLR2004 - the two
+            return next(other for who, other in self._messages.items() if who != mine)
 
 
 Fault = Callable[[MisbehavingServer, socket.socket, bytes, bytes], bytes]
-"""Given a message and what came after it, does wrong; returns what is left to be answered."""
+"""Takes a message and the bytes after it, misbehaves, and returns the bytes yet to be answered."""
 
 
 def _truncate(
@@ -142,7 +142,7 @@ def _stall(_server: MisbehavingServer, sock: socket.socket, _message: bytes, _re
 
 def _close(_server: MisbehavingServer, sock: socket.socket, _message: bytes, _rest: bytes) -> bytes:
     sock.shutdown(socket.SHUT_WR)
-    while sock.recv(65536):  # to close with something unread would be a reset
+    while sock.recv(65536):  # closing with unread input would send a reset
         pass
     return b""
 
@@ -159,18 +159,18 @@ FAULTS: dict[str, Fault] = {
     "corrupts": _corrupt,
     "swaps": _swap,
     "duplicates": _duplicate,
-    "reorders": _reorder,  # needs a pipeline of two or more, or it waits for ever
+    "reorders": _reorder,  # needs a pipeline of two or more, or it waits forever
     "loses": _lose,
     "resets": _reset,
     "stalls": _stall,
-    "greets": _behave,  # and says something when it accepts
+    "greets": _behave,  # it also sends a greeting when it accepts
     "closes": _close,
 }
 
 
 @contextmanager
 def misbehaving(fault: str) -> Iterator[tuple[str, int]]:
-    """Run a server that does `fault` in a thread, until the end of the block."""
+    """Run a server that has the fault in a thread, until the end of the block."""
     server = MisbehavingServer(fault)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
@@ -182,7 +182,7 @@ def misbehaving(fault: str) -> Iterator[tuple[str, int]]:
 
 
 def main() -> None:
-    """Serve on the port that was typed, with the fault that was typed."""
+    """Serve on the port, and with the fault, that the command line names."""
     words = sys.argv[1:]
     if len(words) != 2 or not words[0].isdigit() or words[1] not in FAULTS:  # noqa: PLR2004
         sys.exit(f"python -m loadtest.misbehaving PORT FAULT, of {', '.join(FAULTS)}")

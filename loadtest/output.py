@@ -23,7 +23,7 @@ from loadtest.errors import usage
 EXIT_CLOSED_OUTPUT = 128 + signal.SIGPIPE
 
 _STANDARD_OUTPUT = 1
-_NAMED = {
+_DESCRIPTOR_NAMES = {
     "-": _STANDARD_OUTPUT,
     "/dev/stdin": 0,
     "/dev/stdout": _STANDARD_OUTPUT,
@@ -35,8 +35,8 @@ _DESCRIPTORS = ("/dev/fd", "/proc/self/fd")
 def descriptor(path: str | Path) -> int | None:
     """Return the descriptor of this process that a path names; None: it names a file."""
     text = str(path)
-    if text in _NAMED:
-        return _NAMED[text]
+    if text in _DESCRIPTOR_NAMES:
+        return _DESCRIPTOR_NAMES[text]
     folder, name = os.path.split(text)
     return int(name) if folder in _DESCRIPTORS and name.isdecimal() else None
 
@@ -47,7 +47,7 @@ def is_standard_output(path: str | Path) -> bool:
 
 
 def is_stream(path: str | Path) -> bool:
-    """Tell whether what is written to a path cannot be written again: a pipe, a terminal."""
+    """Tell whether a path names a stream, which cannot be rewritten: a pipe, a terminal."""
     if descriptor(path) is not None:
         return True
     final = Path(path)
@@ -57,7 +57,7 @@ def is_stream(path: str | Path) -> bool:
 def write(path: str | Path, text: str) -> None:
     """Write `text` to `path`; to a file, whole or not at all.
 
-    What UTF-8 has no bytes for, such as an argument that was not text, is replaced.
+    Characters that UTF-8 cannot encode, as of an argument that was not text, are replaced.
 
     Raises:
         OSError: It cannot be written.
@@ -66,7 +66,7 @@ def write(path: str | Path, text: str) -> None:
     if (number := descriptor(path)) is not None:
         if number == _STANDARD_OUTPUT:
             sys.stdout.flush()
-        with os.fdopen(os.dup(number), "wb") as stream:  # reopened, a file would be cut to nothing
+        with os.fdopen(os.dup(number), "wb") as stream:  # by path, a file would be truncated
             stream.write(data)
         return
     if is_stream(path):
@@ -77,7 +77,7 @@ def write(path: str | Path, text: str) -> None:
     try:
         with os.fdopen(_create(draft), "wb") as file:
             file.write(data)
-        draft.replace(os.path.realpath(path))  # a link stays one
+        draft.replace(os.path.realpath(path))  # a symbolic link stays a link
     except BaseException:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -90,12 +90,12 @@ def _draft(path: str | Path) -> Path:
 
 
 def _create(draft: Path) -> int:
-    # In a folder that others can write, the name must not be one that they have made.
+    # In a folder that others can write to, the name must not be a file or link of theirs.
     return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 def refuse_unwritable(path: str, option: str) -> None:
-    """Complain about a file that cannot be written, before the work of which it is to hold."""
+    """Reject a file that cannot be written, before the work whose result it is to hold."""
     try:
         reason = _try_to_write(path)
     except OSError as error:
@@ -122,41 +122,50 @@ def _try_to_write(path: str) -> str:
     return os.strerror(errno.ENAMETOOLONG) if too_long else ""
 
 
-def refuse_one_place_for_two(files: Iterable[tuple[str, str]]) -> None:
-    """Complain where two options name one place: the second would overwrite the first.
+def refuse_same_destination(files: Iterable[tuple[str, str]]) -> None:
+    """Reject two options that name the same destination: the second would overwrite the first.
 
     Args:
-        files: Options and their paths.
+        files: Pairs of an option and its path.
     """
-    seen: dict[object, str] = {}
+    owners: dict[object, str] = {}
     for option, path in files:
         number = descriptor(path)
-        place: object = os.path.realpath(path) if number is None else number
-        if place in seen:
-            usage(f"{seen[place]} and {option} both name {path}; each needs a file of its own")
-        seen[place] = option
+        destination: object = os.path.realpath(path) if number is None else number
+        if destination in owners:
+            usage(
+                f"{owners[destination]} and {option} both name {path}; each needs a file of its own"
+            )
+        owners[destination] = option
 
 
-def show(what: Callable[[], None]) -> OSError | None:
-    """Show something on standard output; return what prevented it, after which nothing is shown."""
+def show(print_output: Callable[[], None]) -> OSError | None:
+    """Print on standard output; return the error that prevented it.
+
+    After an error, all further output is discarded.
+
+    Args:
+        print_output: Does the printing.
+    """
     try:
-        what()
+        print_output()
         sys.stdout.flush()
     except OSError as error:
-        _silence()
+        _discard_output()
         return error
     return None
 
 
-def hand_over(
-    json_file: str | None, value: Any, tell: Callable[[TextIO], None]
+def save_and_show(
+    json_file: str | None, value: Any, print_result: Callable[[TextIO], None]
 ) -> tuple[str, bool]:
     """Save a result as JSON, then show it.
 
     Args:
         json_file: Where to save it; None: nowhere.
-        value: What JSON can hold.
-        tell: Shows it, on standard output, or where JSON goes there, on standard error.
+        value: The result, as JSON can hold it.
+        print_result: Prints it: on standard output or, if that is where the JSON goes, on standard
+            error.
 
     Returns:
         What went wrong, and whether standard output was closed meanwhile.
@@ -169,17 +178,17 @@ def hand_over(
             failure = f"--json: cannot write {json_file}: {error.strerror}"
     if json_file is not None and is_standard_output(json_file):
         with suppress(OSError):
-            tell(sys.stderr)
+            print_result(sys.stderr)
         return failure, False
-    problem = show(lambda: tell(sys.stdout))
+    problem = show(lambda: print_result(sys.stdout))
     closed = isinstance(problem, BrokenPipeError)  # the reader has seen enough
     if problem is not None and not closed:
         failure = failure or f"cannot write the result: {problem.strerror}"
     return failure, closed
 
 
-def _silence() -> None:
-    """Let what is still to be written to standard output go nowhere."""
+def _discard_output() -> None:
+    """Discard all further output on standard output, and what is buffered."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""From the listening socket to an admitted connection: who is accepted, when.
+"""From the listening socket to an admitted connection.
 
-And who is turned away, and how.
+This package decides which clients are accepted, and when, and how the others are turned away.
 """

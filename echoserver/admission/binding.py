@@ -17,7 +17,7 @@ from echoserver.config import Config
 from echoserver.errors import BootError
 from echoserver.system.privileges import Identity
 
-# A free port at the first address may be taken at the next one: then another is tried.
+# A port that is free at the first address may be in use at the next one; then another is tried.
 _ATTEMPTS = 20
 
 
@@ -34,49 +34,49 @@ def bind(
 
     Args:
         config: The port, the backlog and the timeouts.
-        addresses: What `resolve` has returned for it; None: it is asked now.
-        identity: Who is to own the files of UNIX sockets; None: the user of this process.
+        addresses: What `resolve` has returned for `config`; None: resolve its hosts now.
+        identity: The owner of the files of UNIX sockets; None: the user of this process.
 
     Raises:
         BootError: An address cannot be resolved or listened on.
     """
     addresses = addresses or resolve(config)
-    if addresses.handed_over:
-        sockets = [_adopted(fd) for fd in addresses.handed_over]
-        found = ListeningSockets(sockets, handed_over=True)
-        found.set_timeouts(config)
-        return found
+    if addresses.inherited_fds:
+        inherited_sockets = [_adopt(fd) for fd in addresses.inherited_fds]
+        sockets = ListeningSockets(inherited_sockets, from_service_manager=True)
+        sockets.set_timeouts(config)
+        return sockets
     attempts = _ATTEMPTS if not config.port else 1
     while True:
-        sockets_of_ours = ListeningSockets()
+        sockets = ListeningSockets()
         attempts -= 1
         try:
-            _listen(addresses, config, identity, sockets_of_ours)
+            _listen(addresses, config, identity, sockets)
         except _PortTakenError as error:
-            sockets_of_ours.close()
+            sockets.close()
             if not attempts:
                 raise BootError(str(error)) from None
         except BaseException:
-            sockets_of_ours.close()
+            sockets.close()
             raise
         else:
-            return sockets_of_ours
+            return sockets
 
 
 class _PortTakenError(BootError):
-    """Something listens on that port of that address."""
+    """Another socket already listens on that port of the address."""
 
 
-def _adopted(fd: int) -> ListeningSocket:
-    """Return a socket that a service manager listens on for us."""
+def _adopt(fd: int) -> ListeningSocket:
+    """Return a listening socket that a service manager has made for this server."""
     with socket.socket(fileno=os.dup(fd)) as sock:
         family = sock.family
     kind = UnixListeningSocket if family == socket.AF_UNIX else ListeningSocket
-    adopted = kind(family, socket.SOCK_STREAM, 0, fd)
-    if adopted.passes_options_on:
-        adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    adopted.setblocking(False)
-    return adopted
+    inherited_socket = kind(family, socket.SOCK_STREAM, 0, fd)
+    if inherited_socket.passes_options_on:
+        inherited_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    inherited_socket.setblocking(False)
+    return inherited_socket
 
 
 def _listen(
@@ -87,33 +87,33 @@ def _listen(
 ) -> None:
     """Listen on all places, and on the same port at all of them.
 
-    A name may have addresses that this machine does not, as ``localhost`` where IPv6 is off: one
-    of its addresses is enough.
+    A name may have addresses that this machine lacks, such as ``::1`` for ``localhost`` where IPv6
+    is off. So one address of each name is enough.
     """
     port = config.port
-    missing: dict[str, BootError] = {}
-    reached = set(addresses.included)
+    problems: dict[str, BootError] = {}
+    hosts = set(addresses.covered_hosts)
     for place in addresses.places:
         if place.family == socket.AF_UNIX:
             sockets.add(*listen_at_path(place, config, identity))
             continue
         try:
-            sock = _listening_at(place, port, config)
+            sock = _listen_at(place, port, config)
         except OSError as error:
-            problem = _explained(error, place, port, config)
+            problem = _boot_error(error, place, port, config)
             if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
                 raise problem from None
-            missing.setdefault(place.host, problem)
+            problems.setdefault(place.host, problem)
         else:
             sockets.add(sock)
-            reached.add(place.host)
+            hosts.add(place.host)
             port = sock.address[1]
-    for host, problem in missing.items():
-        if host not in reached:
+    for host, problem in problems.items():
+        if host not in hosts:
             raise problem
 
 
-def _listening_at(place: Place, port: int, config: Config) -> ListeningSocket:
+def _listen_at(place: Place, port: int, config: Config) -> ListeningSocket:
     sock = ListeningSocket(place.family, socket.SOCK_STREAM, 0)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,19 +131,20 @@ def _listening_at(place: Place, port: int, config: Config) -> ListeningSocket:
     return sock
 
 
-def _explained(error: OSError, place: Place, number: int, config: Config) -> BootError:
+def _boot_error(error: OSError, place: Place, port: int, config: Config) -> BootError:
     name = place.address[0]
-    what = f"cannot listen on {format_address(name, number)}"
-    port, host = config.source("port"), config.source("host")
+    what = f"cannot listen on {format_address(name, port)}"
+    port_source, host_source = config.source("port"), config.source("host")
     if name != place.host:
-        port, host = (f"{source}, {place.host}" for source in (port, host))
+        port_source = f"{port_source}, {place.host}"
+        host_source = f"{host_source}, {place.host}"
     if error.errno == errno.EADDRINUSE:
         return _PortTakenError(
-            f"{what} ({port}): the port is already in use; stop its server or choose another"
+            f"{what} ({port_source}): the port is already in use; stop its server or choose another"
         )
     if error.errno == errno.EACCES:
         reason = "a port this low needs privileges; choose one from 1024 up"
-        return BootError(f"{what} ({port}): {reason}")
+        return BootError(f"{what} ({port_source}): {reason}")
     if error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
-        return BootError(f"{what} ({host}): this machine does not have that address")
-    return BootError(f"{what} ({port}): {error.strerror}")
+        return BootError(f"{what} ({host_source}): this machine does not have that address")
+    return BootError(f"{what} ({port_source}): {error.strerror}")

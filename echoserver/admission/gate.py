@@ -1,16 +1,16 @@
-"""Who is admitted, and who is turned away: the limit, the rules, the quota, the PROXY header."""
+"""Admitting clients, or turning them away: limit, rules, quota and PROXY header."""
 
 import socket
 from collections.abc import Iterator
 
-from echoserver.admission.lingering_close import Lingering
-from echoserver.admission.proxy_headers import AwaitedHeaders, Identified
+from echoserver.admission.lingering_close import LingeringClose
+from echoserver.admission.proxy_headers import AwaitedHeaders, HeaderResult
 from echoserver.conversation.connection import Connection
 from echoserver.service import Service
-from echoserver.service.rules import admitted, from_balancer, limited
+from echoserver.service.rules import has_address, is_admitted, is_balancer
 
-# How the log calls what `Totals` counts.
-_TURNED_AWAY = {
+# The log event for each counter of `Totals`.
+_REJECTION_EVENTS = {
     "rejected": "client_rejected",
     "rejected_per_ip": "address_rejected",
     "denied": "client_denied",
@@ -19,22 +19,22 @@ _TURNED_AWAY = {
 
 
 class Gate:
-    """Decides about clients that were accepted."""
+    """Decides whether accepted clients are admitted or turned away."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self.awaited = AwaitedHeaders(service.lifecycle)
+        self.pending_headers = AwaitedHeaders(service.lifecycle)
         """Clients whose PROXY header has not come yet."""
-        self.lingering = Lingering(service.lifecycle)
-        """Clients that were turned away, and have not ended yet."""
+        self.lingering_close = LingeringClose(service.lifecycle)
+        """Clients that were turned away, and whose connections are not closed yet."""
 
     @property
     def next_deadline(self) -> float:
-        """When the first of these must be looked at (``monotonic``); infinite: never."""
-        return min(self.lingering.next_deadline, self.awaited.next_deadline)
+        """When to handle the first of these clients (``monotonic``); infinite: never."""
+        return min(self.lingering_close.next_deadline, self.pending_headers.next_deadline)
 
     def receive(self, sock: socket.socket, peer: tuple[str, int]) -> Connection | None:
-        """Decide about a client, for whom a slot was taken: whether it may connect at all.
+        """Decide whether a client may connect, for which a slot was taken.
 
         Returns:
             Its connection; None: it was turned away, or waits for its PROXY header.
@@ -42,74 +42,74 @@ class Gate:
         config = self._service.config
         if not config.proxy_protocol:
             return self._admit(sock, peer)
-        if not from_balancer(peer[0], config.proxy_from):
-            return self._identified(Identified(sock, peer, "not from a balancer (--proxy-from)"))
-        return self._identified(self.awaited.enter(sock, peer, config.handshake_timeout))
+        if not is_balancer(peer[0], config.proxy_from):
+            return self._decide(HeaderResult(sock, peer, "not from a balancer (--proxy-from)"))
+        return self._decide(self.pending_headers.add(sock, peer, config.handshake_timeout))
 
-    def _identified(self, identified: Identified | None) -> Connection | None:
-        """Decide about a client whose PROXY header was awaited, if that is over."""
-        if identified is None:
+    def _decide(self, result: HeaderResult | None) -> Connection | None:
+        """Decide about a client whose PROXY header was awaited, once that wait is over."""
+        if result is None:
             return None
-        if identified.problem:
+        if result.problem:
             self._service.slots.give()
             self.turn_away(
-                identified.sock,
+                result.sock,
                 "proxy_failures",
-                client=identified.peer[0],
-                reason=identified.problem,
+                client=result.peer[0],
+                reason=result.problem,
             )
             return None
-        return self._admit(identified.sock, identified.peer)
+        return self._admit(result.sock, result.peer)
 
     def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> Connection | None:
-        """Admit a client whose address is known, if it may come in."""
+        """Admit a client whose address is known, if the rules and the quota allow it."""
         service = self._service
-        most = service.config.max_connections_per_ip
-        counted = most is not None and limited(peer[0])
-        if not admitted(peer[0], service.config):
-            refused = "denied"
-        elif counted and not service.quota.take(peer[0], most or 0):
-            refused = "rejected_per_ip"
+        limit = service.config.max_connections_per_ip
+        uses_quota = limit is not None and has_address(peer[0])
+        if not is_admitted(peer[0], service.config):
+            counter = "denied"
+        elif uses_quota and not service.quota.take(peer[0], limit or 0):
+            counter = "rejected_per_ip"
         else:
-            return service.admit(sock, peer, counted=counted)
+            return service.admit(sock, peer, uses_quota=uses_quota)
         service.slots.give()
-        self.turn_away(sock, refused, client=peer[0])
+        self.turn_away(sock, counter, client=peer[0])
         return None
 
     @property
-    def rejecting(self) -> bool:
-        """At the limit, clients are accepted and turned away (``--overload reject``)."""
+    def rejects(self) -> bool:
+        """Whether clients are turned away at the limit (``--overload reject``)."""
         return self._service.config.overload == "reject"
 
     @property
     def sheds(self) -> bool:
-        """At the limit, a silent client makes room for the next (``--overload shed-idle``)."""
+        """Whether a silent client makes room at the limit (``--overload shed-idle``)."""
         return self._service.config.overload == "shed-idle"
 
     @property
     def wants_clients(self) -> bool:
-        """The next client can be admitted here, or must be rejected."""
+        """Whether to accept the next client: it can be admitted here, or must be rejected."""
         slots = self._service.slots
-        if self.rejecting:
-            return not slots.full or slots.exhausted  # otherwise, others have room
+        if self.rejects:
+            return not slots.full or slots.exhausted  # otherwise, another process has room
         return not (slots.full or slots.exhausted)
 
-    def welcome(self, ready: set[int]) -> Iterator[Connection]:
-        """Admit those whose awaited header has come."""
-        for identified in self.awaited.leave(ready):
-            connection = self._identified(identified)
+    def admit_ready(self, ready: set[int]) -> Iterator[Connection]:
+        """Admit the clients whose PROXY header has come."""
+        for result in self.pending_headers.take_ready(ready):
+            connection = self._decide(result)
             if connection is not None:
                 yield connection
 
-    def turn_away(self, sock: socket.socket, counter: str, **about: object) -> None:
-        """Count and log a client that may not come in, and send it off.
+    def turn_away(self, sock: socket.socket, counter: str, **fields: object) -> None:
+        """Count and log a client that may not connect, and close its connection.
 
         Args:
-            sock: The client's.
-            counter: What counts it, of `Totals`.
-            about: What is said of it.
+            sock: The client's socket.
+            counter: The field of `Totals` that counts it.
+            fields: The fields of the log event.
         """
         service = self._service
         service.totals.count(counter)
-        service.log.warning_each_second(_TURNED_AWAY[counter], **about)
-        self.lingering.close_gently(sock)
+        service.log.warning_each_second(_REJECTION_EVENTS[counter], **fields)
+        self.lingering_close.close_gently(sock)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from echoserver.admission.acceptor import Accepted, Acceptor
+from echoserver.admission.acceptor import AcceptedClient, Acceptor
 from echoserver.admission.gate import Gate
 from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.conversation.connection import Connection
@@ -11,11 +11,11 @@ from echoserver.flow import Readable
 from echoserver.service import Service
 from echoserver.system.sockets import abort
 
-_LATEST_RESET = 0.5  # seconds in which clients are reset by hand that no slot is free for
+_RESET_GRACE = 0.5  # seconds in which clients without a slot are reset one by one
 
 
 class LastArrivals:
-    """Takes those clients in, and counts those that cannot be served."""
+    """Admits those clients, and counts the ones that cannot be served."""
 
     def __init__(
         self, sockets: ListeningSockets, acceptor: Acceptor, gate: Gate, service: Service
@@ -24,83 +24,85 @@ class LastArrivals:
         self._service, self._lifecycle = service, service.lifecycle
 
     def steps(self) -> Iterator[Connection | Readable]:
-        """Take in who was in the kernel's queue, or without a header yet, when the drain began."""
+        """Yield a connection for each of them that can be served, and the waits in between."""
         lifecycle = self._lifecycle
         self._sockets.remove_files()
-        yield from self._last_in_queue()
-        late = bool(self._gate.awaited)
-        while self._gate.awaited and not lifecycle.killed:
-            until = min(lifecycle.stream_deadline, self._gate.awaited.next_deadline)
-            left = until - time.monotonic()
-            if left <= 0:
+        yield from self._drain_queue()
+        had_pending_headers = bool(self._gate.pending_headers)
+        while self._gate.pending_headers and not lifecycle.killed:
+            deadline = min(lifecycle.stream_deadline, self._gate.pending_headers.next_deadline)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 break
-            yield lifecycle.next_wait(left)
+            yield lifecycle.next_wait(remaining)
             ready = lifecycle.dispatch_ready()
-            self._gate.lingering.look_at(ready)
-            yield from self._gate.welcome(ready)
-        if late and not self._succeeded:
-            yield from self._last_in_queue()
+            self._gate.lingering_close.close_finished(ready)
+            yield from self._gate.admit_ready(ready)
+        if had_pending_headers and not self._has_successor:
+            yield from self._drain_queue()
         service = self._service
-        for sock in self._gate.awaited.empty():
+        for sock in self._gate.pending_headers.take_all():
             service.slots.give()
             service.totals.unserved += 1
             abort(sock)
             sock.close()
-        if service.slots.fd is None and not self._succeeded:  # nobody else accepts them
+        if service.slots.fd is None and not self._has_successor:  # no other process accepts them
             service.totals.unserved += self._sockets.queue()[0]
 
     @property
-    def _succeeded(self) -> bool:
-        """Another process accepts from these queues, or will."""
-        return self._lifecycle.retiring or self._sockets.handed_over
+    def _has_successor(self) -> bool:
+        """Whether another process accepts from these queues, or will."""
+        return self._lifecycle.retiring or self._sockets.from_service_manager
 
-    def _last_in_queue(self) -> Iterator[Connection | Readable]:
-        """Take in who was in the kernel's queue.
+    def _drain_queue(self) -> Iterator[Connection | Readable]:
+        """Admit the clients that are in the kernel's queue.
 
-        Clients without a free slot, or without time, are reset and counted; where another process
-        takes over, now or when a service manager starts one, they are its clients.
+        Clients without a free slot, or for which the time is over, are reset and counted. If
+        another process takes over, now or when a service manager starts one, they are left to it.
         """
         service, lifecycle = self._service, self._lifecycle
         while not lifecycle.killed:
             in_time = time.monotonic() < lifecycle.stream_deadline
-            give_back = service.open > 0  # before accepting: they may end meanwhile
-            accepted, room = self._accept_late(in_time=in_time)
-            if accepted is None:
-                exhausted = self._acceptor.pause_ends and not self._succeeded
-                if not (exhausted and in_time and give_back):
+            # Checked before accepting, because connections may end meanwhile.
+            could_free_descriptors = service.open > 0
+            client, has_slot = self._accept_late(in_time=in_time)
+            if client is None:
+                lacks_descriptors = self._acceptor.pause_end and not self._has_successor
+                if not (lacks_descriptors and in_time and could_free_descriptors):
                     return
                 yield from self._await_descriptors()
-            elif room:
-                connection = self._gate.receive(*accepted)
+            elif has_slot:
+                connection = self._gate.receive(*client)
                 if connection is not None:
                     yield connection
                 lifecycle.run_hooks()
             else:
                 service.totals.unserved += 1
-                abort(accepted[0])
-                accepted[0].close()
-                if time.monotonic() > lifecycle.stream_deadline + _LATEST_RESET:
-                    return  # they come faster than they can be turned away: the close does it
+                abort(client[0])
+                client[0].close()
+                if time.monotonic() > lifecycle.stream_deadline + _RESET_GRACE:
+                    # Clients come faster than they can be reset. Closing the listener resets them.
+                    return
 
-    def _accept_late(self, *, in_time: bool) -> tuple[Accepted | None, bool]:
-        """Accept somebody during the drain, and tell whether there is a slot, which is taken."""
+    def _accept_late(self, *, in_time: bool) -> tuple[AcceptedClient | None, bool]:
+        """Accept a client during the drain, and tell whether a slot was taken for it."""
         slots = self._service.slots
-        if self._gate.rejecting and not self._succeeded:  # in this order, as in `_accept_one`
-            accepted = self._acceptor.accept()
-            return accepted, accepted is not None and in_time and slots.take()
-        room = in_time and slots.take()
-        accepted = None
-        if room or not self._succeeded:
-            accepted = self._acceptor.accept()
-        if room and accepted is None:
+        if self._gate.rejects and not self._has_successor:  # in this order, as in `_accept_one`
+            client = self._acceptor.accept()
+            return client, client is not None and in_time and slots.take()
+        has_slot = in_time and slots.take()
+        client = None
+        if has_slot or not self._has_successor:
+            client = self._acceptor.accept()
+        if has_slot and client is None:
             slots.give()
-        return accepted, room
+        return client, has_slot
 
     def _await_descriptors(self) -> Iterator[Readable]:
-        """Let those who are served end, which gives descriptors back for those in the queue."""
+        """Let open connections end, which frees descriptors for the clients in the queue."""
         service, lifecycle = self._service, self._lifecycle
         service.wake_on_release = True
-        service.tell_to_end()
-        until = min(self._acceptor.pause_ends, lifecycle.stream_deadline)
-        yield lifecycle.next_wait(max(0.0, until - time.monotonic()))
-        self._gate.lingering.look_at(lifecycle.dispatch_ready())
+        service.notify_of_drain()
+        deadline = min(self._acceptor.pause_end, lifecycle.stream_deadline)
+        yield lifecycle.next_wait(max(0.0, deadline - time.monotonic()))
+        self._gate.lingering_close.close_finished(lifecycle.dispatch_ready())

@@ -10,15 +10,15 @@ from echoserver.conversation.exchange import CHUNK
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.system.sockets import abort
 
-_MOST = 64
+_MAX_CONNECTIONS = 64
 
 
-class Lingering:
+class LingeringClose:
     """Closes connections as nginx's ``lingering_close`` does, in the server's main flow.
 
     A close while something is unread makes the kernel send a reset (RFC 1122, 4.2.2.13). So a
-    FIN is sent, and nothing else; what the peer still says is thrown away until its own end comes,
-    for a second at most. Those beyond 64 at a time are reset.
+    FIN is sent, and nothing else. What the peer still sends is discarded until its own FIN comes,
+    for a second at most. Connections beyond 64 at a time are reset.
     """
 
     def __init__(self, lifecycle: Lifecycle) -> None:
@@ -29,8 +29,8 @@ class Lingering:
         return len(self._closing)
 
     def close_gently(self, sock: socket.socket) -> None:
-        """End a connection that nothing was sent to."""
-        if len(self._closing) >= _MOST:
+        """Close a connection to which nothing was sent."""
+        if len(self._closing) >= _MAX_CONNECTIONS:
             abort(sock)
             sock.close()
             return
@@ -42,30 +42,30 @@ class Lingering:
 
     @property
     def next_deadline(self) -> float:
-        """When the first one's time is over (``monotonic``)."""
+        """When the time of the first connection is over (``monotonic``)."""
         return min((deadline for _, deadline in self._closing.values()), default=inf)
 
-    def look_at(self, ready: set[int]) -> None:
-        """Close those whose peer has ended, or whose time is over.
+    def close_finished(self, ready: set[int]) -> None:
+        """Close the connections whose peer has ended its stream, or whose time is over.
 
         Args:
             ready: Descriptors that are readable.
         """
         now = time.monotonic()
         for fd, (sock, deadline) in list(self._closing.items()):
-            over = now >= deadline
-            if fd in ready and not over:
+            is_over = now >= deadline
+            if fd in ready and not is_over:
                 try:
-                    over = not sock.recv(CHUNK)
+                    is_over = not sock.recv(CHUNK)
                 except BlockingIOError:
                     pass
                 except OSError:
-                    over = True
-            if over:
+                    is_over = True
+            if is_over:
                 self._close(fd)
 
     def close_all(self) -> None:
-        """Close those that are left."""
+        """Close the remaining connections."""
         for fd in list(self._closing):
             self._close(fd)
 

@@ -21,13 +21,14 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group (unix(7
 class ListeningSocket(socket.socket):
     """A listening TCP socket, which knows its family and its type.
 
-    `socket.socket` asks enumerations for them at every ``accept``, which is a third of its time.
+    `socket.socket` looks both up in enumerations at every ``accept``, which takes a third of the
+    time of that call.
     """
 
     family = socket.AF_UNSPEC
     type = socket.SOCK_STREAM
     passes_options_on = True
-    """What is set on it holds for the connections that it accepts, too."""
+    """Whether the connections that it accepts inherit its options."""
 
     def __init__(self, family: int, kind: int, protocol: int, fd: int | None = None) -> None:
         super().__init__(family, kind, protocol, fd)
@@ -35,7 +36,7 @@ class ListeningSocket(socket.socket):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Its host and port."""
+        """The socket's host and port."""
         host, port, *_ = self.getsockname()
         return host, port
 
@@ -51,39 +52,39 @@ class UnixListeningSocket(ListeningSocket):
 
     def __init__(self, family: int, kind: int, protocol: int, fd: int | None = None) -> None:
         super().__init__(family, kind, protocol, fd)
-        # To ask for the queue takes a descriptor, and clients may have all the others.
+        # Reading the queue's length takes a descriptor, and clients may hold all the others.
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def accept(self) -> tuple[socket.socket, tuple[str, int]]:
-        """Accept a client; return its socket, and who it was when it connected."""
+        """Accept a client; return its socket, and its process and user when it connected."""
         sock, _ = super().accept()
         size = _CREDENTIALS.size
-        found = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        process, user, _ = _CREDENTIALS.unpack(found)
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        process, user, _ = _CREDENTIALS.unpack(credentials)
         return sock, (f"{UNIX}pid={process},uid={user}", 0)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Its host, and 0 for a port."""
+        """The socket's host, and 0 for a port."""
         return unix_host(self.getsockname()), 0
 
     def queue(self) -> tuple[int, int]:
         """Return how many clients wait to be accepted, and how many may; 0 if it is not known."""
-        self._give_spare()
+        self._close_spare()
         try:
             return unix_accept_queue(self)
         except OSError:
             return 0, 0
         finally:
-            with suppress(OSError):  # a client may have taken it
+            with suppress(OSError):  # a client may hold the last one now
                 self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Close the socket, and the spare descriptor."""
-        self._give_spare()
+        self._close_spare()
         super().close()
 
-    def _give_spare(self) -> None:
+    def _close_spare(self) -> None:
         if self._spare != -1:
             os.close(self._spare)
             self._spare = -1
@@ -97,9 +98,9 @@ class SocketFile:
     identity: tuple[int, int, int]
 
     @staticmethod
-    def identity_of(found: os.stat_result) -> tuple[int, int, int]:
-        """Return what no other file has: the number of one that was removed is used again."""
-        return found.st_dev, found.st_ino, found.st_mtime_ns
+    def identity_of(status: os.stat_result) -> tuple[int, int, int]:
+        """Return what identifies a file; an inode number alone is reused after a removal."""
+        return status.st_dev, status.st_ino, status.st_mtime_ns
 
     @classmethod
     def at(cls, path: str) -> Self:
@@ -107,7 +108,7 @@ class SocketFile:
         return cls(path, cls.identity_of(os.lstat(path)))
 
     def remove(self) -> None:
-        """Remove it, unless another one has taken its place."""
+        """Remove the file, unless another one has taken its place."""
         with suppress(OSError):
             if self.identity_of(os.lstat(self.path)) == self.identity:
                 Path(self.path).unlink()
@@ -117,30 +118,30 @@ class ListeningSockets:
     """All sockets that a server listens on, of which there is one at least.
 
     Args:
-        sockets: Those that listen already.
-        handed_over: They are a service manager's: they outlive this server, and so do the clients
-            in their queues.
+        sockets: Sockets that listen already.
+        from_service_manager: The sockets belong to a service manager: they outlive this server, and
+            so do the clients in their queues.
     """
 
     def __init__(
-        self, sockets: Sequence[ListeningSocket] = (), *, handed_over: bool = False
+        self, sockets: Sequence[ListeningSocket] = (), *, from_service_manager: bool = False
     ) -> None:
         self._sockets = list(sockets)
         self._files: list[SocketFile] = []
-        self._maker = os.getpid()
-        self.handed_over = handed_over
+        self._owner_pid = os.getpid()
+        self.from_service_manager = from_service_manager
 
     def __iter__(self) -> Iterator[ListeningSocket]:
         return iter(self._sockets)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """The host and port of each."""
+        """The host and port of each socket."""
         return [sock.address for sock in self._sockets]
 
     @property
-    def shown(self) -> list[str]:
-        """Their addresses, as people read them."""
+    def display_addresses(self) -> list[str]:
+        """The addresses of the sockets, as people read them."""
         return [format_address(*address) for address in self.addresses]
 
     def add(self, sock: ListeningSocket, file: SocketFile | None = None) -> None:
@@ -150,7 +151,7 @@ class ListeningSockets:
             self._files.append(file)
 
     def set_timeouts(self, config: Config) -> None:
-        """Set what the connections that are accepted from now on inherit."""
+        """Set the timeouts that connections accepted from now on inherit."""
         for sock in self._sockets:
             set_timeouts(sock, config)
 
@@ -160,13 +161,13 @@ class ListeningSockets:
         return sum(waiting), sum(limits)
 
     def remove_files(self) -> None:
-        """Let no more clients find the UNIX sockets: remove those files that this process made."""
-        if os.getpid() == self._maker:
+        """Remove the UNIX sockets' files that this process made, so that no more clients come."""
+        if os.getpid() == self._owner_pid:
             while self._files:
                 self._files.pop().remove()
 
     def close(self) -> None:
-        """Close this process's copies."""
+        """Close this process's copies of the sockets, and remove their files."""
         self.remove_files()
         for sock in self._sockets:
             sock.close()

@@ -1,4 +1,4 @@
-"""Where connections that a balancer passes on wait until it is known whose they are."""
+"""Reading the PROXY headers of connections from balancers, before a client is admitted."""
 
 import socket
 import time
@@ -12,78 +12,78 @@ from echoserver.lifecycle.main_wait import Lifecycle
 
 
 @dataclass(slots=True)
-class _Awaited:
+class _PendingClient:
     sock: socket.socket
     peer: Any
     deadline: float
-    begun: bytes = b""
-    """What has come of the header."""
+    part: bytes = b""
+    """The part of the header that has come."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identified:
-    """A connection whose header has come, or never will."""
+class HeaderResult:
+    """The result for a connection: its header has come, or the wait for it is over."""
 
     sock: socket.socket
     peer: Any
-    """Whose it is: the client's address, or the balancer's own where that says so."""
+    """The client's address, or the balancer's own if the connection is the balancer's."""
     problem: str
-    """Why it cannot be told; empty: it can."""
+    """Why the header is unusable; empty: there is no problem."""
 
 
 class AwaitedHeaders:
     """Reads the PROXY header of each connection, all of them in the server's main flow.
 
-    So a balancer that is in no hurry holds nobody up, whatever the concurrency model, which is
-    given a connection when its header has been read, and not a byte more.
+    So a slow balancer delays no other client, whatever the concurrency model. The model is given a
+    connection when its header has been read, and not a byte more.
     """
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._waiting: dict[int, _Awaited] = {}
+        self._waiting: dict[int, _PendingClient] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def enter(self, sock: socket.socket, peer: Any, patience: float) -> Identified | None:
-        """Take in a connection; return it at once where its header is there already.
+    def add(self, sock: socket.socket, peer: Any, timeout: float) -> HeaderResult | None:
+        """Add a connection; return its result at once if its header is there already.
 
         Args:
-            sock: Its socket.
-            peer: The balancer.
-            patience: Seconds that the header may take; 0: as long as it takes.
+            sock: The connection's socket.
+            peer: The balancer's address.
+            timeout: Seconds that the header may take; 0: no limit.
         """
-        client = _Awaited(sock, peer, time.monotonic() + (patience or inf))
-        identified = self._look_at(client)
-        if identified is None:
+        client = _PendingClient(sock, peer, time.monotonic() + (timeout or inf))
+        result = self._read_header(client)
+        if result is None:
             self._waiting[sock.fileno()] = client
             self._lifecycle.watch(sock.fileno())
-        return identified
+        return result
 
     @property
     def next_deadline(self) -> float:
-        """When the first one's time is over (``monotonic``)."""
+        """When the time of the first connection is over (``monotonic``)."""
         return min((one.deadline for one in self._waiting.values()), default=inf)
 
-    def leave(self, ready: set[int]) -> Iterator[Identified]:
-        """Yield those that can be told, or whose time is over.
+    def take_ready(self, ready: set[int]) -> Iterator[HeaderResult]:
+        """Yield the results that are ready, and those of connections whose time is over.
 
         Args:
             ready: Descriptors that are readable.
         """
         now = time.monotonic()
         for fd, client in list(self._waiting.items()):
-            identified = self._look_at(client) if fd in ready else None
-            if identified is None and now >= client.deadline:
-                identified = Identified(
+            result = self._read_header(client) if fd in ready else None
+            if result is None and now >= client.deadline:
+                result = HeaderResult(
                     client.sock, client.peer, "timed out waiting for the PROXY header"
                 )
-            if identified is not None:
+            if result is not None:
                 self._forget(fd)
-                yield identified
+                yield result
 
-    def empty(self) -> Iterator[socket.socket]:
-        """Yield those that are left: their time is over."""
+    def take_all(self) -> Iterator[socket.socket]:
+        """Yield the sockets that still wait, whose time is over because of the drain."""
         for fd, client in list(self._waiting.items()):
             self._forget(fd)
             yield client.sock
@@ -92,24 +92,24 @@ class AwaitedHeaders:
         self._lifecycle.forget(fd)
         del self._waiting[fd]
 
-    def _look_at(self, client: _Awaited) -> Identified | None:
-        """Read what has come of a header, up to its end."""
-        sock, begun = client.sock, client.begun
+    def _read_header(self, client: _PendingClient) -> HeaderResult | None:
+        """Read what has come of a header, up to its end; None if there is more to come."""
+        sock, part = client.sock, client.part
         try:
             data = sock.recv(
-                proxy_protocol.LONGEST - len(begun), socket.MSG_PEEK | socket.MSG_DONTWAIT
+                proxy_protocol.MAX_HEADER_BYTES - len(part), socket.MSG_PEEK | socket.MSG_DONTWAIT
             )
             if not data:
-                return Identified(sock, client.peer, "connection closed before the PROXY header")
-            header = proxy_protocol.parse(begun + data)
-            sock.recv(header.length - len(begun) if header else len(data), socket.MSG_DONTWAIT)
+                return HeaderResult(sock, client.peer, "connection closed before the PROXY header")
+            header = proxy_protocol.parse(part + data)
+            sock.recv(header.length - len(part) if header else len(data), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         except ValueError as error:
-            return Identified(sock, client.peer, str(error))
+            return HeaderResult(sock, client.peer, str(error))
         except OSError as error:
-            return Identified(sock, client.peer, error.strerror or str(error))
+            return HeaderResult(sock, client.peer, error.strerror or str(error))
         if header is None:
-            client.begun = begun + data
+            client.part = part + data
             return None
-        return Identified(sock, header.source or client.peer, "")
+        return HeaderResult(sock, header.source or client.peer, "")

@@ -8,7 +8,7 @@ from typing import Any
 from echoserver.addresses import is_unix, socket_name
 from echoserver.config import Config
 from echoserver.errors import BootError
-from echoserver.system.systemd import inherited
+from echoserver.system.systemd import inherited_descriptors
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,24 +16,24 @@ class Place:
     """One address to listen on."""
 
     host: str
-    """As it was typed, which may be a name with several addresses."""
+    """The host as it was typed, which may be a name with several addresses."""
     family: int
     address: Any
-    """As bind(2) takes it, with any port."""
+    """The address as bind(2) takes it, with any port."""
 
     def covered_by(self, other: "Place") -> bool:
-        """Tell whether a socket that listens on another one listens on this one, too."""
+        """Tell whether a socket that listens on the place `other` listens on this one, too."""
         if socket.AF_UNIX in {self.family, other.family}:
             return bool(self.address == other.address)
         if other.address[0] == "::":  # which means every address, of both families
             return True
         if self.family != other.family:
             return False
-        wide, narrow = other.address[0], self.address[0]
-        return bool(wide == narrow or (wide == "0.0.0.0" and narrow != "::"))
+        other_host, own_host = other.address[0], self.address[0]
+        return bool(other_host == own_host or (other_host == "0.0.0.0" and own_host != "::"))
 
     def at(self, port: int) -> Any:
-        """Return its address with a port."""
+        """Return the place's address with this port."""
         if self.family == socket.AF_UNIX:
             return self.address
         host, _, *scope = self.address
@@ -42,33 +42,33 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedAddresses:
-    """Where a server listens, before it does."""
+    """The places where a server is going to listen."""
 
     places: Sequence[Place] = ()
-    """Each is there once, however many hosts name it."""
-    included: frozenset[str] = frozenset()
-    """The hosts of which a part is listened on for another host."""
-    handed_over: Sequence[int] = ()
-    """The descriptors of listening sockets that a service manager has made; then there is nothing
-    to resolve."""
+    """Each place once, however many hosts have it."""
+    covered_hosts: frozenset[str] = frozenset()
+    """The hosts of which an address is covered by a place of another host."""
+    inherited_fds: Sequence[int] = ()
+    """The descriptors of listening sockets that a service manager has made; if there are any, no
+    host is resolved."""
 
 
 def resolve(config: Config) -> ResolvedAddresses:
     """Return the addresses of all hosts of `config`.
 
-    A name server that does not answer keeps this waiting for longer than a person does, and no
-    handler of a signal runs meanwhile (getaddrinfo(3) is C); so it comes before there are any, and
-    a signal ends the process.
+    A name server that does not answer delays this for longer than a person waits, and no signal
+    handler runs meanwhile (getaddrinfo(3) is C). So this is called before signal handlers are
+    installed, and a signal ends the process.
 
     Raises:
-        BootError: A host cannot be resolved, or what was handed over is not usable.
+        BootError: A host cannot be resolved, or a descriptor of the service manager is unusable.
     """
-    if handed_over := inherited():
-        return ResolvedAddresses(handed_over=handed_over)
-    found: list[Place] = []
+    if inherited_fds := inherited_descriptors():
+        return ResolvedAddresses(inherited_fds=inherited_fds)
+    candidates: list[Place] = []
     for host in config.host:
         if is_unix(host):
-            found.append(Place(host, socket.AF_UNIX, socket_name(host)))
+            candidates.append(Place(host, socket.AF_UNIX, socket_name(host)))
             continue
         try:
             infos = socket.getaddrinfo(
@@ -79,13 +79,16 @@ def resolve(config: Config) -> ResolvedAddresses:
             raise BootError(
                 f"{config.source('host')}: cannot resolve the host {host!r}: {reason}"
             ) from None
-        found += [Place(host, family, address) for family, _, _, _, address in infos]
-    kept: list[Place] = []
-    for index, place in enumerate(found):
-        # Of two that cover each other, the first.
-        before = any(place.covered_by(other) for other in found[:index])
-        if not before and not any(
-            place.covered_by(other) and not other.covered_by(place) for other in found[index + 1 :]
+        candidates += [Place(host, family, address) for family, _, _, _, address in infos]
+    places: list[Place] = []
+    for index, place in enumerate(candidates):
+        # Of two places that cover each other, the first one stays.
+        is_repetition = any(place.covered_by(other) for other in candidates[:index])
+        if not is_repetition and not any(
+            place.covered_by(other) and not other.covered_by(place)
+            for other in candidates[index + 1 :]
         ):
-            kept.append(place)
-    return ResolvedAddresses(kept, frozenset(place.host for place in found if place not in kept))
+            places.append(place)
+    return ResolvedAddresses(
+        places, frozenset(place.host for place in candidates if place not in places)
+    )

@@ -22,7 +22,7 @@ class Backend(ABC):
     """What a connection costs, in a few words, for the same list."""
 
     reads: ClassVar[frozenset[str]] = frozenset()
-    """Settings that this model alone reads; elsewhere they would have no effect."""
+    """Settings that only models which name them read; for other models they have no effect."""
 
     @classmethod
     def concurrency(cls, config: Config) -> int | None:  # noqa: ARG003 - for subclasses to read
@@ -37,6 +37,6 @@ class Backend(ABC):
         calls ``connection.serve()`` in the model's way, and ``service.drain()`` at the end. Where
         nothing can be started for a client, ``connection.refuse(error)``.
 
-        Where it may not, the model runs flows (`echoserver.flow`): ``listener.flow(start)`` to
-        its end, and, for each connection that `start` is given, ``connection.driven_by(driver)``.
+        Where code may not block, the model runs flows (`echoserver.flow`): ``listener.flow(start)``
+        to its end, and ``connection.driven_by(driver)`` for each connection that `start` is given.
         """

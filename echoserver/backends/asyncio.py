@@ -1,11 +1,12 @@
 """asyncio: flows as callbacks on the standard library's event loop.
 
-The loop tells which sockets are ready, and calls back. Reading and writing stay ours, by
-``loop.add_reader``: streams and protocols would add buffers between the socket and the handler.
-Transports allocate 256 KiB for every read, read on while nobody takes what is owed (unless told
-otherwise), and close in ways of their own.
+The loop finds out which sockets are ready, and calls back (``loop.add_reader``). The flows read
+and write the sockets themselves, because streams and protocols would add buffers between the socket
+and the handler. Transports allocate 256 KiB for every read, go on reading while the peer takes no
+output (unless they are paused), and have their own ways of closing.
 
-A connection costs its flow, about 2 KiB. One thread: whatever computes, stops everyone.
+A connection costs its flow, about 2 KiB. There is one thread, so a handler that computes
+stops all others.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class AsyncioBackend(Backend):
 
     def serve(self, listener: Listener, service: Service) -> None:  # noqa: ARG002 - the flow drains it
         """Accept and serve on the loop."""
-        loop = type(self).new_loop()  # through the class: it is not a method
+        loop = type(self).new_loop()  # through the class, or it would be called as a method
         failures: list[BaseException | None] = []
 
         def fail(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

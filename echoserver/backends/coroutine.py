@@ -1,11 +1,11 @@
 """Coroutines made by hand: plain generators on a small scheduler.
 
 A task runs until it would block; there it yields what it waits for, and the scheduler runs the
-next one that can go on. It is what greenlets and ``async def`` do, in a page: a queue of those
+next task that can go on. This is what greenlets and ``async def`` do, in a page: a queue of tasks
 that are ready, an epoll for those that wait for a socket, timers for those that wait for a time.
 
-A connection costs its generators, about 2 KiB; a switch well under a microsecond. One thread:
-switching tasks helps those that wait, and cannot help one that computes.
+A connection costs its generators, about 2 KiB; a switch takes well under a microsecond. There is
+one thread: switching helps tasks that wait, and cannot help while one computes.
 """
 
 from echoserver.admission.listener import Listener

@@ -1,10 +1,10 @@
 """One client at a time (UNP 30.4: TCP iterative server): the baseline.
 
 The only thread accepts a client, serves it to its end, and accepts the next. Nothing is shared,
-nothing is switched, nothing is started: no model does less per message. Everyone else waits in
-the kernel's queue, for as long as the client that is served likes to stay.
+nothing is switched, nothing is started: no model does less per message. All other clients wait in
+the kernel's queue, for as long as the client that is served stays.
 
-A connection costs no memory beyond its socket; what it costs is everyone else's time.
+A connection costs no memory beyond its socket; what it costs is the time of all other clients.
 """
 
 from echoserver.admission.listener import Listener

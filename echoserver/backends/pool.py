@@ -32,7 +32,7 @@ class PoolBackend(Backend):
 
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept in this thread, serve in the pool's."""
-        # The listener accepts no more than there are threads: none waits in this queue for long.
+        # The listener accepts no more clients than there are threads, so none waits here for long.
         waiting: SimpleQueue[Connection | None] = SimpleQueue()
 
         def work() -> None:

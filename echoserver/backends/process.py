@@ -1,7 +1,7 @@
 """A process per client (UNP 30.5: concurrent, one child per client): fork after accept.
 
 This process accepts; a child serves that one client, and exits. Nothing is shared, so nothing
-needs a lock, one client's crash is nobody else's, and Python computes on every core.
+needs a lock, a crash affects one client only, and Python computes on every core.
 
 In one process it would read::
 
@@ -12,10 +12,10 @@ In one process it would read::
         connection.sock.close()  # the parent's copy, or the client would never see an end
 
 A connection costs a fork, and the pages that the child writes to. Both grow with what the
-forking process has in memory; so the one that forks is not this one, with its command line,
-configuration and log, but one that was made for it. The fork, the child's life and its end are
-in `echoserver.forkserver.program`. A forking process that also accepts was tried: what accepting by
-all rules imports costs each child twice the memory (docs/performance.md).
+forking process has in memory. So this process, with its command line, configuration and log, does
+not fork itself, but starts a small process that does. The fork, the child's life and its end are
+in `echoserver.forkserver.program`. A forking process that also accepts was tried: the modules that
+accepting needs cost each child twice the memory (docs/performance.md).
 """
 
 from contextlib import closing

@@ -1,11 +1,11 @@
 """One thread and a readiness loop (UNP 6.8: TCP echo server, revisited, with select).
 
-The kernel tells which sockets are ready, here by epoll(7); each is read and answered at once, and
-nobody waits for anybody. What a thread would keep on its stack, a suspended flow keeps: where it
-was, and what it waits for.
+The kernel reports which sockets are ready, here through epoll(7); each is read and answered at
+once, and no client waits for another one. What a thread would keep on its stack, a suspended flow
+keeps: where it was, and what it waits for.
 
 A connection costs its flow and an entry in the kernel's table, about 2 KiB; a message costs no
-switch of threads. But there is one thread: whatever computes, stops everyone.
+switch of threads. But there is one thread, so a handler that computes stops all others.
 """
 
 from echoserver.admission.listener import Listener
@@ -25,5 +25,5 @@ class SelectorBackend(Backend):
         """Accept and serve on the loop."""
         loop = ReadinessLoop()
         main = listener.flow(lambda connection: start(loop, connection))
-        Task(loop).run(main, done=loop.stop)
+        Task(loop).run(main, on_end=loop.stop)
         loop.run()

@@ -1,7 +1,7 @@
 """A thread per client (UNP 30.10: concurrent, one thread per client).
 
 The main thread accepts; each client gets a thread of its own, which blocks in recv and send and
-leaves the scheduling to the kernel. Code reads top to bottom and one slow client delays nobody.
+leaves the scheduling to the kernel. Code reads top to bottom, and a slow client delays no other.
 Under the GIL only one thread runs Python at a time, so computing does not scale, and on several
 cores the threads fight for it after every system call.
 

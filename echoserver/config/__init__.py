@@ -1,4 +1,4 @@
-"""Every setting of the server: declared once, parsed, merged from all its sources, reloaded."""
+"""The server's settings: declared once, parsed, merged from all their sources, and reloaded."""
 
 from echoserver.config.loading import ENVIRONMENT_PREFIX, load_config, reload_config
 from echoserver.config.parsers import Network

@@ -1,4 +1,4 @@
-"""What a setting takes: from text, or what a TOML file holds, to its value."""
+"""Parsers of settings, from text or a value in a TOML file to the setting's value."""
 
 import ipaddress
 import re
@@ -10,16 +10,16 @@ from echoserver.units import parse_duration
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_MAPPED = 96  # bits before the address in an IPv6 address that stands for one of IPv4 (RFC 4291)
+_MAPPED_PREFIX_LENGTH = 96  # bits before the address in an IPv4-mapped IPv6 address (RFC 4291)
 
 Parser = Callable[[Any], Any]
-"""Turns what was typed (text), or what a TOML file holds (text, numbers), into a setting's value.
+"""Turns text, or a value in a TOML file (text, numbers), into a setting's value.
 
 Its ValueError completes the sentence "--port must be ..."."""
 
 
 def integer(low: int, high: int) -> Parser:
-    """Return what reads whole numbers from `low` to `high`."""
+    """Return a parser of whole numbers from `low` to `high`."""
 
     def parse(value: Any) -> int:
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value, re.ASCII):
@@ -42,7 +42,7 @@ def count_or_auto(value: Any) -> int | str:
 
 
 def choice(values: tuple[str, ...]) -> Parser:
-    """Return what reads one of some words."""
+    """Return a parser that accepts only `values`."""
 
     def parse(value: Any) -> str:
         if value not in values:
@@ -53,22 +53,22 @@ def choice(values: tuple[str, ...]) -> Parser:
 
 
 def printable(value: Any) -> str:
-    """Read a text that a terminal can show."""
+    """Read a non-empty printable string."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError("a non-empty printable string")
     return value
 
 
 def hosts(value: Any) -> tuple[str, ...]:
-    """Read addresses and names: several, or in one text with commas."""
+    """Read host addresses and names, from a list or from text with commas."""
     if isinstance(value, str) and "," in value:
         value = [item for item in value.split(",") if item.strip()]
-    found = [
+    names = [
         printable(item).strip() for item in (value if isinstance(value, list | tuple) else [value])
     ]
-    if not found:
+    if not names:
         raise ValueError("at least one address or name")
-    return tuple(dict.fromkeys(map(parse_host, found)))
+    return tuple(dict.fromkeys(map(parse_host, names)))
 
 
 _MODE = re.compile(r"(?:0o?)?[0-7]{3}", re.ASCII)
@@ -76,56 +76,60 @@ _MODE = re.compile(r"(?:0o?)?[0-7]{3}", re.ASCII)
 
 def file_mode(value: Any) -> str:
     """Read the permissions of a file, in octal."""
-    # No number: TOML's 660 would be 660 in decimal.
+    # Numbers are refused, because 660 in TOML would be a decimal number.
     if not isinstance(value, str) or not _MODE.fullmatch(value):
         raise ValueError("a mode of three octal digits, as a text, such as 660")
     return value[-3:]
 
 
 def networks(value: Any) -> tuple[Network, ...]:
-    """Read networks and addresses: several, or in one text with commas."""
+    """Read networks and addresses, from a list or from text with commas."""
     if isinstance(value, str):
         value = [item.strip() for item in value.split(",") if item.strip()]
-    found: list[Network] = []
+    result: list[Network] = []
     for item in value if isinstance(value, list | tuple) else [value]:
         try:
-            if not isinstance(item, str | Network):  # which ip_network takes for an address
-                raise ValueError  # noqa: TRY004 - one kind of error for whatever was typed
+            if not isinstance(item, str | Network):  # ip_network takes a number for an address
+                raise ValueError  # noqa: TRY004 - one kind of error for all bad values
             network = ipaddress.ip_network(item) if isinstance(item, str) else item
         except ValueError as error:
             hint = " (bits beyond the prefix are set)" if "host bits" in str(error) else ""
             raise ValueError(f"an address or a network, such as 192.0.2.0/24{hint}") from None
-        found.append(_as_ipv4(network))
-    if not found and not isinstance(value, tuple):  # which is the default, or none was typed
+        result.append(_as_ipv4(network))
+    # An empty tuple is the default, or an option that was not used.
+    if not result and not isinstance(value, tuple):
         raise ValueError("at least one address or network, such as 192.0.2.0/24")
-    return tuple(found)
+    return tuple(result)
 
 
 def balancers(value: Any) -> tuple[Network | Literal["unix"], ...]:
-    """Read what `networks` takes, and ``unix``."""
+    """Read networks and addresses as `networks` does, and the word ``unix``."""
     if isinstance(value, str):
         value = [item.strip() for item in value.split(",") if item.strip()]
     items = value if isinstance(value, list | tuple) else [value]
     others = [item for item in items if item != "unix"]
     try:
-        found = networks(type(items)(others)) if others or "unix" not in items else ()
+        result = networks(type(items)(others)) if others or "unix" not in items else ()
     except ValueError as error:
         raise ValueError(f"unix, or {error}") from None
-    return (*found, *(("unix",) if len(others) < len(items) else ()))
+    return (*result, *(("unix",) if len(others) < len(items) else ()))
 
 
 def _as_ipv4(network: Network) -> Network:
-    """Return what ::ffff:192.0.2.0/120 means: clients are compared by their IPv4 addresses."""
-    mapped = getattr(network.network_address, "ipv4_mapped", None)
-    if mapped is None or network.prefixlen < _MAPPED:
+    """Return the IPv4 network that an IPv4-mapped network such as ::ffff:192.0.2.0/120 means.
+
+    Clients are compared by their IPv4 addresses.
+    """
+    address = getattr(network.network_address, "ipv4_mapped", None)
+    if address is None or network.prefixlen < _MAPPED_PREFIX_LENGTH:
         return network
-    return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED))
+    return ipaddress.ip_network((address, network.prefixlen - _MAPPED_PREFIX_LENGTH))
 
 
 def endpoint(value: Any) -> str:
     """Read an address as HOST:PORT."""
     if not isinstance(value, str):
-        raise ValueError("HOST:PORT")  # noqa: TRY004 - one kind of error for whatever was typed
+        raise ValueError("HOST:PORT")  # noqa: TRY004 - one kind of error for all bad values
     parse_endpoint(value)
     return value
 
@@ -134,7 +138,7 @@ _ON, _OFF = {"on", "true", "yes", "1"}, {"off", "false", "no", "0"}
 
 
 def switch(value: Any) -> bool:
-    """Read on or off."""
+    """Read a switch: on or off."""
     if isinstance(value, bool):
         return value
     if not isinstance(value, str) or value.lower() not in _ON | _OFF:
@@ -143,14 +147,14 @@ def switch(value: Any) -> bool:
 
 
 def seconds(value: Any) -> float:
-    """Read a time: seconds, or a duration such as 500ms."""
+    """Read a time in seconds, or as a duration such as 500ms."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")  # noqa: TRY004 - one kind of error for whatever was typed
+        raise ValueError("a number of seconds from 0 up, or a duration such as 500ms, 5s or 2m")  # noqa: TRY004 - one kind of error for all bad values
     return parse_duration(value)
 
 
 def pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    """Read KEY=VALUE, several of them, or a mapping."""
+    """Read pairs of a key and a value, as KEY=VALUE or from a mapping."""
     if isinstance(value, str):
         value = [item for item in value.split(",") if item.strip()]
     if isinstance(value, Mapping):

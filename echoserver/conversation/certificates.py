@@ -1,7 +1,7 @@
-"""Until when a certificate is valid: the one thing about it that `ssl` keeps to itself.
+"""When a certificate expires, which `ssl` does not tell about a server's own certificate.
 
-What stands there is read as DER (X.690), as far as its validity (RFC 5280, section 4.1). It is
-about a certificate that OpenSSL has accepted before.
+The certificate is read as DER (X.690), as far as its validity (RFC 5280, section 4.1). OpenSSL has
+accepted it before, so it is not checked again.
 """
 
 import re
@@ -12,20 +12,20 @@ from datetime import UTC, datetime
 _PEM = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 _VERSION, _GENERALIZED_TIME = 0xA0, 0x18  # tags
 _LONG_FORM = 0x80  # of a length: the number of bytes that hold it
-_FIRST_YEAR = 1950  # of those that are written with two digits
+_FIRST_YEAR = 1950  # of the years that are written with two digits
 
 
 def expiry(pem: bytes) -> float:
     """Return when the first certificate of a PEM text expires, in Unix time.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: The certificate cannot be read.
     """
-    found = _PEM.search(pem)
-    if found is None:
+    match = _PEM.search(pem)
+    if match is None:
         raise ValueError("no certificate in PEM form")
     try:
-        ((_, certificate),) = _elements(a2b_base64(found[1]), most=1)
+        ((_, certificate),) = _elements(a2b_base64(match[1]), max_count=1)
         (_, to_be_signed), *_ = _elements(certificate)
         parts = [(tag, content) for tag, content in _elements(to_be_signed) if tag != _VERSION]
         _serial_number, _algorithm, _issuer, (_, validity), *_ = parts
@@ -39,14 +39,14 @@ def expiry(pem: bytes) -> float:
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def _elements(data: bytes, most: int | None = None) -> Iterator[tuple[int, bytes]]:
+def _elements(data: bytes, max_count: int | None = None) -> Iterator[tuple[int, bytes]]:
     """Yield tag and content of each element; each tag here is a single byte."""
-    at = count = 0
-    while at < len(data) and count != most:
-        tag, size, start = data[at], data[at + 1], at + 2
+    position = count = 0
+    while position < len(data) and count != max_count:
+        tag, size, start = data[position], data[position + 1], position + 2
         if size >= _LONG_FORM:
             digits = size - _LONG_FORM
             size = int.from_bytes(data[start : start + digits], "big")
             start += digits
         yield tag, data[start : start + size]
-        at, count = start + size, count + 1
+        position, count = start + size, count + 1

@@ -1,4 +1,4 @@
-"""Whom TLS believes and who it says it is: certificates and keys, as PEM texts."""
+"""The certificates and keys of a TLS peer, and the authorities it trusts, as PEM texts."""
 
 import os
 import ssl
@@ -13,20 +13,20 @@ _CERTIFICATE, _KEY, _ENCRYPTED = b"CERTIFICATE-----", b"PRIVATE KEY-----", b"ENC
 
 
 class CredentialsError(ValueError):
-    """A PEM text is not what it should be; the message says what it is instead."""
+    """A PEM text is not usable; the message says why."""
 
     def __init__(self, part: str, reason: str) -> None:
         super().__init__(reason)
         self.part = part
-        """Which one it is: ``cert``, ``key`` or ``ca``."""
+        """The text that is not usable: ``cert``, ``key`` or ``ca``."""
 
 
 def load_identity(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
     """Give a context a certificate and its private key, both as PEM texts.
 
     Raises:
-        CredentialsError: A text is not what it should be, or the key is encrypted: nobody is asked
-            for a pass phrase, least of all at the terminal, where no timeout would hold.
+        CredentialsError: A text is not usable, or the key is encrypted. OpenSSL must not ask for a
+            pass phrase at the terminal, because no timeout would end that.
     """
     if _CERTIFICATE not in cert:
         raise CredentialsError("cert", "it holds no certificate in PEM form")
@@ -47,10 +47,10 @@ def load_identity(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
 
 @contextmanager
 def authorities(pem: bytes) -> Iterator[str]:
-    """Yield the name of a file with authorities, a PEM text, for what loads them in the block.
+    """Yield the name of a file that holds authorities (a PEM text) while the block runs.
 
     Raises:
-        CredentialsError: The text is not what it should be.
+        CredentialsError: The text is not usable.
     """
     if _CERTIFICATE not in pem:
         raise CredentialsError("ca", "it holds no certificate in PEM form")
@@ -63,17 +63,17 @@ def authorities(pem: bytes) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who a server is, and whose clients it takes: PEM texts.
+    """A server's certificate and key, and the authorities of its clients, as PEM texts.
 
-    They are texts, and not names of files, because the process that makes a context of them may no
-    longer be allowed to read the files.
+    They are texts, and not names of files, because the process that makes an SSL context of them
+    may no longer be allowed to read the files.
     """
 
     cert: bytes
-    """Its certificate, and those that lead from it towards an authority."""
+    """The server's certificate, and those that lead from it towards an authority."""
     key: bytes
     client_ca: bytes | None = None
-    """Authorities, of which every client must have a certificate; None: clients need none."""
+    """Authorities, by one of which every client must be certified; None: clients need none."""
 
     @classmethod
     def read(
@@ -82,7 +82,7 @@ class Credentials:
         """Read the files; see `read_file`.
 
         Raises:
-            OSError: One cannot be read; it has the name.
+            OSError: A file cannot be read; the error has its name.
         """
         text = read_file(cert, reload=reload)
         return cls(
@@ -92,16 +92,16 @@ class Credentials:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Return how a server with these speaks: TLS 1.2 or later, without renegotiation.
+        """Return the server's SSL context: TLS 1.2 or later, without renegotiation.
 
         Raises:
-            CredentialsError: A text is not what it should be.
+            CredentialsError: A text is not usable.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
-        # Tickets come after the handshake, whether the client reads or not: where it leaves
-        # without a word, they would be unread, and its close a reset.
+        # Tickets come after the handshake, whether the client reads or not. A client that closes
+        # without sending anything would leave them unread, which makes its close a reset.
         context.num_tickets = 0
         load_identity(context, self.cert, self.key)
         if self.client_ca is not None:
@@ -112,7 +112,7 @@ class Credentials:
 
 
 class _file:  # noqa: N801 - used as a function
-    """The name of a file in memory with `content`: OpenSSL's wrapper takes nothing else."""
+    """The name of a file in memory with `content`, as `ssl` loads certificates from files only."""
 
     def __init__(self, content: bytes) -> None:
         self._fd = os.memfd_create("pem")
@@ -126,7 +126,7 @@ class _file:  # noqa: N801 - used as a function
 
 
 def _reason(error: Exception) -> str:
-    """Say in a few words what OpenSSL has against a file."""
+    """Return in a few words why OpenSSL rejects a file."""
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return "its PEM form is broken" if isinstance(error, ssl.SSLError) else str(error)

@@ -1,4 +1,4 @@
-"""How conversations end before their stream does."""
+"""Exceptions that end a conversation early."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,7 +8,7 @@ from echoserver.outcome import Outcome
 _T = TypeVar("_T")
 
 
-class ConversationEnded(Exception):  # noqa: N818 - no error
+class ConversationEnded(Exception):  # noqa: N818 - not an error
     """The conversation is over, perhaps before it began; the stream is still to be closed."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -16,12 +16,12 @@ class ConversationEnded(Exception):  # noqa: N818 - no error
         self.outcome = outcome
 
 
-class ConnectionLost(Exception):  # noqa: N818 - the peer's doing
-    """The connection is over: there is nobody left to close the stream with.
+class ConnectionLost(Exception):  # noqa: N818 - caused by the peer
+    """The connection is lost, so the stream cannot be closed properly.
 
     Args:
-        outcome: Why it ended.
-        reason: What is to be said of it; nothing, where the outcome says it all.
+        outcome: Why the connection ended.
+        reason: The reason to log; empty where the outcome is enough.
     """
 
     def __init__(self, outcome: Outcome, reason: str = "") -> None:
@@ -38,10 +38,10 @@ class HandlerFailed(Exception):  # noqa: N818 - it wraps the handler's own error
 
 
 def call_handler(method: Callable[[], _T]) -> _T:
-    """Return what a method of a handler returns.
+    """Call a method of a handler, and return its result.
 
     Raises:
-        HandlerFailed: It raised something; SystemExit, too, is one connection's failure.
+        HandlerFailed: The method raised an exception. Even SystemExit ends one connection only.
     """
     try:
         return method()

@@ -1,4 +1,4 @@
-"""The bytes of one connection: each that is read is answered, in order.
+"""The bytes of one connection: all that are read are answered, in order.
 
 The byte contract: what a client gets back is always an exact prefix of what it is owed.
 """
@@ -15,33 +15,34 @@ from echoserver.errors import NoApplicationData
 from echoserver.flow import Flow, Readable, Sleep, Wait, WaitResult, Writable
 from echoserver.handlers import Answer, Handler
 from echoserver.outcome import Outcome
-from echoserver.system.sockets import abort, untaken
+from echoserver.system.sockets import abort, send_queue_size
 
-# One read, and so the most that a peer who does not read can make us hold for it. It is the
-# high-water mark of every model: back-pressure begins where this much is unsent.
+# Bytes of one read, and so the most that a peer which does not read can make us hold for it. This
+# is the high-water mark of every model: back-pressure begins where this much is unsent.
 CHUNK = 64 * 1024
 
-# The first reads ask for less: an object of up to 512 bytes comes from Python's own allocator,
-# and a twelfth of a microsecond sooner. One that is filled is the last of its kind.
+# The first reads ask for less, because Python's own allocator serves objects of up to 512 bytes, a
+# twelfth of a microsecond faster. The first read that fills a small chunk is the last small one.
 _SMALL_CHUNK = 448
 
 POLL_INTERVAL = 1.0
-"""Seconds between two looks at whether the server drains, where nothing else ends a wait."""
+"""Seconds between two checks for the drain, where nothing else ends a wait."""
 
-# A send gives up after this part of the write timeout, to look whether the peer reads at all. And
-# not later than this: signals that ask a worker whether it lives restart the wait, and come
-# every six seconds.
+# A send gives up after this part of the write timeout, to check whether the peer reads at all.
 _WRITE_TIMEOUT_PARTS = 4
 
-_LONGEST_WRITE_PATIENCE = 5.0
+# And after this many seconds at the latest: a master's heartbeat signals restart a worker's wait,
+# and come every six seconds.
+_MAX_WRITE_PATIENCE = 5.0
 
-_WRITE_TIMEOUT_MET = 0.99  # clocks differ a little
+# The part of the write timeout after which it counts as over: clocks differ a little.
+_WRITE_TIMEOUT_TOLERANCE = 0.99
 
-# Records of TLS that were read together, and are answered before others have their turn:
-# a thousand of one byte can come at once, and a loop has one thread.
-_MOST_RECORDS = 64
+# TLS records that were read together, and are answered before other connections have their turn: a
+# thousand records of one byte can come at once, and a loop has one thread.
+_MAX_RECORDS_PER_TURN = 64
 
-_UNUSED = Readable(-1)  # of a connection that never yields where it reads
+_UNUSED = Readable(-1)  # for a connection that blocks, and so never yields before a read
 
 # Seconds in which a client that was accepted, and has sent nothing yet, may still do so when the
 # drain begins: the process that takes over cannot know of it.
@@ -49,7 +50,7 @@ _FIRST_MESSAGE_GRACE = 1.0
 
 _EOF = Outcome.EOF  # as in `connection`
 
-# What a handler may return although it is told to return bytes: it means the same.
+# Types that are accepted where a handler should return bytes.
 _BYTES = (bytes, bytearray, memoryview)
 
 
@@ -58,15 +59,15 @@ class Exchange:
 
     Args:
         sock: The accepted socket.
-        terms: What holds for it.
+        terms: The timeouts and the state that apply to the connection.
     """
 
     __slots__ = (
-        "asked_to_leave",
         "bytes_discarded",
         "bytes_in",
         "bytes_out",
         "owed",
+        "should_leave",
         "sock",
         "stream",
         "terms",
@@ -77,24 +78,24 @@ class Exchange:
         self.sock = sock
         """The accepted socket."""
         self.stream: Stream = sock
-        """What is read and written: that socket, or TLS over it."""
+        """What is read from and written to: the socket, or TLS over it."""
         self.tls: Tls | None = None
-        """TLS over the socket, where it is spoken."""
+        """TLS over the socket; None: a plain connection."""
         self.bytes_in = 0
         """Bytes that the handler was given."""
         self.bytes_out = 0
         """Bytes that the kernel took for the peer."""
         self.bytes_discarded = 0
-        """Bytes that came after our FIN, and were read only to be thrown away."""
+        """Bytes that came after our FIN, and were read only to be discarded."""
         self.owed = False
-        """Its handler is at work on an answer that takes its time."""
+        """Whether the handler is at work on an answer of several steps."""
         self.terms = terms
-        """What holds for it."""
-        self.asked_to_leave = False
-        """It ends as soon as it is owed nothing, to make room for another client."""
+        """The timeouts and the state that apply to the connection."""
+        self.should_leave = False
+        """Whether to end as soon as the client is owed nothing, to make room for another one."""
 
-    def greet(self, tls: Tls) -> Flow:
-        """Shake hands, with a peer that may be in no hurry."""
+    def shake_hands(self, tls: Tls) -> Flow:
+        """Do the TLS handshake, within its timeout."""
         lifecycle, fd = self.terms.lifecycle, self.sock.fileno()
         patience = self.terms.config.handshake_timeout or math.inf
         deadline = time.monotonic() + patience
@@ -102,41 +103,39 @@ class Exchange:
             try:
                 tls.handshake(socket.MSG_DONTWAIT)
             except BlockingIOError:
-                left = min(deadline, lifecycle.stream_deadline) - time.monotonic()
+                remaining = min(deadline, lifecycle.stream_deadline) - time.monotonic()
             except ConnectionResetError:
-                if not tls.touched:
-                    # It only looked whether someone listens.
+                if not tls.peer_has_sent:
+                    # The peer only checked whether the port is open.
                     raise ConversationEnded(Outcome.EOF) from None
                 raise ConnectionLost(
                     Outcome.TLS_FAILED, "the peer broke off the handshake"
                 ) from None
             else:
-                if self.asked_to_leave:  # it did not wait where it could have been woken
+                if self.should_leave:  # it was not waiting when it was woken for that
                     raise ConversationEnded(Outcome.SHED)
                 return
-            if left <= 0 or self.asked_to_leave:
+            if remaining <= 0 or self.should_leave:
                 self.stream = self.sock
-                raise ConversationEnded(
-                    Outcome.SHED if self.asked_to_leave else Outcome.TLS_TIMEOUT
-                )
+                raise ConversationEnded(Outcome.SHED if self.should_leave else Outcome.TLS_TIMEOUT)
             wait = Writable if tls.blocked else Readable
-            yield wait(fd, min(left, POLL_INTERVAL))
+            yield wait(fd, min(remaining, POLL_INTERVAL))
 
     def answer(  # noqa: C901, PLR0912 - flat, because a call per message would cost as much as the rest
         self, handler: Handler, *, blocking: bool, new: bool
     ) -> Generator[Wait, WaitResult, Outcome]:
         """Answer all that is read: the loop that every message of every model goes through.
 
-        Where the socket blocks, the kernel's EAGAIN says that the idle timeout is over, or that
-        someone ends the wait.
+        Where the socket blocks, EAGAIN means that the idle timeout is over, or that the driver's
+        `wake` has ended the wait.
 
         Args:
-            handler: What to answer.
+            handler: What answers.
             blocking: Whether the socket blocks.
-            new: The drain had begun before the peer could say anything.
+            new: The drain had begun before the peer could send anything.
 
         Returns:
-            Why it ended: ``eof``, ``idle_timeout`` or ``drained``.
+            Why the conversation ended: ``eof``, ``idle_timeout`` or ``drained``.
         """
         lifecycle = self.terms.lifecycle
         recv, send, receive = self.stream.recv, self.stream.send, handler.receive
@@ -144,17 +143,17 @@ class Exchange:
         chunk, tls, records = _SMALL_CHUNK, self.tls, 0
         while lifecycle.running:
             try:
-                # Before waiting: a new connection has often brought its first message along.
+                # Read before waiting: a new connection has often brought its first message along.
                 data = recv(chunk)
-            except BlockingIOError as nothing:
-                if blocking and not (yield from self._awaits_content(nothing)):
+            except BlockingIOError as error:
+                if blocking and not (yield from self._await_application_data(error)):
                     break
             else:
                 if not data:
                     return _EOF
-                received = len(data)
-                self.bytes_in += received
-                if received >= chunk:
+                size = len(data)
+                self.bytes_in += size
+                if size >= chunk:
                     chunk = CHUNK
                 try:
                     answer = receive(data)
@@ -162,50 +161,50 @@ class Exchange:
                     raise HandlerFailed(error) from error
                 if type(answer) is bytes and answer:  # the fast path
                     try:
-                        taken = send(answer)
+                        sent_bytes = send(answer)
                     except BlockingIOError:
-                        taken = 0
-                    self.bytes_out += taken
-                    if taken != len(answer):
-                        yield from self._send_rest(memoryview(answer)[taken:])
+                        sent_bytes = 0
+                    self.bytes_out += sent_bytes
+                    if sent_bytes != len(answer):
+                        yield from self._send_rest(memoryview(answer)[sent_bytes:])
                 else:
                     yield from self.carry_out(answer)
-                # Before the next read, which takes its memory first, and may wait with it: of many
-                # threads, each would keep two chunks.
+                # Freed before the next read, which allocates its memory first, and may wait with
+                # it. Otherwise each of many threads would keep two chunks.
                 data = answer = b""
             if blocking:
                 continue
             if tls is not None and tls.pending:
                 records += 1
-                if records % _MOST_RECORDS == 0:
+                if records % _MAX_RECORDS_PER_TURN == 0:
                     yield Readable(readable.fd, 0.0)
             elif (yield readable):
                 break
         if lifecycle.running:
-            return Outcome.SHED if self.asked_to_leave else Outcome.IDLE_TIMEOUT
+            return Outcome.SHED if self.should_leave else Outcome.IDLE_TIMEOUT
         return (yield from self._drain_input(handler, new=new))
 
-    def _awaits_content(self, nothing: BlockingIOError) -> Generator[Wait, WaitResult, bool]:
-        """After a blocking read that brought nothing: tell whether there is more to read.
+    def _await_application_data(self, error: BlockingIOError) -> Generator[Wait, WaitResult, bool]:
+        """Tell, after a blocking read that returned nothing, whether to read again.
 
         TLS has bytes that are not application data; a peer that sends nothing else counts as idle.
         """
-        if self.tls is None or not isinstance(nothing, NoApplicationData):
+        if self.tls is None or not isinstance(error, NoApplicationData):
             return False
         patience = self.terms.config.idle_timeout or math.inf
-        while self.terms.lifecycle.running and not self.asked_to_leave:
-            left = self.tls.heard + patience - time.monotonic()
-            if left <= 0:
+        while self.terms.lifecycle.running and not self.should_leave:
+            remaining = self.tls.last_data_time + patience - time.monotonic()
+            if remaining <= 0:
                 break
-            if not (yield Readable(self.sock.fileno(), min(left, POLL_INTERVAL))):
+            if not (yield Readable(self.sock.fileno(), min(remaining, POLL_INTERVAL))):
                 return True
         return False
 
     def _drain_input(self, handler: Handler, *, new: bool) -> Generator[Wait, WaitResult, Outcome]:
-        """Draining: answer what is there, up to the first moment without input.
+        """Answer during the drain what has come, up to the first moment without input.
 
-        It is as good an end as any: waiting for a client to fall silent would wait for ever for
-        one that asks as soon as it is answered.
+        Waiting longer for a client to fall silent would never end for one that sends its next
+        message as soon as it has its answer.
         """
         first_message = self.terms.lifecycle.retiring or (new and self.tls is not None)
         while time.monotonic() < self.terms.lifecycle.stream_deadline:
@@ -214,7 +213,7 @@ class Exchange:
             except BlockingIOError:
                 if not first_message or self.bytes_in:
                     break
-                # Accepted, and nothing was read of it: the process that takes over cannot know it.
+                # The process that takes over cannot know this client, so its first message counts.
                 first_message = False
                 yield Readable(self.sock.fileno(), _FIRST_MESSAGE_GRACE)
                 continue
@@ -254,38 +253,38 @@ class Exchange:
 
     def _send(self, data: bytes) -> Flow:
         try:
-            taken = self.stream.send(data) if data else 0
+            sent_bytes = self.stream.send(data) if data else 0
         except BlockingIOError:
-            taken = 0
-        self.bytes_out += taken
-        if taken < len(data):
-            yield from self._send_rest(memoryview(data)[taken:])
+            sent_bytes = 0
+        self.bytes_out += sent_bytes
+        if sent_bytes < len(data):
+            yield from self._send_rest(memoryview(data)[sent_bytes:])
 
     def _send_rest(self, rest: memoryview) -> Flow:
         """Send to a peer that is slow to read, for as long as it reads at all.
 
-        The kernel makes room in steps that a slow reader takes long to free. So whether it reads
-        is seen by what it has acknowledged.
+        The kernel makes room in steps that a slow reader takes long to free. So whether the peer
+        reads is judged by what it has acknowledged.
         """
         timeout = self.terms.config.write_timeout
         patience = write_patience(timeout) or None
-        unread, since = untaken(self.sock), time.monotonic()
+        backlog, last_progress = send_queue_size(self.sock), time.monotonic()
         while rest:
             yield Writable(self.sock.fileno(), patience)
             try:
-                taken = self.stream.send(rest)
+                sent_bytes = self.stream.send(rest)
             except BlockingIOError:
-                taken = 0
-            self.bytes_out += taken
-            rest = rest[taken:]
-            still_unread = untaken(self.sock)
-            if taken or still_unread != unread:
-                unread, since = still_unread, time.monotonic()
-            elif timeout and time.monotonic() - since > timeout * _WRITE_TIMEOUT_MET:
+                sent_bytes = 0
+            self.bytes_out += sent_bytes
+            rest = rest[sent_bytes:]
+            new_backlog = send_queue_size(self.sock)
+            if sent_bytes or new_backlog != backlog:
+                backlog, last_progress = new_backlog, time.monotonic()
+            elif timeout and time.monotonic() - last_progress > timeout * _WRITE_TIMEOUT_TOLERANCE:
                 abort(self.sock)
                 raise ConnectionLost(Outcome.WRITE_TIMEOUT)
 
 
 def write_patience(write_timeout: float) -> float:
-    """Return how long one attempt to send may wait for room; 0: for ever."""
-    return min(write_timeout / _WRITE_TIMEOUT_PARTS, _LONGEST_WRITE_PATIENCE)
+    """Return how many seconds one attempt to send may wait for room; 0: without limit."""
+    return min(write_timeout / _WRITE_TIMEOUT_PARTS, _MAX_WRITE_PATIENCE)

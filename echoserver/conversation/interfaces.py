@@ -1,4 +1,4 @@
-"""What a conversation needs of its surroundings: something to read and write, times, a state."""
+"""What a conversation needs from its surroundings: a stream, timeouts and a state."""
 
 from typing import Protocol
 
@@ -6,15 +6,15 @@ from echoserver.lifecycle.state import State
 
 
 class Timeouts(Protocol):
-    """How long a connection waits; see `Config`."""
+    """The timeouts of a connection; see `Config`."""
 
     @property
     def idle_timeout(self) -> float:
-        """Seconds without a byte from the peer."""
+        """Seconds without a byte from the peer after which the connection ends."""
 
     @property
     def write_timeout(self) -> float:
-        """Seconds in which the peer takes nothing."""
+        """Seconds in which the peer takes no output, after which the connection ends."""
 
     @property
     def handshake_timeout(self) -> float:
@@ -22,7 +22,7 @@ class Timeouts(Protocol):
 
 
 class Stream(Protocol):
-    """What a conversation goes over: a socket, or TLS over one."""
+    """What carries a conversation: a socket, or TLS over one."""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Return what has come, about `size` bytes; b"" at the end (recv(2))."""
@@ -34,37 +34,37 @@ class Stream(Protocol):
 class Tls(Stream, Protocol):
     """TLS over a socket; see `echoserver.conversation.tls.TlsSocket`."""
 
-    touched: bool
-    """The peer has sent something."""
+    peer_has_sent: bool
+    """Whether the peer has sent anything."""
     truncated: bool
-    """The peer's stream ended without a close_notify."""
-    heard: float
-    """When content came last (``monotonic``)."""
+    """Whether the peer's stream ended without a close_notify."""
+    last_data_time: float
+    """When application data came last (``monotonic``)."""
     raise_on_no_data: bool
-    """Its ``recv`` raises `NoApplicationData` where it waited, and no application data came."""
+    """Whether ``recv`` raises `NoApplicationData` if it waited, and no application data came."""
 
     @property
     def blocked(self) -> bool:
-        """There is something to be sent for which the socket had no room."""
+        """Whether there is output for which the socket had no room."""
 
     @property
     def pending(self) -> bool:
-        """Its ``recv`` has something to tell for which the socket is not readable."""
+        """Whether ``recv`` has a result although the socket is not readable."""
 
     def handshake(self, flags: int = 0) -> None:
-        """Greet, and be greeted."""
+        """Do the TLS handshake."""
 
     def close_notify(self, flags: int = 0) -> None:
-        """End our direction of the stream."""
+        """Send close_notify, which ends our direction of the stream."""
 
 
 class Terms(Protocol):
-    """On which terms a conversation is held: what holds now, and whether it goes on."""
+    """The terms of a conversation: its timeouts, and whether it goes on."""
 
     @property
     def config(self) -> Timeouts:
-        """The timeouts that hold now."""
+        """The timeouts that apply now."""
 
     @property
     def lifecycle(self) -> State:
-        """Says when to end."""
+        """The state that says when to end."""

@@ -13,14 +13,16 @@ from contextlib import suppress
 from echoserver.conversation.credentials import Credentials
 from echoserver.errors import NoApplicationData, TlsError
 
-_RECORD = 5 + 16 * 1024 + 256  # bytes: the longest record, with its head and what encryption adds
+# The longest record, with its header and what encryption adds.
+_MAX_RECORD_BYTES = 5 + 16 * 1024 + 256
 
 _CHUNK = 16 * 1024
 
-# Answers to a peer that asks for new keys, and reads none of them, are kept up to here.
+# Replies to a peer that requests key updates, and does not read the replies, are kept up to here.
 _MAX_PENDING_OUTPUT = 64 * 1024
 
-# Bytes without content in a row that are put up with: a key update takes as long as a message.
+# Bytes without application data in a row that are tolerated: a key update costs as much time as a
+# message.
 _MAX_NON_APPLICATION_BYTES = 64 * 1024
 
 
@@ -33,7 +35,7 @@ class TlsServer:
 
     def __init__(self, credentials: Credentials) -> None:
         self.credentials = credentials
-        """What it was made of."""
+        """The certificate, key and authorities of this server."""
         self._context = credentials.context()
 
     def __call__(self, sock: socket.socket) -> "TlsSocket":
@@ -41,7 +43,7 @@ class TlsServer:
         return TlsSocket(sock, self._context)
 
 
-def _failed(error: ssl.SSLError) -> TlsError:
+def _tls_error(error: ssl.SSLError) -> TlsError:
     reason = error.reason or str(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         reason += f": {error.verify_message}"
@@ -53,11 +55,11 @@ class TlsSocket:
 
     Args:
         sock: A connected socket, or one that is connecting and does not block.
-        context: A client's, or a server's: whom to trust, and who one is.
-        name: The server's, as its certificate must have it; for a client.
+        context: A client's or a server's context: its certificate, and the authorities it trusts.
+        name: For a client: the name that the server's certificate must have.
 
     Raises:
-        TlsError: In all that it does: the peer does not speak TLS, or is not to be trusted.
+        TlsError: By every method: the peer does not speak TLS, or is not to be trusted.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str = "") -> None:
@@ -70,20 +72,20 @@ class TlsSocket:
             server_hostname=name or None,
         )
         self.handshake_complete = False
-        """The handshake is over."""
-        self._ended = self._notified = False
+        """Whether the handshake is complete."""
+        self._at_end = self._has_sent_close_notify = False
         self._unsent = memoryview(b"")
         self._rest = b""
-        self._accepted = 0
+        self._write_size = 0
         self._non_application_bytes = 0
-        self.heard = time.monotonic()
-        """When content came last (``monotonic``)."""
+        self.last_data_time = time.monotonic()
+        """When application data came last (``monotonic``)."""
         self.raise_on_no_data = False
-        """`recv` raises `NoApplicationData` where it waited, and TLS had nothing to return."""
-        self.touched = False
-        """The peer has sent something."""
+        """Whether `recv` raises `NoApplicationData` if it waited, and no application data came."""
+        self.peer_has_sent = False
+        """Whether the peer has sent anything."""
         self.truncated = False
-        """The peer's stream ended without a close_notify: perhaps not where the peer ended it."""
+        """Whether the stream ended without a close_notify, and so perhaps before the peer's end."""
         self.family = sock.family
         self.fileno = sock.fileno
         self.setblocking = sock.setblocking
@@ -92,27 +94,27 @@ class TlsSocket:
 
     @property
     def blocked(self) -> bool:
-        """There is something to be sent for which the socket had no room."""
+        """Whether there is output for which the socket had no room."""
         return bool(self._unsent)
 
     @property
     def pending(self) -> bool:
-        """`recv` has something to return or to raise of what was read from the socket already.
+        """Whether `recv` has a result, or an error, of data that was already read from the socket.
 
-        The socket is not readable for it. So who waits for readability asks this first: a record
-        can have come together with the next one, with the handshake, or with the end.
+        The socket is not readable for that data, which may have come together with the handshake
+        or with an earlier record. So check this before waiting until the socket is readable.
         """
-        return self._ended or bool(self._rest or self._incoming.pending)
+        return self._at_end or bool(self._rest or self._incoming.pending)
 
     def handshake(self, flags: int = 0) -> None:
-        """Greet, and be handshake_complete; the first `send` or `recv` does it where nobody has.
+        """Do the TLS handshake; otherwise the first `send` or `recv` does it.
 
         Args:
-            flags: Of recv(2), such as MSG_DONTWAIT.
+            flags: Flags of recv(2), such as MSG_DONTWAIT.
 
         Raises:
-            BlockingIOError: It takes longer.
-            ConnectionResetError: The peer ended it.
+            BlockingIOError: The handshake takes longer: call this again.
+            ConnectionResetError: The peer ended the stream.
         """
         if self.handshake_complete:
             return
@@ -123,131 +125,131 @@ class TlsSocket:
                 break
             except ssl.SSLWantReadError:
                 self._flush()
-                if not self._feed(_RECORD, flags):
+                if not self._feed(_MAX_RECORD_BYTES, flags):
                     raise ConnectionResetError(0, "the TLS handshake was broken off") from None
             except ssl.SSLError as error:
                 with suppress(OSError):
                     self._flush()  # the alert that tells the peer why
-                raise _failed(error) from None
+                raise _tls_error(error) from None
         self.handshake_complete = True
         self._flush()
 
     def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
-        """Return how much of `data` was taken to be sent.
+        """Return how much of `data` was accepted for sending.
 
-        Where that is not all, or it raises BlockingIOError, it must be called again with the rest,
-        and with no other data, as SSL_write(3) must.
+        If that is not all, or this raises BlockingIOError, call it again with the rest, and with
+        no other data, as with SSL_write(3).
         """
         self.handshake(flags)
-        taken = 0
+        sent_bytes = 0
         try:
-            while taken < len(data):
-                if not self._accepted:
+            while sent_bytes < len(data):
+                if not self._write_size:
                     self._flush(flags)
-                    self._accepted = self._tls.write(data[taken : taken + _CHUNK])
+                    self._write_size = self._tls.write(data[sent_bytes : sent_bytes + _CHUNK])
                 self._flush(flags)
-                taken += self._accepted
-                self._accepted = 0
+                sent_bytes += self._write_size
+                self._write_size = 0
         except BlockingIOError:
-            if not taken:
+            if not sent_bytes:
                 raise
         except ssl.SSLError as error:
-            raise _failed(error) from None
-        return taken
+            raise _tls_error(error) from None
+        return sent_bytes
 
     def sendall(self, data: bytes) -> None:
-        """Send all of it, where the socket blocks."""
+        """Send all of `data`, on a socket that blocks."""
         unsent = memoryview(data)
         while unsent:
             unsent = unsent[self.send(unsent) :]
 
     def recv(self, size: int, flags: int = 0) -> bytes:
-        """Return content of one record, waiting for it where the socket blocks; b"" at the end.
+        """Return data of one record, waiting for it if the socket blocks; b"" at the end.
 
-        Of one record, although more may have come: if the next one cannot be decrypted, TLS is over
-        in both directions, and what came before it could not be answered any more. `pending` tells
-        whether there is more.
+        More records may have come, but if the next one cannot be decrypted, TLS is over in both
+        directions, and the data before it could not be answered any more. `pending` tells whether
+        there is more.
 
         Args:
-            size: The most to return.
-            flags: Of recv(2), such as MSG_DONTWAIT.
+            size: The most bytes to return.
+            flags: Flags of recv(2), such as MSG_DONTWAIT.
         """
         self.handshake(flags)
-        fed = 0
+        input_size = 0
         while True:
             data = self._rest or self._decrypt()
             if self._outgoing.pending:
                 self._send_protocol_output(flags)
-            if data or self._ended:
-                self._non_application_bytes, self.heard = 0, time.monotonic()
-                # Not left to SSL_read(3), which loses the rest of a record where our end is said.
+            if data or self._at_end:
+                self._non_application_bytes, self.last_data_time = 0, time.monotonic()
+                # Not by SSL_read(3), which loses the rest of a record after our close_notify.
                 self._rest = data[size:]
                 return data[:size]
-            self._non_application_bytes += fed
+            self._non_application_bytes += input_size
             if self._non_application_bytes > _MAX_NON_APPLICATION_BYTES:
                 raise TlsError(0, "too much TLS data without application data")
-            if fed and self.raise_on_no_data:
+            if input_size and self.raise_on_no_data:
                 raise NoApplicationData
-            fed = self._feed(max(size, _RECORD), flags)
-            if not fed:
-                self._ended = self.truncated = True
+            input_size = self._feed(max(size, _MAX_RECORD_BYTES), flags)
+            if not input_size:
+                self._at_end = self.truncated = True
 
     def _decrypt(self) -> bytes:
-        """Return what the next record holds, b"" where there is none, or not all of one."""
-        if self._ended or not self._incoming.pending:
+        """Return the data of the next record; b"" if no whole record has come."""
+        if self._at_end or not self._incoming.pending:
             return b""
         try:
-            data = self._tls.read(_RECORD)
+            data = self._tls.read(_MAX_RECORD_BYTES)
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLZeroReturnError:
             data = b""
         except ssl.SSLError as error:
-            raise _failed(error) from None
-        self._ended = not data
+            raise _tls_error(error) from None
+        self._at_end = not data
         return data
 
     def shutdown(self, how: int) -> None:
-        """Say close_notify, and half-close."""
+        """Send close_notify, and shut down the socket."""
         self.close_notify()
         self._sock.shutdown(how)
 
     def close_notify(self, flags: int = 0) -> None:
-        """End our direction of the stream, as far as TLS knows of it.
+        """Send close_notify, which ends our direction of the TLS stream.
 
         Raises:
-            BlockingIOError: There is no room for it yet: call it again.
+            BlockingIOError: There is no room for it yet: call this again.
         """
         self._flush(flags)
-        if self.handshake_complete and not self._notified:
-            self._notified = True
-            # It reads, too, and would take for itself what has come and is `recv`'s to return: a
-            # record, or the peer's end.
+        if self.handshake_complete and not self._has_sent_close_notify:
+            self._has_sent_close_notify = True
+            # `unwrap` reads, too, and would swallow what `recv` has to return: a record that has
+            # come, or the peer's close_notify.
             unread = self._incoming.read()
-            with suppress(ssl.SSLError):  # it wants the peer's end, for which nobody waits here
+            with suppress(ssl.SSLError):  # it wants the peer's close_notify, too
                 self._tls.unwrap()
             self._incoming.write(unread)
             self._flush(flags)
 
     def close(self) -> None:
-        """Leave: with a close_notify, as far as there is room for it at once."""
+        """Send close_notify if there is room for it at once, and close the socket."""
         with suppress(OSError):
-            self._sock.setblocking(False)  # by a timeout, Python would wait for room
+            self._sock.setblocking(False)  # with a timeout, Python would wait for room
             self.close_notify()
         self._sock.close()
 
     def _send_protocol_output(self, flags: int) -> None:
-        """Send what TLS itself has to say, such as a key update; later, where there is no room."""
+        """Send TLS's own messages, such as a key update, or keep them if there is no room."""
         with suppress(BlockingIOError):
             self._flush(flags)
         if self._outgoing.pending > _MAX_PENDING_OUTPUT:
             raise TlsError(0, "peer keeps requesting key updates without reading the replies")
 
     def _feed(self, size: int, flags: int = 0) -> int:
-        """Take in what has come; return how much that was, 0 at the end of the stream."""
+        """Read what has come into TLS's buffer; return its size, 0 at the end of the stream."""
         data = self._sock.recv(size, flags)
         if data:
-            self.touched = True
+            self.peer_has_sent = True
             self._incoming.write(data)
         return len(data)
 

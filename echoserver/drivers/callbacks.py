@@ -1,7 +1,7 @@
 """Running flows on an event loop that calls back.
 
-A `Task` registers what its flow waits for, and is called when it has come. It asks of a loop what
-asyncio's has, and no more; so asyncio's own, uvloop's and the small ones in this project all do.
+A `Task` registers what its flow waits for, and is called when that has come. It uses only a part of
+asyncio's interface, so asyncio's loop, uvloop's and the small ones of this project can all run it.
 """
 
 import heapq
@@ -21,33 +21,33 @@ class Timer(Protocol):
 
 
 class EventLoop(Protocol):
-    """The part of ``asyncio.AbstractEventLoop`` that tasks need; its documentation holds."""
+    """The part of ``asyncio.AbstractEventLoop`` that tasks need, as documented there."""
 
     def add_reader(self, fd: int, callback: Callable[[], None], /) -> Any:
-        """Call whenever `fd` is readable."""
+        """Call `callback` whenever `fd` is readable."""
 
     def remove_reader(self, fd: int, /) -> Any:
-        """Stop calling when `fd` is readable."""
+        """Do not call when `fd` is readable any more."""
 
     def add_writer(self, fd: int, callback: Callable[[], None], /) -> Any:
-        """Call whenever `fd` is writable."""
+        """Call `callback` whenever `fd` is writable."""
 
     def remove_writer(self, fd: int, /) -> Any:
-        """Stop calling when `fd` is writable."""
+        """Do not call when `fd` is writable any more."""
 
     def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer:
-        """Call once, in `delay` seconds."""
+        """Call `callback` once, in `delay` seconds."""
 
 
-# Events that a loop of ours takes in one turn, so that whatever else is due has its own.
-MOST_EVENTS = 1024
+# Events that a loop of this project handles in one turn, so that timers are not delayed for long.
+MAX_EVENTS = 1024
 
 
 def _nothing() -> None: ...
 
 
-# Timers kept before those that are over are thrown out.
-_TIDY = 64
+# Cancelled timers that are kept before they are removed.
+_MAX_CANCELLED = 64
 
 
 class Task:
@@ -57,23 +57,23 @@ class Task:
     costs one callback.
     """
 
-    __slots__ = ("_done", "_flow", "_loop", "_next", "_timer", "_wait")
+    __slots__ = ("_flow", "_loop", "_next", "_on_end", "_timer", "_wait")
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._wait: Wait | None = None
         self._timer: Timer | None = None
-        self._done: Callable[[], object] = _nothing
+        self._on_end: Callable[[], object] = _nothing
 
-    def run(self, flow: Flow, done: Callable[[], object] = _nothing) -> None:
-        """Begin; call `done` at its end."""
+    def run(self, flow: Flow, on_end: Callable[[], object] = _nothing) -> None:
+        """Begin the flow; call `on_end` at its end."""
         self._flow = flow
         self._next = flow.__next__
-        self._done = done
+        self._on_end = on_end
         self.resume()
 
     def resume(self) -> None:
-        """Go on: what it waits for has come."""
+        """Resume the flow, because what it waits for has come."""
         try:
             wait = self._next()
         except StopIteration:
@@ -93,11 +93,11 @@ class Task:
         self._loop.call_later(0, expire)
 
     def close(self) -> None:
-        """Let go of everything that is registered."""
+        """Unregister everything that the flow waits for."""
         self._await(None)
 
     def _expire(self) -> None:
-        """Go on, although it has not come."""
+        """Resume the flow, although what it waits for has not come."""
         self._timer = None
         try:
             wait = self._flow.send(True)
@@ -109,30 +109,30 @@ class Task:
 
     def _end(self) -> None:
         self._await(None)
-        self._done()
+        self._on_end()
 
     def _await(self, wait: Wait | None) -> None:
-        """Register `wait` in the place of what was waited for before."""
-        loop, before = self._loop, self._wait
+        """Register `wait` in the place of the previous wait."""
+        loop, previous = self._loop, self._wait
         self._wait = wait
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        match before:
-            case Readable() if not (isinstance(wait, Readable) and wait.fd == before.fd):
-                loop.remove_reader(before.fd)
+        match previous:
+            case Readable() if not (isinstance(wait, Readable) and wait.fd == previous.fd):
+                loop.remove_reader(previous.fd)
             case Writable():
-                loop.remove_writer(before.fd)
+                loop.remove_writer(previous.fd)
         match wait:
             case None:
                 return
-            case Readable() if not (isinstance(before, Readable) and wait.fd == before.fd):
+            case Readable() if not (isinstance(previous, Readable) and wait.fd == previous.fd):
                 loop.add_reader(wait.fd, self.resume)
             case Writable():
                 loop.add_writer(wait.fd, self.resume)
         if wait.seconds is not None:
-            timed = isinstance(wait, Readable | Writable)
-            self._timer = loop.call_later(wait.seconds, self._expire if timed else self.resume)
+            can_expire = isinstance(wait, Readable | Writable)
+            self._timer = loop.call_later(wait.seconds, self._expire if can_expire else self.resume)
 
 
 def start(loop: EventLoop, connection: Drivable) -> None:
@@ -142,7 +142,7 @@ def start(loop: EventLoop, connection: Drivable) -> None:
 
 
 class Timers:
-    """Calls that are due later; for loops of our own."""
+    """Calls that are due later, for the loops of this project."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, _Call]] = []
@@ -151,9 +151,9 @@ class Timers:
         """Calls in the heap that will not be made."""
 
     def call_later(self, delay: float, callback: Callable[[], None], /) -> "_Call":
-        """Call once, in `delay` seconds."""
-        if self.cancelled > _TIDY and self.cancelled * 2 > len(self._heap):
-            # In place: this may well be called by a call that `run_due` is making.
+        """Call `callback` once, in `delay` seconds."""
+        if self.cancelled > _MAX_CANCELLED and self.cancelled * 2 > len(self._heap):
+            # In place, because a call that `run_due` makes may call this.
             self._heap[:] = [entry for entry in self._heap if not entry[2].cancelled]
             heapq.heapify(self._heap)
             self.cancelled = 0
@@ -162,7 +162,7 @@ class Timers:
         return call
 
     def run_due(self) -> float | None:
-        """Call what is due; return the seconds until the next call, None where there is none."""
+        """Make the calls that are due; return the seconds until the next one, None: no more."""
         heap = self._heap
         now = time.monotonic()
         while heap and (heap[0][0] <= now or heap[0][2].cancelled):

@@ -3,25 +3,25 @@
 import select
 from collections import deque
 
-from echoserver.drivers.callbacks import MOST_EVENTS, Timer, Timers
+from echoserver.drivers.callbacks import MAX_EVENTS, Timer, Timers
 from echoserver.flow import Flow, Readable, Wait, WaitResult, Writable
 
 
 class Coroutine:
-    """A generator, what it waits for, and what it will be told when it goes on."""
+    """A generator, what it waits for, and the result with which it will be resumed."""
 
-    __slots__ = ("_scheduler", "expired", "parked", "resume", "timer", "wait")
+    __slots__ = ("_scheduler", "expired", "is_waiting", "resume", "timer", "wait")
 
     def __init__(self, scheduler: "Scheduler") -> None:
         self._scheduler = scheduler
         self.wait: Wait | None = None
-        self.parked = True
-        """It waits (at first, to be begun); else it runs, or is in the queue of those that will."""
+        self.is_waiting = True
+        """Whether it waits (at first, for `begin`); otherwise it runs, or is in the run queue."""
         self.expired: WaitResult = None
         self.timer: Timer | None = None
 
     def begin(self, flow: Flow) -> None:
-        """Queue it for its first step."""
+        """Put the coroutine into the run queue, for its first step."""
         self.resume = flow.send
         self._scheduler.unpark(self)
 
@@ -31,7 +31,7 @@ class Coroutine:
             self._scheduler.unpark(self, expired=True)
 
     def close(self) -> None:
-        """Wait for nothing any more."""
+        """Cancel what the coroutine waits for."""
         self._scheduler.await_next(self, None)
 
 
@@ -45,7 +45,7 @@ class Scheduler:
         self._timers = Timers()
 
     def run(self, until: Coroutine) -> None:
-        """Run everyone, until the coroutine `until` has ended."""
+        """Run all coroutines, until the coroutine `until` has ended."""
         ready, waiting, poll = self._ready, self._waiting, self._epoll.poll
         while True:
             while ready:
@@ -58,32 +58,32 @@ class Scheduler:
                     if coroutine is until:
                         return
                     continue
-                if wait is not coroutine.wait:  # mostly it is, and so is registered already
+                if wait is not coroutine.wait:  # mostly it is the same, and is registered already
                     self.await_next(coroutine, wait)
-                coroutine.parked = True
-            idle = self._timers.run_due()  # which may well make someone ready
-            for fd, _ in poll(0 if ready else idle, MOST_EVENTS):
+                coroutine.is_waiting = True
+            idle = self._timers.run_due()  # which may make a coroutine ready
+            for fd, _ in poll(0 if ready else idle, MAX_EVENTS):
                 coroutine = waiting[fd]
-                if coroutine.parked:
-                    coroutine.parked = False
+                if coroutine.is_waiting:
+                    coroutine.is_waiting = False
                     ready.append(coroutine)
 
     def unpark(self, coroutine: Coroutine, expired: WaitResult = None) -> None:
-        """Queue it, if it waits."""
-        if coroutine.parked:
-            coroutine.parked = False
+        """Put a coroutine into the run queue, if it waits."""
+        if coroutine.is_waiting:
+            coroutine.is_waiting = False
             coroutine.expired = expired
             self._ready.append(coroutine)
 
     def await_next(self, coroutine: Coroutine, wait: Wait | None) -> None:
-        """Note that it waits for something else than before; None: for nothing."""
-        before, coroutine.wait = coroutine.wait, wait
+        """Register what a coroutine waits for, in the place of its previous wait; None: nothing."""
+        previous, coroutine.wait = coroutine.wait, wait
         if coroutine.timer is not None:
             coroutine.timer.cancel()
             coroutine.timer = None
-        if isinstance(before, Readable | Writable):
-            del self._waiting[before.fd]
-            self._epoll.unregister(before.fd)
+        if isinstance(previous, Readable | Writable):
+            del self._waiting[previous.fd]
+            self._epoll.unregister(previous.fd)
         if isinstance(wait, Readable | Writable):
             self._waiting[wait.fd] = coroutine
             events = select.EPOLLIN if isinstance(wait, Readable) else select.EPOLLOUT

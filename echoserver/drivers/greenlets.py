@@ -17,22 +17,22 @@ class Green:
 
     A flow mostly waits for input from the same socket again. So its read watcher is started once
     and stays: gevent's own sockets start and stop one for every wait. Input that comes while the
-    greenlet is busy elsewhere would make the watcher fire in every turn of the loop; so the first
-    time that it fires for nobody it is stopped, and the next wait starts it again.
+    greenlet is busy would make the watcher fire in every turn of the loop. So the first time that
+    it fires while nothing waits, it is stopped, and the next wait starts it again.
     """
 
-    __slots__ = ("_greenlet", "_hub", "_parked", "_wait", "_watcher", "_watching")
+    __slots__ = ("_greenlet", "_hub", "_is_waiting", "_wait", "_watcher", "_watching")
 
     def __init__(self) -> None:
         self._greenlet = getcurrent()
         self._hub = gevent.hub.get_hub()
         self._wait: Wait | None = None
-        self._parked = False
+        self._is_waiting = False
         self._watcher: Any = None
         self._watching = False
 
     def run(self, flow: Flow) -> None:
-        """Run it to its end."""
+        """Run a flow to its end."""
         resume, park = flow.send, self._hub.switch
         expired: WaitResult = None
         while True:
@@ -40,18 +40,18 @@ class Green:
                 wait = resume(expired)
             except StopIteration:
                 return
-            if wait is self._wait:  # the very same as before: input, without a time limit
+            if wait is self._wait:  # the same object as before: input, without a time limit
                 if not self._watching:
                     self._watch()
-                self._parked = True
+                self._is_waiting = True
                 expired = park() or None
-                self._parked = False
+                self._is_waiting = False
             else:
                 expired = self._carry_out(wait)
 
     def wake(self) -> None:
         """End an open-ended wait for input, in the loop's next turn."""
-        if self._parked and self._wait is not None and self._wait.seconds is None:
+        if self._is_waiting and self._wait is not None and self._wait.seconds is None:
             self._expire_wait()
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class Green:
             self._watcher.close()
 
     def _carry_out(self, wait: Wait) -> WaitResult:
-        """Wait for something else than before."""
+        """Carry out a wait that is not the same as the previous one."""
         if not isinstance(wait, Readable):
             self._pause()
             self._wait = None
@@ -77,9 +77,9 @@ class Green:
         if wait.seconds is not None:
             timer = self._hub.loop.timer(wait.seconds)
             timer.start(self._expire_wait)
-        self._parked = True
+        self._is_waiting = True
         expired: WaitResult = self._hub.switch() or None
-        self._parked = False
+        self._is_waiting = False
         if timer is not None:
             timer.close()
         return expired
@@ -93,18 +93,18 @@ class Green:
         return None
 
     def _unpark(self) -> None:
-        """Let the greenlet go on; if it is not waiting, stop the watcher. Runs in the hub."""
-        if self._parked:
+        """Resume the greenlet; if it is not waiting, stop the watcher. Runs in the hub."""
+        if self._is_waiting:
             self._greenlet.switch()
         else:
             self._pause()
 
     def _expire_wait(self) -> None:
-        """Let the greenlet go on in the loop's next turn, if it is still waiting for the same."""
+        """Resume the greenlet in the loop's next turn, if it is still in the same wait."""
         wait = self._wait
 
         def unpark() -> None:
-            if self._parked and self._wait is wait:
+            if self._is_waiting and self._wait is wait:
                 self._greenlet.switch(True)
 
         self._hub.loop.run_callback(unpark)

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 
 from echoserver.errors import BootError
 
-# Address space, not memory: the default of 8 MiB times thousands of threads would be refused.
+# Bytes of address space, not memory: the default of 8 MiB times thousands of threads would be
+# refused.
 STACK_SIZE = 512 * 1024
 
-# Threads that wait for the GIL do not just sleep: each wakes once in every switch interval, to ask
-# for it, and contends for its lock. Where a thousand clients leave in one moment, that is most of
-# the work; so the interval grows with the number of threads that could be waiting.
-_MAX_WAKEUPS = 50_000  # a second, of all of them: Python's 5 ms for up to 250 threads
+# Threads that wait for the GIL do not just sleep: each wakes once in every switch interval to
+# request it, and contends for its lock. When a thousand clients leave at the same time, that is
+# most of the work, so the interval grows with the number of threads that could be waiting.
+_MAX_WAKEUPS = 50_000  # a second, of all threads: this keeps Python's 5 ms for up to 250 threads
 _MAX_SWITCH_INTERVAL = 0.1  # seconds that a thread may compute while others wait
 
 Start = Callable[[Callable[[], object]], None]
@@ -27,20 +28,20 @@ Raises:
 
 @contextmanager
 def many_threads(running: Callable[[], int]) -> Iterator[Start]:
-    """Yield what starts threads of which there may be thousands.
+    """Yield a function that starts threads, of which there may be thousands.
 
-    They are started directly, and not as a `threading.Thread`: that is 2.5 KiB more for each, and
-    its start waits until the thread runs.
+    It starts them directly, because a `threading.Thread` takes 2.5 KiB more, and its start waits
+    until the thread runs.
 
     Args:
-        running: Tells how many there are.
+        running: Returns the number of threads that run.
     """
     usual_size = threading.stack_size(STACK_SIZE)
     usual_interval = sys.getswitchinterval()
 
     def start(call: Callable[[], object]) -> None:
-        crowded = min(running() / _MAX_WAKEUPS, _MAX_SWITCH_INTERVAL)
-        sys.setswitchinterval(max(usual_interval, crowded))
+        interval = min(running() / _MAX_WAKEUPS, _MAX_SWITCH_INTERVAL)
+        sys.setswitchinterval(max(usual_interval, interval))
         start_new_thread(call, ())
 
     try:
@@ -54,12 +55,12 @@ def start_pool(count: int, work: Callable[[], None], source: str) -> None:
     """Start all threads of a pool.
 
     Args:
-        count: How many.
-        work: What each of them calls.
-        source: What their number was read from, for the error message.
+        count: The number of threads.
+        work: The function that each of them calls.
+        source: Where `count` was read from, for the error message.
 
     Raises:
-        BootError: The system has not so many threads.
+        BootError: The system cannot start that many threads.
     """
     threading.stack_size(STACK_SIZE)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""What a child needs to serve its one client, all of it made before the fork."""
+"""The objects with which a child serves its one client, all of them made before the fork."""
 
 import os
 import socket
@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import Any
 
 from echoserver.conversation.connection import Connection
-from echoserver.conversation.failures import describe_without_message, tls_failed
+from echoserver.conversation.failures import describe_tls_failure, describe_without_message
 from echoserver.drivers.blocking import BlockedThread
 from echoserver.forkserver.reports import Failure, Reports
 from echoserver.handlers import Handler
 from echoserver.lifecycle.state import State
 
-# What is rehearsed.
+# The settings that differ in a rehearsal, which serves the echo handler without TLS.
 ECHO: dict[str, Any] = {
     "module": "echoserver.handlers.echo",
     "file": "",
@@ -24,25 +24,31 @@ ECHO: dict[str, Any] = {
     "tls": None,
 }
 
-# Of the rehearsal: more than it takes Python to adapt code that runs, and code that loops.
+# In the rehearsal: more than Python needs before it adapts functions and loops.
 _CONVERSATIONS = _MESSAGES = 20
 
 
 class Settings:
-    """How a connection is to be served; what `Connection` reads of a server's configuration."""
+    """The settings that `Connection` reads, and all else that a child needs to know.
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.idle_timeout: float = told["idle_timeout"]
-        self.write_timeout: float = told["write_timeout"]
-        self.handshake_timeout: float = told["handshake_timeout"]
-        self.drain_timeout: float = told["drain_timeout"]
-        self.secure = _secure(told["tls"]) if told["tls"] else None
-        sys.path[:] = told["path"]
-        found: Any = _module(told["module"], told["file"])
-        for attribute in told["class"].split("."):
-            found = getattr(found, attribute)
-        options = told["options"]
-        self.make_handler: Callable[[], Handler] = partial(found, **options) if options else found
+    Args:
+        request: The content of a PREPARE message.
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.idle_timeout: float = request["idle_timeout"]
+        self.write_timeout: float = request["write_timeout"]
+        self.handshake_timeout: float = request["handshake_timeout"]
+        self.drain_timeout: float = request["drain_timeout"]
+        self.secure = _secure(request["tls"]) if request["tls"] else None
+        sys.path[:] = request["path"]
+        factory: Any = _module(request["module"], request["file"])
+        for attribute in request["class"].split("."):
+            factory = getattr(factory, attribute)
+        options = request["options"]
+        self.make_handler: Callable[[], Handler] = (
+            partial(factory, **options) if options else factory
+        )
 
 
 def _secure(credentials: tuple[bytes, bytes, bytes | None]) -> Callable[[socket.socket], Any]:
@@ -56,7 +62,7 @@ def _module(name: str, file: str) -> Any:
     try:
         return _import(name, file)
     except ModuleNotFoundError:
-        import site  # what is installed for development may be found by hooks that site installs
+        import site  # its hooks find packages in editable installations
 
         site.main()
         return _import(name, file)
@@ -71,35 +77,35 @@ def _import(name: str, file: str) -> Any:
 
 
 class PreparedConversation:
-    """All that a child needs for its connection, but for the client's socket.
+    """All that a child needs for its connection, except for the client's socket.
 
-    It is made before the fork, which copies it: what a child need not make, it need not touch
-    pages for. A client's socket takes the place of the one that it was made with (dup2(2)).
+    It is made before the fork, which copies it, so that the child writes to fewer pages. The
+    client's socket takes over the descriptor of a placeholder (dup2(2)).
     """
 
     def __init__(self, host: "ChildHost") -> None:
         self._host = host
-        self._nobody = socket.socket()
-        self._sock = self._nobody.dup()
+        self._placeholder = socket.socket()
+        self._sock = self._placeholder.dup()
         self._connection = Connection(self._sock, None, host)
         self._thread = BlockedThread(self._connection, host.lifecycle)
 
-    def take(self, fd: int) -> None:
-        """Let it be with a client, until `leave`."""
+    def attach(self, fd: int) -> None:
+        """Connect the conversation to a client's socket, until `detach`."""
         os.dup2(fd, self._sock.fileno(), inheritable=False)
         os.close(fd)
 
-    def leave(self) -> None:
-        """Close our copy of the client's socket."""
-        os.dup2(self._nobody.fileno(), self._sock.fileno(), inheritable=False)
+    def detach(self) -> None:
+        """Close this process's copy of the client's socket."""
+        os.dup2(self._placeholder.fileno(), self._sock.fileno(), inheritable=False)
 
     def close(self) -> None:
-        """Nobody will need it."""
+        """Close the placeholder sockets of a conversation that is not needed any more."""
         self._sock.close()
-        self._nobody.close()
+        self._placeholder.close()
 
-    def hold(self, reports: Reports, number: int) -> None:
-        """Serve it to its end, and report."""
+    def serve(self, reports: Reports, number: int) -> None:
+        """Serve the connection to its end, and report the result as child `number`."""
         connection = self._connection
         self._thread.run()
         reports.write(
@@ -113,7 +119,7 @@ class PreparedConversation:
 
 
 class ChildHost:
-    """What a connection needs of its service, where it is the only one."""
+    """A child's stand-in for the service, with what its only connection needs."""
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -123,27 +129,27 @@ class ChildHost:
         self.failures: list[Failure] = []
 
     def report_failure(self, event: str, error: BaseException) -> None:
-        """Keep it for the server, which has a log."""
+        """Keep the failure for the server, which has a log."""
         self.failures.append((event, describe_without_message(self.make_handler, error)))
 
     def report_tls_failure(self, _connection: Connection, reason: str) -> None:
         """Keep the reason for the server, which has a log."""
-        self.failures.append(tls_failed(reason))
+        self.failures.append(describe_tls_failure(reason))
 
     def refuse(self, connection: Connection, error: BaseException) -> None:
-        """Nothing is started here for a connection but the child that is running already."""
+        """Report that the connection could not be served, and release it."""
         self.report_failure("client_refused", error)
         self.release(connection)
 
     def release(self, connection: Connection) -> None:
-        """Leave it to the end of the process; slot and totals are the server's."""
+        """Do nothing: the server keeps slots and totals, and this process is about to end."""
 
 
 def rehearse(settings: Settings, reports: Reports) -> None:
-    """Do here, a few times, what children are going to do.
+    """Run a few conversations in the fork server, so that children run code that is warm.
 
-    Code that has run is adapted to what it met (PEP 659). A child would do that again, in
-    copies of its own of the pages that hold the code.
+    Python adapts code to the types that it meets as it runs (PEP 659). Without a rehearsal, every
+    child would adapt it again, in its own copies of the pages that hold the code.
     """
     host = ChildHost(settings)
     for _ in range(_CONVERSATIONS):
@@ -153,7 +159,7 @@ def rehearse(settings: Settings, reports: Reports) -> None:
                 theirs.send(b"one, two")
             theirs.shutdown(socket.SHUT_WR)
             conversation = PreparedConversation(host)
-            conversation.take(ours.detach())
-            conversation.hold(reports, reports.spare)
+            conversation.attach(ours.detach())
+            conversation.serve(reports, reports.spare)
             conversation.close()
     reports.take(reports.spare)

@@ -1,4 +1,4 @@
-"""The server's side of the fork server."""
+"""The server's side of the fork server: starting it, and passing connections to it."""
 
 import marshal
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 from echoserver.config import Config
 from echoserver.conversation.connection import Connection
 from echoserver.errors import BootError
-from echoserver.forkserver.messages import LONGEST, MESSAGE, Kind
+from echoserver.forkserver.messages import MAX_MESSAGE_SIZE, MESSAGE, Kind
 from echoserver.forkserver.reports import Reports
 from echoserver.lifecycle.state import DRAIN_SIGNAL
 from echoserver.outcome import Outcome
@@ -29,34 +29,34 @@ _PROGRAM = (
 )
 _HOME = str(Path(__file__).resolve().parents[2])
 _FLAGS = ["-O"] * sys.flags.optimize + ["-B"] * sys.flags.dont_write_bytecode
-_ROOM_FOR_ORDERS = 8 * 1024
-_PATIENCE = 5.0  # seconds in which it takes no order
-_STEP = 0.1  # seconds between two looks at whether we are to leave at once
-_END_PATIENCE = 1.0  # seconds between two of its last words
-# It is asked whether it lives, and replaced when it has not answered so many times in a row.
-# Questions are counted, not seconds: a suspended container has no time for either of both.
+_SEND_BUFFER_SIZE = 8 * 1024  # bytes
+_SEND_TIMEOUT = 5.0  # seconds that it may take no message
+_POLL_INTERVAL = 0.1  # seconds between two checks for an abort
+_FINAL_MESSAGE_TIMEOUT = 1.0  # seconds to wait for each of its last messages
+# The fork server gets pings, and is replaced after so many unanswered ones in a row. Pings are
+# counted, not seconds: in a suspended container, neither side has time to run.
 _PING_INTERVAL = 2.0  # seconds
 _MAX_UNANSWERED = 5
-_MAX_UNANSWERED_PREPARING = 30  # while it loads a handler, which may take its time
+_MAX_UNANSWERED_PREPARING = 30  # while it loads a handler, which may be slow
 
 
 class ForkServer:
-    """Serves each connection in a process of its own, forked by one that is good at it.
+    """Serves each connection in a process of its own, which the fork server forks.
 
     Raises:
-        BootError: It cannot be started, or cannot load the handler.
+        BootError: The fork server cannot be started, or cannot load the handler.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         try:
-            self._report_file = Reports.room_for(service.limit)
+            self._report_file = Reports.create_file(service.limit)
             self._reports = Reports(self._report_file)
         except (OSError, ValueError) as error:
-            raise BootError(f"no memory for the reports of so many children: {error}") from None
-        self._free: list[int] = []  # numbers that were used before
-        self._used = 0
-        self._served: dict[int, Connection] = {}
+            raise BootError(f"not enough memory for the children's reports: {error}") from None
+        self._free_numbers: list[int] = []  # those that were in use before
+        self._number_count = 0
+        self._connections: dict[int, Connection] = {}  # by the number of the child
         self._alive = False
         self._hangs = False
         self._unanswered = 0
@@ -65,51 +65,53 @@ class ForkServer:
         service.lifecycle.every(_PING_INTERVAL, self._send_heartbeat)
 
     def serve(self, connection: Connection) -> None:
-        """Have a child serve this connection to its end."""
+        """Have a child serve `connection` to its end."""
         number = self._reserve()
         try:
             if not self._alive:
                 self._start()
-            if self._service.config is not self._prepared_for:
+            if self._service.config is not self._config:
                 self._prepare()
-            # Whatever socket.setdefaulttimeout says in this program.
+            # The child needs a blocking socket, whatever socket.setdefaulttimeout says here.
             connection.sock.setblocking(True)
-            self._order(Kind.SERVE, number, descriptor=connection.sock.fileno())
-        except (OSError, BootError) as error:  # it has died, or there is still no other one
-            self._free.append(number)
+            self._send(Kind.SERVE, number, descriptor=connection.sock.fileno())
+        except (OSError, BootError) as error:  # it has died, or could not be replaced
+            self._free_numbers.append(number)
             connection.refuse(error)
             return
-        self._served[number] = connection
-        # This closes our copy: while it is open, the client never sees the child's FIN.
-        connection.handed_over(terminate=partial(self._terminate, number))
+        self._connections[number] = connection
+        # This closes our copy of the socket: while it is open, the client never sees the child's
+        # FIN.
+        connection.delegate(terminate=partial(self._terminate, number))
 
     def close(self) -> None:
-        """End the children that are left, and the fork server."""
+        """End the remaining children and the fork server."""
         if self._alive:
-            self._forget()
+            self._unwatch()
             with suppress(OSError):
                 self._control.shutdown(socket.SHUT_WR)
-                self._control.settimeout(0.0 if self._hangs else _END_PATIENCE)
-                while message := self._control.recv(LONGEST):
+                self._control.settimeout(0.0 if self._hangs else _FINAL_MESSAGE_TIMEOUT)
+                while message := self._control.recv(MAX_MESSAGE_SIZE):
                     self._handle(message)
-            self._let_go()
+            self._end_process()
         os.close(self._report_file)
 
     # -- the process ---------------------------------------------------------------------------
 
     def _start(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Full when some twenty wait for their fork: accepting goes no faster than forking.
-        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM_FOR_ORDERS)
+        # Full when some twenty connections wait for their fork, so that the server accepts no
+        # faster than children are forked.
+        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_SIZE)
         lifeline, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        passed = [theirs.fileno(), lifeline, self._report_file]
-        arguments = [_HOME, *map(str, passed), str(os.getpid())]
+        descriptors = [theirs.fileno(), lifeline, self._report_file]
+        arguments = [_HOME, *map(str, descriptors), str(os.getpid())]
         try:
             self._process = subprocess.Popen(
-                # -S: site's hooks must not add to what it has in memory.
+                # -S: the hooks of site must not add to its memory.
                 [sys.executable, *_FLAGS, "-P", "-s", "-S", "-c", _PROGRAM, *arguments],
                 stdin=subprocess.DEVNULL,
-                pass_fds=passed,
+                pass_fds=descriptors,
                 process_group=0,
             )
         except OSError as error:
@@ -119,48 +121,48 @@ class ForkServer:
         finally:
             theirs.close()
             os.close(lifeline)
-        self._death = os.pidfd_open(self._process.pid)
+        self._pidfd = os.pidfd_open(self._process.pid)
         self._hangs = False
         self._await_ready()
         self._unanswered, self._preparing = 0, False
         self._alive = True
         self._service.lifecycle.watch(self._control.fileno(), self._receive)
-        self._service.lifecycle.watch(self._death, self._on_death)
+        self._service.lifecycle.watch(self._pidfd, self._on_death)
 
     def _await_ready(self) -> None:
-        """Wait until it has loaded the handler, for as long as that takes and it lives."""
+        """Wait until the fork server has loaded the handler, for as long as it lives."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
-        poll.register(self._death, select.POLLIN)
+        poll.register(self._pidfd, select.POLLIN)
         answer = b""
         try:
             self._prepare()
-            while not poll.poll(_STEP * 1000) and not self._service.lifecycle.killed:
+            while not poll.poll(_POLL_INTERVAL * 1000) and not self._service.lifecycle.killed:
                 pass
-            answer = self._control.recv(LONGEST, socket.MSG_DONTWAIT)
+            answer = self._control.recv(MAX_MESSAGE_SIZE, socket.MSG_DONTWAIT)
         except OSError as error:
             answer = answer or MESSAGE.pack(Kind.FAILED, 0, 0) + str(error).encode()
         if not answer or MESSAGE.unpack_from(answer)[0] != Kind.READY:
-            self._let_go()
+            self._end_process()
             source = self._service.config.source("handler")
             raise BootError(f"{source}: the fork server cannot load it: {_text(answer)}")
 
     def _prepare(self) -> None:
-        """Tell it how to serve from now on."""
-        config, make = self._service.config, self._service.make_handler
+        """Tell the fork server how to serve from now on."""
+        config, make_handler = self._service.config, self._service.make_handler
         secure = self._service.secure
         location, attribute = locate_handler(config.handler)
         module, file = location, ""
         if is_file(location):
             module, file = plugin_name(location), str(Path(location).absolute())
-        elif location == "__main__":  # which it has itself, and another one
+        elif location == "__main__":  # in the fork server, that name is its own program's
             module, file = "__echoserver_main__", getattr(sys.modules[location], "__file__", "")
-        how = {
+        request = {
             "path": list(map(str, sys.path)),
             "module": module,
             "file": file,
             "class": attribute,
-            "options": make.keywords if isinstance(make, partial) else {},
+            "options": make_handler.keywords if isinstance(make_handler, partial) else {},
             "idle_timeout": config.idle_timeout,
             "write_timeout": config.write_timeout,
             "handshake_timeout": config.handshake_timeout,
@@ -169,33 +171,36 @@ class ForkServer:
         }
         self._reports.drain_timeout = config.drain_timeout
         with open(os.memfd_create("settings"), "w+b") as memory:  # noqa: PTH123 - a descriptor
-            marshal.dump(how, memory)
+            marshal.dump(request, memory)
             memory.flush()
             memory.seek(0)
-            self._order(Kind.PREPARE, 0, descriptor=memory.fileno())
+            self._send(Kind.PREPARE, 0, descriptor=memory.fileno())
         self._preparing = True
-        self._prepared_for: Config = config
+        self._config: Config = config  # which it was last prepared for
 
-    def _let_go(self) -> None:
-        """End it; with it and the lifeline go the children that it may have left."""
+    def _end_process(self) -> None:
+        """Kill the fork server, and close the lifeline, which ends its remaining children."""
         self._control.close()
         os.close(self._lifeline)
-        os.close(self._death)
+        os.close(self._pidfd)
         self._process.kill()
         self._process.wait()
 
     def _on_death(self) -> None:
-        """It has died, and its children with it; the next connection starts another one."""
-        self._service.log.error_each_second("fork_server_died", connections=len(self._served))
+        """Clean up after the fork server, which has died with its children.
+
+        The next connection starts another fork server.
+        """
+        self._service.log.error_each_second("fork_server_died", connections=len(self._connections))
         self._alive = False
-        self._forget()
-        self._receive()  # its last words
-        self._let_go()
-        for number in list(self._served):
-            self._ended(number)
+        self._unwatch()
+        self._receive()  # its last messages
+        self._end_process()
+        for number in list(self._connections):
+            self._on_child_end(number)
 
     def _send_heartbeat(self) -> None:
-        """Send a heartbeat; end it where it has not answered the last ones: another one follows."""
+        """Send a ping, or kill the fork server if too many are unanswered: it is replaced."""
         if not self._alive or self._hangs:
             return
         if self._unanswered >= (_MAX_UNANSWERED_PREPARING if self._preparing else _MAX_UNANSWERED):
@@ -203,48 +208,48 @@ class ForkServer:
             self._service.log.error(
                 "fork_server_hangs",
                 seconds=self._unanswered * _PING_INTERVAL,
-                connections=len(self._served),
+                connections=len(self._connections),
             )
             self._process.kill()  # `_on_death` follows
             return
         self._unanswered += 1
-        with suppress(OSError):  # it takes no order, which is no answer, or it has just died
+        with suppress(OSError):  # it takes no message, which leaves this one unanswered, or it died
             self._control.send(MESSAGE.pack(Kind.PING, 0, 0), socket.MSG_DONTWAIT)
 
-    def _forget(self) -> None:
+    def _unwatch(self) -> None:
         self._service.lifecycle.forget(self._control.fileno())
-        self._service.lifecycle.forget(self._death)
+        self._service.lifecycle.forget(self._pidfd)
 
     def _reserve(self) -> int:
-        if self._free:
-            return self._free.pop()
-        self._used += 1
-        return self._used - 1
+        if self._free_numbers:
+            return self._free_numbers.pop()
+        self._number_count += 1
+        return self._number_count - 1
 
-    # -- what is said --------------------------------------------------------------------------
+    # -- messages ------------------------------------------------------------------------------
 
-    def _order(
+    def _send(
         self, kind: Kind, number: int, figure: int = 0, descriptor: int | None = None
     ) -> None:
         """Send a message, once there is room for it.
 
         Raises:
-            OSError: It has died, or does nothing any more.
+            OSError: The fork server has died, or hangs.
         """
         message = [MESSAGE.pack(kind, number, figure)]
         rights = []
         if descriptor is not None:
             data = descriptor.to_bytes(4, sys.byteorder)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, data)]
-        give_up = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _SEND_TIMEOUT
         while not self._hangs:
             try:
                 self._control.sendmsg(message, rights, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                self._hangs = self._service.lifecycle.killed or time.monotonic() > give_up
+                self._hangs = self._service.lifecycle.killed or time.monotonic() > deadline
                 poll = select.poll()
                 poll.register(self._control, select.POLLOUT)
-                poll.poll(_STEP * 1000)
+                poll.poll(_POLL_INTERVAL * 1000)
             else:
                 return
         self._process.kill()
@@ -252,20 +257,20 @@ class ForkServer:
 
     def _terminate(self, number: int) -> None:
         lifecycle = self._service.lifecycle
-        which = DRAIN_SIGNAL if lifecycle.retiring else signal.SIGTERM
-        # Who is to make room for others has all the time that what it is owed takes.
+        stop_signal = DRAIN_SIGNAL if lifecycle.retiring else signal.SIGTERM
+        # A connection that only makes room for others has unlimited time for what it is owed.
         self._reports.drain_timeout = 0.0 if lifecycle.running else lifecycle.drain_timeout
         with suppress(OSError):  # the fork server has died, and the child with it
-            self._order(Kind.SIGNAL, number, which)
+            self._send(Kind.SIGNAL, number, stop_signal)
 
     def _receive(self) -> None:
-        """Take note of what happened to the children."""
+        """Handle all messages that have arrived from the fork server."""
         while True:
             try:
-                message = self._control.recv(LONGEST, socket.MSG_DONTWAIT)
+                message = self._control.recv(MAX_MESSAGE_SIZE, socket.MSG_DONTWAIT)
             except OSError:
                 return
-            if not message:  # it has died, which `_on_death` is told by itself
+            if not message:  # it has died, and `_on_death` follows
                 return
             self._handle(message)
 
@@ -275,25 +280,25 @@ class ForkServer:
         if kind in {Kind.READY, Kind.UNUSABLE}:
             self._preparing = False
         if kind == Kind.ENDED:
-            self._ended(number)
+            self._on_child_end(number)
         elif kind == Kind.REFUSED:
-            self._free.append(number)
-            self._served.pop(number).refuse(OSError(figure, os.strerror(figure)))
+            self._free_numbers.append(number)
+            self._connections.pop(number).refuse(OSError(figure, os.strerror(figure)))
         elif kind == Kind.UNUSABLE:
             self._service.log.error("reload_failed", reason=_text(message))
         elif kind == Kind.FAILED:
             self._service.log.error_each_second("fork_server_failed", reason=_text(message))
 
-    def _ended(self, number: int) -> None:
-        """Take over what a child did, and free its place."""
-        connection = self._served.pop(number)
-        figures, said, failures = self._reports.take(number)
-        self._free.append(number)
+    def _on_child_end(self, number: int) -> None:
+        """Take over the report of a child that has ended, and free its number."""
+        connection = self._connections.pop(number)
+        figures, outcome, failures = self._reports.take(number)
+        self._free_numbers.append(number)
         connection.bytes_in, connection.bytes_out, connection.bytes_discarded = figures
-        killed = Outcome.RESET if self._service.lifecycle.running else Outcome.CUT
-        connection.left(Outcome(said) if said else connection.outcome or killed)
-        for event, about in failures:
-            self._service.report(connection, event, about)
+        default = Outcome.RESET if self._service.lifecycle.running else Outcome.CUT
+        connection.record_outcome(Outcome(outcome) if outcome else connection.outcome or default)
+        for event, details in failures:
+            self._service.report(connection, event, details)
         connection.release()
 
 

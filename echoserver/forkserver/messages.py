@@ -1,38 +1,38 @@
-"""What the server and its fork server say to each other, over a pair of SOCK_SEQPACKET sockets.
+"""Messages between the server and its fork server, over a pair of SOCK_SEQPACKET sockets.
 
-A message has a kind, and mostly the number of a child, and one figure more.
+A message has a kind, usually the number of a child, and one more figure.
 """
 
 import struct
 from enum import IntEnum
 
 MESSAGE = struct.Struct("BIi")  # kind, number, figure
-LONGEST = 1 << 16
+MAX_MESSAGE_SIZE = 1 << 16  # bytes
 
 
 class Kind(IntEnum):
-    """What a message is about."""
+    """The kinds of messages."""
 
     # From the server:
     PREPARE = 1
-    """Serve in this way from now on: a dictionary (`marshal`), in a file that comes along."""
+    """Serve by these settings from now on: a dictionary (`marshal`), in the file sent along."""
     SERVE = 2
-    """Fork a child of this number for the socket that comes along (SCM_RIGHTS, unix(7))."""
+    """Fork a child with this number for the socket sent along (SCM_RIGHTS, unix(7))."""
     SIGNAL = 3
-    """Send that child a signal: the figure."""
+    """Send the child with this number the signal that the figure names."""
     PING = 9
-    """Say that you live."""
+    """Answer with PONG."""
 
     # From the fork server:
     READY = 4
-    """It is prepared."""
+    """The fork server is prepared."""
     UNUSABLE = 5
-    """It could not load the handler. What follows says why."""
+    """The fork server could not load the handler. The text that follows says why."""
     ENDED = 6
-    """That child has ended."""
+    """The child with this number has ended."""
     REFUSED = 7
-    """It could not be forked: the figure is errno."""
+    """The child with this number could not be forked: the figure is errno."""
     FAILED = 8
-    """Its last word. What follows says what went wrong."""
+    """The fork server fails; this is its last message. The text that follows says why."""
     PONG = 10
-    """It lives."""
+    """The fork server is alive."""

@@ -1,4 +1,4 @@
-"""What is done with the bytes: sans-I/O, so that every concurrency model can carry it out.
+"""Handlers, which answer the bytes of clients without I/O, so that every model can run them.
 
 A handler never sees a socket, a thread or a loop. It is given what arrived and returns what is
 owed; where that takes more than bytes, it returns *steps*, and the model carries each out in its
@@ -24,7 +24,7 @@ class Handler(ABC):
     """
 
     answers: ClassVar[Callable[[bytes], bytes]] = bytes
-    """What a whole message is answered with, for those who check: by default the same bytes."""
+    """The answer to a whole message, for clients that check it: by default the same bytes."""
 
     @abstractmethod
     def receive(self, data: bytes) -> Answer:

@@ -1,19 +1,19 @@
-"""Work that computes: pure Python, for as long as this machine takes for so many milliseconds."""
+"""Work that computes: pure Python, as much as takes a number of milliseconds on this machine."""
 
 import time
 
 from echoserver.handlers import Handler
 
-_TRIAL = 20_000  # turns
+_TURNS_PER_TRIAL = 20_000
 _TRIALS = 15
-_LONGEST = 60_000.0  # milliseconds
+_MAX_MILLISECONDS = 60_000.0
 
 
 class CpuHandler(Handler):
     """Answer with the same bytes, after computing.
 
-    What is done is fixed, and not for how long: as much as took `milliseconds` on a core of its
-    own, when this module was imported. Where the core or the GIL is shared, it takes longer.
+    The amount of work is fixed, and not its duration: it is what took `milliseconds` on a core of
+    its own when this module was imported. Where the core or the GIL is shared, it takes longer.
 
     Args:
         milliseconds: CPU time that every message takes.
@@ -23,7 +23,7 @@ class CpuHandler(Handler):
     """
 
     def __init__(self, milliseconds: float = 5.0) -> None:
-        if not 0 <= milliseconds <= _LONGEST:
+        if not 0 <= milliseconds <= _MAX_MILLISECONDS:
             raise ValueError(f"cannot compute for {milliseconds:g} milliseconds")
         self._turns = int(milliseconds * _TURNS_PER_MILLISECOND)
 
@@ -33,10 +33,10 @@ class CpuHandler(Handler):
         return data
 
 
-def _timed() -> float:
-    begun = time.thread_time_ns()
-    _compute(_TRIAL)
-    return (time.thread_time_ns() - begun) / 1e6
+def _time_trial() -> float:
+    start_ns = time.thread_time_ns()
+    _compute(_TURNS_PER_TRIAL)
+    return (time.thread_time_ns() - start_ns) / 1e6
 
 
 def _compute(turns: int) -> int:
@@ -46,5 +46,5 @@ def _compute(turns: int) -> int:
     return value
 
 
-# How much this machine computes: the best of several trials. Forked processes inherit it.
-_TURNS_PER_MILLISECOND = _TRIAL / min(_timed() for _ in range(_TRIALS))
+# The speed of this machine: the best of several trials. Forked processes inherit it.
+_TURNS_PER_MILLISECOND = _TURNS_PER_TRIAL / min(_time_trial() for _ in range(_TRIALS))

@@ -1,4 +1,4 @@
-"""What a handler can be told: ``--handler-option KEY=VALUE``.
+"""The options of handlers: ``--handler-option KEY=VALUE``.
 
 A handler's options are the named parameters of its constructor; their defaults and annotations
 (``float``, ``int``, ``bool``, ``str``) say what they take.
@@ -19,29 +19,29 @@ _KINDS = {float: "a number", int: "a whole number", bool: "yes or no", str: "a t
 def bind_options(
     handler: type[Handler], options: Iterable[tuple[str, str]], source: str
 ) -> Callable[[], Handler]:
-    """Return what makes handlers of this class, with these options.
+    """Return a function that makes handlers of a class with these options.
 
     Raises:
-        ConfigError: An option is unknown, malformed, missing, or not to the handler's liking.
+        ConfigError: An option is unknown, malformed, missing, or rejected by the constructor.
     """
     parameters = _parameters(handler)
     values: dict[str, Any] = {}
     for key, text in options:
         name = key.replace("-", "_")
         if name not in parameters:
-            known = ", ".join(parameters) or "none"
+            option_names = ", ".join(parameters) or "none"
             raise ConfigError(
                 f"{source}: the handler {handler.__qualname__} has no option {key!r}"
-                f"{did_you_mean(name, parameters)} (its options: {known})"
+                f"{did_you_mean(name, parameters)} (its options: {option_names})"
             )
         if name in values:
             raise ConfigError(f"{source}: {key} is given twice")
         kind = _kind(parameters[name])
         try:
-            values[name] = _parsed(text, kind)
+            values[name] = _parse(text, kind)
         except ValueError:
-            wanted = _KINDS.get(kind, "something else")
-            raise ConfigError(f"{source}: {key} must be {wanted}, not {text!r}") from None
+            description = _KINDS.get(kind, "something else")
+            raise ConfigError(f"{source}: {key} must be {description}, not {text!r}") from None
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in values:
             raise ConfigError(
@@ -53,9 +53,9 @@ def bind_options(
     make = partial(handler, **values)
     try:
         make()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - a constructor may complain in any way
-        given = ", ".join(f"{key}={text}" for key, text in options)
-        raise ConfigError(f"{source}: {given}: {error}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a constructor may raise anything
+        arguments = ", ".join(f"{key}={text}" for key, text in options)
+        raise ConfigError(f"{source}: {arguments}: {error}") from None
     return make
 
 
@@ -63,20 +63,22 @@ def _parameters(handler: type[Handler]) -> Mapping[str, inspect.Parameter]:
     if handler.__init__ is object.__init__:
         return {}
     try:
-        found = inspect.signature(handler).parameters
-    except (TypeError, ValueError):  # a constructor in C tells nothing
+        parameters = inspect.signature(handler).parameters
+    except (TypeError, ValueError):  # a constructor in C may have no signature
         return {}
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {name: parameter for name, parameter in found.items() if parameter.kind in named}
+    option_kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        name: parameter for name, parameter in parameters.items() if parameter.kind in option_kinds
+    }
 
 
 def _kind(parameter: inspect.Parameter) -> Any:
-    """Return the type that is annotated, if it is one of `_KINDS`, or its name."""
+    """Return the type of an annotation that is one of `_KINDS` or its name, else the annotation."""
     names = {kind.__name__: kind for kind in _KINDS}
     return names.get(str(parameter.annotation), parameter.annotation)
 
 
-def _parsed(text: str, kind: Any) -> Any:
+def _parse(text: str, kind: Any) -> Any:
     if kind is bool:
         if text.lower() not in _WORDS:
             raise ValueError

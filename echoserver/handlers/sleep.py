@@ -8,10 +8,10 @@ class SleepHandler(Handler):
     """Answer with the same bytes, after a while.
 
     Args:
-        seconds: How long every message waits.
+        seconds: How long the answer to every message is delayed.
 
     Raises:
-        ValueError: Nobody could wait for so long.
+        ValueError: `seconds` is negative, or too long for a `Sleep`.
     """
 
     def __init__(self, seconds: float = 0.1) -> None:

@@ -1,1 +1,1 @@
-"""How far the end has come: the signals, the state, and the one wait of the main flow."""
+"""A process's life from start to end: its signals, its state, and the main flow's one wait."""

@@ -1,9 +1,9 @@
 """The one thing that the main flow of a server waits for, and the signals that end that wait.
 
-A signal does nothing but move the state and wake that wait. The wake-up is a byte in a pipe (the
+A signal only moves the state and ends that wait. The wake-up is a byte in a pipe (the
 self-pipe trick), because a signal, a slot that came free in another thread and a readable
-listener must all end the same wait: of an epoll descriptor, which is readable when one of those
-that it watches is, and so can itself be watched by any event loop (epoll(7)).
+listener must all end the same wait. It waits for an epoll descriptor, which is readable when one of
+those that it watches is, and so can itself be watched by any event loop (epoll(7)).
 """
 
 import os
@@ -20,16 +20,16 @@ from echoserver.flow import Readable, Wait
 from echoserver.lifecycle.signals import SignalledState
 from echoserver.lifecycle.state import WAKE_SIGNAL, in_main_thread
 
-# Seconds between two interruptions of a main thread that is to run a signal's handler. One can be
-# lost: between Python's last look at what has come and the lock that the thread then waits for.
-_NEXT_INTERRUPTION = 0.05
+# Seconds between two interruptions of a main thread that has to run a signal handler. One can be
+# lost between Python's last check for signals and the lock for which the thread then waits.
+_INTERRUPTION_INTERVAL = 0.05
 
-_NOT_SIGNALS = {0, WAKE_SIGNAL}
+_NO_SIGNAL_NUMBERS = {0, WAKE_SIGNAL}
 """What `Lifecycle.wake` and an interruption leave in the pipe, beside the numbers of signals."""
 
 
 @dataclass(slots=True)
-class _Periodic:
+class _PeriodicCall:
     seconds: float
     call: Callable[[], None]
     due: float
@@ -40,7 +40,7 @@ class Lifecycle(SignalledState):
 
     Args:
         drain_timeout: Seconds that a drain may take; 0: as long as it takes.
-        lifeline: A descriptor at whose end the drain begins; None: there is none.
+        lifeline: A descriptor at whose end of file the drain begins; None: there is none.
     """
 
     def __init__(self, drain_timeout: float, lifeline: int | None = None) -> None:
@@ -48,8 +48,8 @@ class Lifecycle(SignalledState):
         self._epoll = select.epoll()
         self._ready: set[int] | None = None
         self._calls: dict[int, Callable[[], None]] = {}
-        self._periodic: list[_Periodic] = []
-        self.watch(self._wakeup, self._on_wakeup)
+        self._periodic: list[_PeriodicCall] = []
+        self.watch(self._wake_reader, self._on_wakeup)
         self._lifeline = lifeline
         if self._lifeline is not None:
             self.watch(self._lifeline, self._on_lifeline)
@@ -63,8 +63,8 @@ class Lifecycle(SignalledState):
 
         Args:
             fd: What to watch.
-            call: What to do about it, in the main flow.
-            exclusive: Of several processes that watch it, not all need wake up.
+            call: The function to call then, in the main flow.
+            exclusive: Not all of several processes that watch `fd` need to wake up.
         """
         self._epoll.register(fd, select.EPOLLIN | (select.EPOLLEXCLUSIVE if exclusive else 0))
         if call is not None:
@@ -76,16 +76,17 @@ class Lifecycle(SignalledState):
         self._calls.pop(fd, None)
 
     def every(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call something in the main flow again and again, whenever so much time has passed."""
-        self._periodic.append(_Periodic(seconds, call, time.monotonic()))
+        """Call `call` in the main flow, repeatedly, each time that `seconds` have passed."""
+        self._periodic.append(_PeriodicCall(seconds, call, time.monotonic()))
 
     def next_wait(self, seconds: float | None = None) -> Readable:
-        """Return what the main flow waits for; after it comes `dispatch_ready`."""
+        """Return what the main flow has to wait for; call `dispatch_ready` after the wait."""
         if self._periodic:
             due = max(0.0, min(one.due for one in self._periodic) - time.monotonic())
             seconds = due if seconds is None else min(seconds, due)
-        if self._unhandled:
-            seconds = _NEXT_INTERRUPTION if seconds is None else min(seconds, _NEXT_INTERRUPTION)
+        if self._signal_pending:
+            interval = _INTERRUPTION_INTERVAL
+            seconds = interval if seconds is None else min(seconds, interval)
         return Readable(self._epoll.fileno(), seconds)
 
     def block(self, wait: Wait) -> None:
@@ -94,15 +95,15 @@ class Lifecycle(SignalledState):
         self._ready = {fd for fd, _ in events}
 
     def dispatch_ready(self) -> set[int]:
-        """Return the watched descriptors that are readable, and do what a wake-up asks for."""
-        self._unnoticed_since = inf
+        """Return the watched descriptors that are readable, and call what is due."""
+        self._second_signal_time = inf
         ready, self._ready = self._ready, None
         if ready is None:
             ready = {fd for fd, _ in self._epoll.poll(0)}
-        if self._unhandled:
+        if self._signal_pending:
             self._interrupt_main_thread()
         for fd in ready & self._calls.keys():
-            if fd in self._calls:  # or another's call has just forgotten it
+            if fd in self._calls:  # unless another descriptor's call has just removed it
                 self._calls[fd]()
         if self._periodic:
             now = time.monotonic()
@@ -114,19 +115,19 @@ class Lifecycle(SignalledState):
         return ready
 
     def _on_wakeup(self) -> None:
-        came = b""
+        signal_numbers = b""
         with suppress(BlockingIOError):
-            came = os.read(self._wakeup, 65536)
-        self._woken = True
-        if set(came) - _NOT_SIGNALS and not in_main_thread():
-            # Python calls handlers in the main thread alone; the kernel may have given the signal
-            # to this one, and left that one asleep.
-            self._unhandled = True
+            signal_numbers = os.read(self._wake_reader, 65536)
+        self._wake_pending = True
+        if set(signal_numbers) - _NO_SIGNAL_NUMBERS and not in_main_thread():
+            # Python runs signal handlers only in the main thread, but the kernel may have
+            # delivered the signal to this thread, and left the main thread asleep.
+            self._signal_pending = True
             self._interrupt_main_thread()
 
     @staticmethod
     def _interrupt_main_thread() -> None:
-        """Have it call the handlers of signals that have come, that of `WAKE_SIGNAL` the last."""
+        """Make the main thread run the handlers of pending signals, that of `WAKE_SIGNAL` last."""
         signal.pthread_kill(threading.main_thread().ident or 0, WAKE_SIGNAL)
 
     def _on_lifeline(self) -> None:
@@ -136,18 +137,18 @@ class Lifecycle(SignalledState):
         self.drain()
 
     def close(self) -> None:
-        """Give the signals back and close the descriptors."""
+        """Restore the signal handlers, and close the descriptors."""
         self.restore_signals()
         self._close_pipe()
 
     def _close_pipe(self) -> None:
         self._epoll.close()
-        os.close(self._wakeup)
-        os.close(self._waker)
-        self._wakeup = self._waker = -1
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+        self._wake_reader = self._wake_writer = -1
 
     def become_worker(self) -> None:
-        """In a forked worker, which has a lifecycle of its own: close our copies."""
+        """Close a forked worker's copies of the descriptors; it has a lifecycle of its own."""
         signal.set_wakeup_fd(-1)
         self._close_pipe()
         if self._lifeline is not None:

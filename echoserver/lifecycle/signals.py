@@ -11,8 +11,8 @@ from typing import Any
 
 from echoserver.lifecycle.state import ABORT_SIGNAL, DRAIN_SIGNAL, WAKE_SIGNAL, State
 
-# Seconds within which the main flow must notice a second signal: else the process ends where it is.
-_TO_NOTICE = 2.0
+# Seconds within which the main flow must notice a second signal, or the process is ended at once.
+_NOTICE_TIMEOUT = 2.0
 
 
 def _nothing() -> None:
@@ -20,7 +20,7 @@ def _nothing() -> None:
 
 
 class SignalledState(State):
-    """A state that signals move; they do nothing else but wake the main flow.
+    """A state that signals move; apart from that, they only wake the main flow.
 
     Args:
         drain_timeout: Seconds that a drain may take; 0: as long as it takes.
@@ -30,17 +30,17 @@ class SignalledState(State):
         super().__init__(drain_timeout)
 
         self.signal = 0
-        """The last signal that came, 0 where none did."""
+        """The last stop signal that came; 0: none."""
 
         self._hooks: list[Callable[[], None]] = []
-        self._told_to_stop = False
-        self._unnoticed_since = inf  # when a second signal came that the main flow has not seen yet
-        self._last_acts: list[Callable[[], None]] = []
-        self._woken = False
-        self._unhandled = False  # by the main thread: a signal that another thread was told of
-        self._hung_up = False
+        self._has_stop_signal = False
+        self._second_signal_time = inf  # of one that the main flow has not noticed yet
+        self._forced_end_hooks: list[Callable[[], None]] = []
+        self._wake_pending = False
+        self._signal_pending = False  # another thread got it; the main thread has to handle it
+        self._reload_pending = False
         self._restore: list[Callable[[], object]] = []
-        self._wakeup, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     # -- state ---------------------------------------------------------------------------------
 
@@ -51,70 +51,73 @@ class SignalledState(State):
 
     @property
     def signal_name(self) -> str:
-        """What that signal is called; ``none`` where something else began the drain."""
+        """The name of that signal; ``none`` if something else began the drain."""
         return signal.Signals(self.signal).name if self.signal else "none"
 
-    # -- the main flow is woken --------------------------------------------------------------
+    # -- waking the main flow ----------------------------------------------------------------
 
     def on_wake(self, hook: Callable[[], None]) -> None:
         """Call `hook` in the main flow whenever it was woken, by `wake` or by a signal."""
         self._hooks.append(hook)
 
     def run_hooks(self) -> None:
-        """Do what a wake-up asks for; a main flow that is too busy to wait calls this itself."""
-        if self._woken:
-            self._woken = False
+        """Call the hooks after a wake-up; a main flow too busy to wait calls this itself."""
+        if self._wake_pending:
+            self._wake_pending = False
             for hook in self._hooks:
                 hook()
 
     def wake(self) -> None:
         """End the main flow's wait; from any thread, or from a signal handler."""
-        self._woken = True
-        with suppress(OSError):  # a full pipe wakes as well; a closed one is over
-            os.write(self._waker, b"\0")
+        self._wake_pending = True
+        with suppress(OSError):  # a full pipe wakes as well; a closed one needs no wake-up
+            os.write(self._wake_writer, b"\0")
 
     # -- signals -------------------------------------------------------------------------------
 
     def install_signals(self) -> None:
         """Take over SIGTERM and SIGINT until `close`; only the main thread may call this."""
-        self._take_wakeups()
+        self._install_wakeup_fd()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handle(number, self._on_stop_signal)
         self._handle(WAKE_SIGNAL, self._only_wake)
         self._handle(signal.SIGALRM, self._on_alarm)
 
-    def install_workers_signals(self, beat: Callable[[], None], alone: Callable[[], bool]) -> None:
-        """Take over the signals that a master sends to a worker; the terminal's are its business.
+    def install_workers_signals(
+        self, heartbeat: Callable[[], None], is_for_this_worker: Callable[[], bool]
+    ) -> None:
+        """Take over the signals that a master sends to a worker, and ignore the terminal's.
 
         Args:
-            beat: Called, in the main thread, for every `WAKE_SIGNAL`.
-            alone: Tells whether a SIGTERM is for this worker alone, so that others take over.
+            heartbeat: Called, in the main thread, for every `WAKE_SIGNAL`.
+            is_for_this_worker: Tells whether a SIGTERM is for this worker alone, so that another
+                worker takes over.
         """
 
         def on_term(number: int, _frame: FrameType | None) -> None:
-            # The first or not, for others than the master may send it, too.
+            # Even if it is not the first one, because others than the master may send it, too.
             self.signal = number
-            self.retiring = alone()
+            self.retiring = is_for_this_worker()
             self.drain()
             self.interrupt()
 
-        def on_nudge(_number: int, _frame: FrameType | None) -> None:
-            self._unhandled = False
-            beat()
+        def on_wake_signal(_number: int, _frame: FrameType | None) -> None:
+            self._signal_pending = False
+            heartbeat()
             self.pulse()
             self.wake()
 
-        self._take_wakeups()
+        self._install_wakeup_fd()
         self._handle(signal.SIGTERM, on_term)
-        self._handle(DRAIN_SIGNAL, self._on_retire)
-        self._handle(ABORT_SIGNAL, self._on_leave)
-        self._handle(WAKE_SIGNAL, on_nudge)
+        self._handle(DRAIN_SIGNAL, self._on_drain_signal)
+        self._handle(ABORT_SIGNAL, self._on_abort_signal)
+        self._handle(WAKE_SIGNAL, on_wake_signal)
         self._handle(signal.SIGALRM, self._on_alarm)
         for number in (signal.SIGINT, signal.SIGHUP):
             self._handle(number, signal.SIG_IGN)
 
     def wake_on(self, number: signal.Signals, call: Callable[[], None] = _nothing) -> None:
-        """Let signal `number` end the wait, and `call` something."""
+        """Let signal `number` end the wait, and call `call`."""
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
             call()
@@ -122,7 +125,7 @@ class SignalledState(State):
 
         self._handle(number, on_signal)
 
-    def _on_leave(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_abort_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.kill()
         self.drain()
         self.interrupt()
@@ -130,41 +133,41 @@ class SignalledState(State):
     def on_hangup(self, hook: Callable[[], None]) -> None:
         """Call `hook` in the main flow after a SIGHUP, unless it drains.
 
-        Until now, one has ended the process.
+        Before this call, a SIGHUP ends the process.
         """
 
-        def note() -> None:
-            self._hung_up = True
+        def request_reload() -> None:
+            self._reload_pending = True
 
         def reload() -> None:
-            if self._hung_up:
-                self._hung_up = False
+            if self._reload_pending:
+                self._reload_pending = False
                 if self.running:
                     hook()
 
         self.on_wake(reload)
-        self.wake_on(signal.SIGHUP, note)
+        self.wake_on(signal.SIGHUP, request_reload)
 
-    def _take_wakeups(self) -> None:
-        previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+    def _install_wakeup_fd(self) -> None:
+        previous = signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         self._restore.append(lambda: signal.set_wakeup_fd(previous))
 
     def _handle(self, number: int, handler: Any) -> None:
         previous = signal.signal(number, handler)
         self._restore.append(lambda: signal.signal(number, previous or signal.SIG_DFL))
 
-    def _on_retire(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_drain_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.retiring = True
         self.drain()
         self.interrupt()
 
     def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
-        # A second one may come while this function is still at work on the first.
-        again = self._told_to_stop or not self.running
-        self._told_to_stop = True
+        # A second signal may come while this function still handles the first one.
+        is_second = self._has_stop_signal or not self.running
+        self._has_stop_signal = True
         self.signal = number
-        if again:
-            self._unnoticed_since = min(self._unnoticed_since, time.monotonic())
+        if is_second:
+            self._second_signal_time = min(self._second_signal_time, time.monotonic())
             self.kill()
             self.wake()
             self.interrupt(again=True)
@@ -178,32 +181,32 @@ class SignalledState(State):
         if self.killed:
             self._await_main_flow()
 
-    def on_forced_end(self, act: Callable[[], None]) -> None:
-        """Call `act`, in a signal handler, before the process ends without its main flow.
+    def on_forced_end(self, hook: Callable[[], None]) -> None:
+        """Call `hook`, in a signal handler, before the process ends without its main flow.
 
-        That is where a second signal finds a main flow that does not come back: from a plugin's
-        import, or from a handler. What was called first is called last.
+        That happens after a second signal, when the main flow does not return from a plugin's
+        import or from a handler. The hooks are called in reverse order.
         """
-        self._last_acts.append(act)
+        self._forced_end_hooks.append(hook)
 
     def _await_main_flow(self) -> None:
-        """After a second signal: end the process if its main flow does not notice it in time."""
-        left = self._unnoticed_since + _TO_NOTICE - time.monotonic()
-        if left <= 0:
-            for act in reversed(self._last_acts):
+        """End the process if its main flow has not noticed a second signal in time."""
+        remaining = self._second_signal_time + _NOTICE_TIMEOUT - time.monotonic()
+        if remaining <= 0:
+            for hook in reversed(self._forced_end_hooks):
                 with suppress(Exception):
-                    act()
+                    hook()
             os._exit(128 + self.signal)
-        elif left < inf and self._attached is None:  # whose timer comes more often
-            signal.setitimer(signal.ITIMER_REAL, left)
+        elif remaining < inf and self._main_connection is None:  # its own timer fires more often
+            signal.setitimer(signal.ITIMER_REAL, remaining)
 
     def _only_wake(self, _number: int, _frame: FrameType | None) -> None:
-        self._unhandled = False
+        self._signal_pending = False
         self.wake()
 
     def restore_signals(self) -> None:
         """Restore the signal handlers that were installed before."""
         if self.killed:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # or it would end the process: its default
+            signal.setitimer(signal.ITIMER_REAL, 0)  # by default, the alarm would end the process
         for restore in reversed(self._restore):
             restore()

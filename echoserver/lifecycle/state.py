@@ -1,6 +1,6 @@
 """RUNNING → DRAINING → KILLED: whether a process goes on serving, and by when it must have ended.
 
-Signals move this state, and do nothing else but end a wait. It stands by itself because a process
+Signals move this state, and otherwise only end a wait. It has a module of its own because a process
 that serves one client, and waits for nothing else, needs no more than this.
 """
 
@@ -11,20 +11,20 @@ from enum import Enum, auto
 from math import inf
 from typing import Any, Protocol
 
-# Interrupts a system call of another thread and means nothing else. Its default is to be ignored,
-# so one that arrives before the handler is installed does no harm.
+# Interrupts a system call of another thread, and has no other meaning. It is ignored by default, so
+# one that arrives before the handler is installed does no harm.
 WAKE_SIGNAL = signal.SIGURG
 
-# From a master to a worker: drain, for another one takes over.
+# From a master to a worker: drain, because another worker takes over.
 DRAIN_SIGNAL = signal.SIGUSR1
 
-# From a master to a worker: leave at once. (A second SIGTERM may be merged with the first: standard
+# From a master to a worker: end at once. (A second SIGTERM may be merged with the first: standard
 # signals do not queue, signal(7).)
 ABORT_SIGNAL = signal.SIGUSR2
 
 # A stream that never pauses is ended after this many seconds of drain, or after a quarter of the
 # drain's time where that is less, so that it is over well before the deadline.
-_STREAM_PATIENCE = 2.0
+_STREAM_GRACE = 2.0
 _STREAM_SHARE = 0.25
 
 _FIRST_RETRY_DELAY = 0.05  # seconds between two interruptions of a connection that drains
@@ -34,28 +34,28 @@ class MainThreadConnection(Protocol):
     """A connection that is served in the thread that handles signals."""
 
     def wake(self) -> None:
-        """End its wait for input."""
+        """End the connection's wait for input."""
 
     def abort(self) -> None:
-        """End it: the drain's time is over."""
+        """End the connection, because the drain's time is over."""
 
     def pulse(self) -> None:
-        """Look whether it is idle, and take no lock: what a signal interrupts may hold it."""
+        """Check whether the connection is idle, without a lock: interrupted code may hold it."""
 
 
 class Phase(Enum):
     """How far the end of a process has come."""
 
     RUNNING = auto()
-    """It accepts clients, or answers its one client."""
+    """The process accepts clients, or answers its one client."""
     DRAINING = auto()
-    """It answers what it has read, and ends."""
+    """The process answers what it has read, and ends."""
     KILLED = auto()
-    """It leaves at once."""
+    """The process ends at once."""
 
 
 class State:
-    """How far the end has come.
+    """How far the end of a process has come, and by when it must have ended.
 
     Args:
         drain_timeout: Seconds that a drain may take; 0: as long as it takes.
@@ -63,35 +63,35 @@ class State:
 
     def __init__(self, drain_timeout: float) -> None:
         self.phase = Phase.RUNNING
-        """How far the end has come."""
+        """How far the end of the process has come."""
 
         self.running: bool = True
-        """Not drained yet. A plain attribute: a connection's flow looks at it before every read."""
+        """Whether no drain has begun; a plain attribute, as flows read it before every read."""
 
         self.retiring = False
-        """Draining because another process takes over, which accepts from the same listener."""
+        """Whether the drain is for another process that takes over the listener."""
 
         self.stream_deadline = inf
-        """When a connection whose input never pauses is ended all the same (``monotonic``)."""
+        """When to end connections even if their input never pauses (``monotonic``)."""
 
         self.deadline = inf
-        """When the drain gives up on what is still owed."""
+        """When the drain gives up on output that is still owed (``monotonic``)."""
 
         self.drain_timeout = drain_timeout
-        """How long a drain may take."""
+        """Seconds that a drain may take; 0: as long as it takes."""
 
-        self._attached: MainThreadConnection | None = None
-        self._pause = _FIRST_RETRY_DELAY
+        self._main_connection: MainThreadConnection | None = None
+        self._retry_delay = _FIRST_RETRY_DELAY
 
     def drain(self) -> None:
         """Begin to drain; from any thread, or from a signal handler.
 
-        Again, for one that had no deadline: now there may be one.
+        A later call sets the deadline if there was none, as `drain_timeout` may have changed.
         """
         timeout = self.drain_timeout or inf
         now = time.monotonic()
         if self.running:
-            self.stream_deadline = now + min(_STREAM_PATIENCE, timeout * _STREAM_SHARE)
+            self.stream_deadline = now + min(_STREAM_GRACE, timeout * _STREAM_SHARE)
         if self.running or self.deadline == inf:
             self.deadline = now + timeout
         self.running = False
@@ -99,67 +99,69 @@ class State:
             self.phase = Phase.DRAINING
 
     def kill(self) -> None:
-        """A second signal came: leave at once, after `drain` has been called."""
+        """End at once, because a second signal came; `drain` must be called, too."""
         self.phase = Phase.KILLED
 
     @property
     def killed(self) -> bool:
-        """A second signal came."""
+        """Whether to end at once, because a second signal came."""
         return self.phase is Phase.KILLED
 
     @property
     def overdue(self) -> bool:
-        """The drain's time is over."""
+        """Whether the drain's time is over."""
         return time.monotonic() >= self.deadline
 
     def attach(self, connection: MainThreadConnection) -> None:
-        """Let signals end the waits of a connection that is served in this, the main, thread.
+        """Let signals end the waits of a connection that the main thread serves.
 
-        For a forked child, or a server of one client at a time.
+        A forked child uses this, and a server of one client at a time.
         """
-        self._attached = connection
-        self._pause = _FIRST_RETRY_DELAY
+        self._main_connection = connection
+        self._retry_delay = _FIRST_RETRY_DELAY
         self.interrupt()
 
     def detach(self) -> None:
-        """It is over; signals find nobody."""
-        self._attached = None
+        """Detach the connection: it is over, so signals have no wait to end."""
+        self._main_connection = None
         if not self.running:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def interrupt(self, *, again: bool = False) -> None:
-        """End the wait of the connection that is to come to its end; for handlers of signals.
+        """End the wait of the connection that has to end; called by signal handlers.
 
-        A signal that arrives after its flow's last look at `running`, and before a system call
-        begins, ends no wait. So it is interrupted again and again.
+        A signal that arrives between the flow's last check of `running` and its system call ends
+        no wait. So the connection is interrupted repeatedly.
 
         Args:
-            again: There is a new reason, so the first repetitions follow soon.
+            again: There is a new reason, so the repetitions begin with a short delay again.
         """
         if again:
-            self._pause = _FIRST_RETRY_DELAY
-        connection = self._attached
+            self._retry_delay = _FIRST_RETRY_DELAY
+        connection = self._main_connection
         if connection is None or self.running:
             return
         if self.killed or self.overdue:
             connection.abort()
         else:
             connection.wake()
-        # Later each time, for every interruption restarts a write timeout; but not later than
-        # the deadline.
-        left = self.deadline - time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, min(self._pause, max(left, _FIRST_RETRY_DELAY)))
-        self._pause *= 2
+        # The delay grows, because every interruption restarts a write timeout; but it does not go
+        # beyond the deadline.
+        remaining = self.deadline - time.monotonic()
+        signal.setitimer(
+            signal.ITIMER_REAL, min(self._retry_delay, max(remaining, _FIRST_RETRY_DELAY))
+        )
+        self._retry_delay *= 2
 
     def pulse(self) -> None:
-        """A master asks whether the process lives: look after the connection, too."""
-        if self._attached is not None:
-            self._attached.pulse()
+        """Check the main thread's connection for idleness, on a master's heartbeat signal."""
+        if self._main_connection is not None:
+            self._main_connection.pulse()
 
 
 def in_main_thread() -> bool:
     """Tell whether signals can be handled and children forked from here."""
-    threading = sys.modules.get("threading")  # until someone imports it, there is one thread
+    threading = sys.modules.get("threading")  # until it is imported, there is one thread
     return threading is None or threading.get_ident() == threading.main_thread().ident
 
 

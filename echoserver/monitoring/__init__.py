@@ -1,1 +1,1 @@
-"""What is said about the server: log, counters, scoreboard, access log, and metrics."""
+"""What the server reports about itself: log, counters, scoreboard, access log, and metrics."""

@@ -1,4 +1,4 @@
-"""What is counted: what a server did, and how a process fares."""
+"""Counters: the totals of a server, and the vitals of a serving process."""
 
 import errno
 from dataclasses import dataclass, fields
@@ -8,16 +8,16 @@ from echoserver.outcome import Outcome
 
 
 class Counters:
-    """Numbers that are counted by their name."""
+    """Base class of counters that are counted by name."""
 
     __slots__ = ()
 
     def count(self, name: str, times: int = 1) -> None:
-        """Add to a counter."""
+        """Add `times` to the counter `name`."""
         setattr(self, name, getattr(self, name) + times)
 
     def add(self, other: Self) -> None:
-        """Add what another one has counted."""
+        """Add all counts of `other` to these."""
         counters: Any = self
         for field in fields(counters):
             self.count(field.name, getattr(other, field.name))
@@ -25,7 +25,7 @@ class Counters:
 
 @dataclass(slots=True)
 class Totals(Counters):
-    """What a server did, from its first client to its last; the ``stopped`` line."""
+    """What a server did, from its first client to its last; logged in the ``stopped`` line."""
 
     connections: int = 0
     """Clients that got a slot."""
@@ -39,11 +39,11 @@ class Totals(Counters):
     write_timeouts: int = 0
     handler_errors: int = 0
     tls_failures: int = 0
-    """Peers that speak no TLS, or were not to be trusted."""
+    """Peers that do not speak TLS, or that could not be trusted."""
     tls_timeouts: int = 0
     """Peers that took too long over the TLS handshake."""
     truncations: int = 0
-    """Streams that ended without TLS's close_notify; all that had come was answered."""
+    """Streams that ended without TLS's close_notify; all that had arrived was answered."""
     refused: int = 0
     """Clients for which no thread or process could be started."""
     rejected: int = 0
@@ -53,14 +53,14 @@ class Totals(Counters):
     denied: int = 0
     """Clients turned away by ``--allow`` and ``--deny``."""
     proxy_failures: int = 0
-    """Connections without a PROXY header that can be believed (``--proxy-protocol``)."""
+    """Connections without a trustworthy PROXY header (``--proxy-protocol``)."""
     unserved: int = 0
-    """Clients that the kernel had queued when the drain began, and that no slot was free for."""
+    """Clients in the kernel's queue for which no slot was free when the drain began."""
     accept_errors: int = 0
     shed: int = 0
     """Connections ended to make room, because they had been silent (``--overload shed-idle``)."""
     cut: int = 0
-    """Connections that were still owed output when the drain's time was over."""
+    """Connections that were still owed output at the drain's deadline."""
 
 
 @dataclass(slots=True)
@@ -68,11 +68,11 @@ class Vitals(Counters):
     """How a process fares while it serves, besides its totals."""
 
     open: int = 0
-    """Connections."""
+    """Connections that are open now."""
     eof: int = 0
     """Connections that their client ended."""
     drained: int = 0
-    """Connections that the server, or its worker, ended because it stops."""
+    """Connections that the server, or its worker, ended because it was stopping."""
     log_lines_dropped: int = 0
     access_lines_dropped: int = 0
     accept_emfile: int = 0
@@ -84,7 +84,7 @@ class Vitals(Counters):
     """Other errors of accept(2)."""
 
     def count_accept_error(self, number: int | None) -> None:
-        """Count one by its errno."""
+        """Count an error of accept(2) by its errno."""
         name = f"accept_{errno.errorcode.get(number or 0, '').lower()}"
         self.count(name if hasattr(self, name) else "accept_other")
 
@@ -101,15 +101,15 @@ COUNTED_OUTCOMES: dict[str, str] = {
     Outcome.SHED: "shed",
     Outcome.CUT: "cut",
 }
-"""Why connections end → the counter of `Totals` for it."""
+"""Outcome of a connection → the counter of `Totals` for it."""
 
 USUAL_OUTCOMES: dict[str, str] = {Outcome.EOF: "eof", Outcome.DRAINED: "drained"}
-"""Ends that are as they should be → the counter of `Vitals` for it."""
+"""Regular outcome of a connection → the counter of `Vitals` for it."""
 
 
 def count_end(outcome: str, totals: Totals, vitals: Vitals) -> None:
     """Count why a connection ended."""
     if counter := COUNTED_OUTCOMES.get(outcome):
         totals.count(counter)
-    elif usual := USUAL_OUTCOMES.get(outcome):
-        vitals.count(usual)
+    elif counter := USUAL_OUTCOMES.get(outcome):
+        vitals.count(counter)

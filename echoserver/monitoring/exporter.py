@@ -1,7 +1,7 @@
-"""What monitoring reads of a server: over HTTP, from a process that serves nobody else.
+"""The exporter: a process of its own that answers monitoring requests over HTTP.
 
-It reads what the others write in shared memory, and they never wait for it: not for a scraper
-that hangs, nor for a port that is taken.
+It reads what the serving processes write in shared memory. They never wait for it, neither for a
+scraper that hangs nor for a port that is in use.
 """
 
 import os
@@ -20,15 +20,15 @@ from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.system.privileges import Identity
 from echoserver.system.processes import ParentDeathSignal
 
-_PATIENCE = 5.0  # seconds for a request, and for its answer to be taken
+_REQUEST_TIMEOUT = 5.0  # seconds for a read of the request, or a write of the response
 
-_AT_A_TIME = 32  # requests
+_MAX_REQUESTS = 32  # at a time
 
-_RETRY = 1.0  # seconds until a port that is taken is tried again
+_RETRY_INTERVAL = 1.0  # seconds between two attempts to listen on a port that is in use
 
-_GIVEN_UP = 0.5  # seconds to end
+_STOP_TIMEOUT = 0.5  # seconds
 
-_END = signal.SIGUSR2
+_STOP_SIGNAL = signal.SIGUSR2
 
 
 class Exporter:
@@ -40,58 +40,59 @@ class Exporter:
 
     Raises:
         socket.gaierror: There is no such host.
-        UnicodeError: Its name cannot be one.
+        UnicodeError: The host is not a valid name.
     """
 
     def __init__(self, address: tuple[str, int], start_time: float) -> None:
         self._address, self._start_time = address, start_time
         self._sock: socket.socket | None = None
         self.port = address[1]
-        """Where it listens."""
+        """The port that it listens on."""
         self.problem = ""
-        """Why it does not listen yet; it goes on trying."""
+        """Why it does not listen yet; empty if it does. It keeps trying."""
         try:
             self._sock = _listen(address)
             self.port = self._sock.getsockname()[1]
         except OSError as error:
             if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
-                raise  # what never resolves need not be tried again
+                raise  # a name that never resolves need not be tried again
             number = error.errno or 0
             self.problem = os.strerror(number) if number > 0 else error.strerror or str(error)
 
     def start(self, scoreboard: Scoreboard, identity: Identity | None) -> Helper:
-        """Serve what stands on `scoreboard`, in a process of its own that becomes `identity`."""
+        """Start the process that serves the content of `scoreboard`, and switches to `identity`."""
         bond = ParentDeathSignal()
 
-        def main(up: Callable[[], None]) -> None:
-            MetricsPage(scoreboard, 0.0).text()  # imports all that it needs
+        def main(report_ready: Callable[[], None]) -> None:
+            MetricsPage(scoreboard, 0.0).text()  # imports all that a page needs
             if identity is not None:
                 identity.assume()
             bond.arm(signal.SIGKILL)
-            # Not by SIGTERM, which a service manager sends to all: the metrics stop last.
-            signal.signal(_END, signal.SIG_DFL)
-            up()
+            # SIGTERM does not stop it: a service manager sends that to every process at once, and
+            # the metrics are to stop last.
+            signal.signal(_STOP_SIGNAL, signal.SIG_DFL)
+            report_ready()
             self._run(scoreboard)
 
-        # The socket stays open here, for the next one if this one dies: to listen on a low port
-        # takes privileges that may have been given up by then.
+        # The socket stays open here, for the next exporter if this one dies: listening on a low
+        # port takes privileges that may have been dropped by then.
         return Helper(main, set() if self._sock is None else {self._sock.fileno()})
 
     def become_worker(self) -> None:
-        """In a worker, which starts no exporter: the port is not kept open by it."""
+        """Close the socket in a worker, which starts no exporter and must not hold the port."""
         if self._sock is not None:
             self._sock.close()
 
     def stop(self, helper: SupervisedHelper) -> None:
-        """End it: nobody is left of whom it could tell."""
-        helper.tell(_END)
-        helper.stop(_GIVEN_UP)
+        """Stop the exporter, once no serving process is left to report on."""
+        helper.send_signal(_STOP_SIGNAL)
+        helper.stop(_STOP_TIMEOUT)
         if self._sock is not None:
             self._sock.close()
 
     def _run(self, scoreboard: Scoreboard) -> None:
         while self._sock is None:
-            time.sleep(_RETRY)
+            time.sleep(_RETRY_INTERVAL)
             try:
                 self._sock = _listen(self._address)
             except OSError:
@@ -100,8 +101,8 @@ class Exporter:
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
-    family, *_, found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-    return socket.create_server(found, family=family, backlog=_AT_A_TIME)
+    family, *_, endpoint = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(endpoint, family=family, backlog=_MAX_REQUESTS)
 
 
 class _Server(ThreadingHTTPServer):
@@ -113,17 +114,18 @@ class _Server(ThreadingHTTPServer):
         self.socket = sock
         self.page = page
         self._lock = threading.Lock()
-        self._in_hand: dict[socket.socket, None] = {}  # the oldest first
+        self._requests: dict[socket.socket, None] = {}  # in progress, the oldest first
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            if len(self._in_hand) >= _AT_A_TIME:
-                # The oldest has had its time: who sends a byte now and then keeps nobody out.
-                oldest = next(iter(self._in_hand))
-                del self._in_hand[oldest]
+            if len(self._requests) >= _MAX_REQUESTS:
+                # The oldest request ends, so that clients that send a byte now and then keep nobody
+                # out.
+                oldest = next(iter(self._requests))
+                del self._requests[oldest]
                 with suppress(OSError):
                     oldest.shutdown(socket.SHUT_RDWR)
-            self._in_hand[request] = None
+            self._requests[request] = None
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -131,20 +133,20 @@ class _Server(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             with self._lock:
-                self._in_hand.pop(request, None)
+                self._requests.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that goes away is nobody's loss."""
+        """Ignore the error: only this scraper's own request fails."""
 
 
 class _Request(BaseHTTPRequestHandler):
     server: _Server
-    timeout: ClassVar[float] = _PATIENCE
+    timeout: ClassVar[float] = _REQUEST_TIMEOUT
     server_version = "echoserver"
     sys_version = ""
 
     def do_HEAD(self) -> None:
-        """Answer, without what it is about: balancers probe like this."""
+        """Answer with the headers only, as load balancers probe."""
         self.do_GET()
 
     def do_GET(self) -> None:
@@ -170,5 +172,5 @@ class _Request(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as it is inherited
-        """Log nothing: the log is the server's."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Log nothing, because the log belongs to the server."""

@@ -19,37 +19,37 @@ from echoserver.config import Config, LogLevel
 from echoserver.terminal import has_colours, is_terminal
 
 
-class _Later(ModuleType):
-    """Stands for a module until something of it is used."""
+class _LazyModule(ModuleType):
+    """Stands in for a module until one of its names is used."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self.__name__), name)
 
 
-# structlog imports rich where it is installed, for tracebacks that this server never prints. That
-# is a fifth of the memory that every forked child would begin with. And asyncio, for loggers of
-# coroutines: a fifth of the time that the server takes to start. There is no clean way around
-# either: structlog has no option for it, and none of its submodules can be imported without the
-# package, whose __init__ imports all of them. So both are hidden while it is imported, and only
-# from it: what is imported already stays, and what is hidden is there again afterwards.
-_left_out = {"rich": None, "asyncio": _Later("asyncio")}
-_left_out = {name: module for name, module in _left_out.items() if name not in sys.modules}
-sys.modules.update(_left_out)  # type: ignore[arg-type] # None is the documented way to say "not there"
+# Where rich is installed, structlog imports it, for tracebacks that this server never prints. That
+# is a fifth of the memory that every forked child would begin with. It also imports asyncio, for
+# loggers of coroutines, which takes a fifth of the server's startup time. There is no clean way
+# around either: structlog has no option for it, and none of its submodules can be imported without
+# the package, whose __init__ imports all of them. So both are hidden while structlog is imported.
+# Modules that are imported already stay, and hidden ones can be imported again afterwards.
+_substitutes = {"rich": None, "asyncio": _LazyModule("asyncio")}
+_substitutes = {name: module for name, module in _substitutes.items() if name not in sys.modules}
+sys.modules.update(_substitutes)  # type: ignore[arg-type] # None is the documented way to say "not there"
 import structlog  # noqa: E402 - see above
 
-for _name in _left_out:
+for _name in _substitutes:
     del sys.modules[_name]
 
-# A pipe takes up to PIPE_BUF bytes at once or not at all: no line is ever torn.
-_LONGEST_LINE = select.PIPE_BUF
-_LONGEST_VALUE = 300
+# A pipe takes up to PIPE_BUF bytes at once or not at all, so no line is ever split.
+_MAX_LINE_SIZE = select.PIPE_BUF  # bytes
+_MAX_VALUE_LENGTH = 300  # characters
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _STDERR = 2
 
 
 class Log:
-    """What the server says about itself; a structlog logger, and two manners it needs besides."""
+    """The server's event log: a structlog logger that limits rates and counts dropped lines."""
 
     def __init__(self, config: Config, writer: "StderrWriter | None" = None, **values: Any) -> None:
         self._writer = writer or StderrWriter()
@@ -61,7 +61,7 @@ class Log:
             renderer,
         ]
 
-        def logger(level: int) -> Any:
+        def make_logger(level: int) -> Any:
             return structlog.wrap_logger(
                 self._writer,
                 processors=chain,
@@ -70,28 +70,28 @@ class Log:
                 **values,
             )
 
-        self._make = logger
-        self._announcer = logger(0)
-        self._last: dict[str, float] = {}
+        self._make_logger = make_logger
+        self._announcer = make_logger(0)
+        self._last: dict[str, float] = {}  # event → when its last line was logged
         # Event → how many were not logged since its last line, and how to log the last of them.
-        self._held_back: dict[str, tuple[int, Any, dict[str, Any]]] = {}
-        self._lock = threading.Lock()  # of what each thread of connections may report
+        self._repeats: dict[str, tuple[int, Any, dict[str, Any]]] = {}
+        self._lock = threading.Lock()  # of both, because any thread may log
         self.set_level(config.log_level)
 
     def of(self, config: Config, **values: Any) -> "Log":
-        """Return one that writes where this one does, with `values` in every line."""
-        return Log(config, self._writer.again(), **values)
+        """Return a log that writes to the same file, with `values` in every line."""
+        return Log(config, self._writer.clone(), **values)
 
     def set_level(self, level: LogLevel) -> None:
-        """Log what is at least so severe."""
+        """Log events of this severity and above."""
         self.debugging = level == "debug"
-        """Ask this before composing a line per connection."""
-        made = self._make(_LEVELS[level])
-        self.debug, self.info = made.debug, made.info
-        self.warning, self.error = made.warning, made.error
+        """Whether debug events are logged. Check this before composing a line per connection."""
+        logger = self._make_logger(_LEVELS[level])
+        self.debug, self.info = logger.debug, logger.info
+        self.warning, self.error = logger.warning, logger.error
 
     def announce(self, event: str, **values: Any) -> None:
-        """Log at any level: the two lines that programs wait for."""
+        """Log an event at any level, for the two lines that programs wait for."""
         self._announcer.info(event, **values)
 
     def warning_each_second(self, event: str, **values: Any) -> None:
@@ -105,23 +105,23 @@ class Log:
     def _each_second(self, event: str, write: Any, values: dict[str, Any]) -> None:
         now = time.monotonic()
         with self._lock:
-            count = self._held_back[event][0] if event in self._held_back else 0
+            count = self._repeats[event][0] if event in self._repeats else 0
             if now - self._last.get(event, -1.0) < 1.0:
-                self._held_back[event] = count + 1, write, values
+                self._repeats[event] = count + 1, write, values
                 return
             self._last[event] = now
-            self._held_back.pop(event, None)
+            self._repeats.pop(event, None)
         write(event, **values, **({"repeated": count} if count else {}))
 
-    def say_rest(self) -> None:
+    def flush_repeats(self) -> None:
         """Log the last of each event that was held back, and how many there were before it."""
         with self._lock:
-            rest, self._held_back = self._held_back, {}
-        for event, (count, write, values) in rest.items():
+            repeats, self._repeats = self._repeats, {}
+        for event, (count, write, values) in repeats.items():
             write(event, **values, **({"repeated": count - 1} if count > 1 else {}))
 
     def close(self) -> None:
-        """Give back what was opened for it, for a program that goes on after its server."""
+        """Close the log's own descriptor, for a program that goes on after its server."""
         self._writer.close()
 
     @property
@@ -135,46 +135,46 @@ class Log:
         return self._writer.dropped
 
     def count_dropped(self, lines: int) -> None:
-        """Count lines of another process's log as dropped, too."""
+        """Add the dropped lines of another process's log to this count."""
         self._writer.dropped += lines
 
 
 class StderrWriter:
     """Writes lines to stderr and never waits for it.
 
-    O_NONBLOCK belongs to the open file description, which stderr shares with other programs; so
-    the file behind it is reopened where that is allowed (not where a container's pipe belongs
-    to another user, nor for a socket), and asked for room before each write where it is not.
+    O_NONBLOCK belongs to the open file description, which stderr shares with other programs. So
+    the file behind it is reopened where that is allowed, and polled for room before each write
+    where it is not (a container's pipe that belongs to another user, or a socket).
 
-    A regular file has no reader to wait for, and is written to as it was inherited: all who share
-    it share one offset, which the kernel locks for each write. Reopened, it would have an offset
-    of its own, and what others write would lie on what is written here, unless all of them append.
+    A regular file has no reader to wait for, and is written to as it was inherited: all programs
+    that share it share one offset, which the kernel locks for each write. Reopened, it would have
+    an offset of its own, and other programs would overwrite these lines, unless all of them append.
     """
 
     def __init__(self, fd: int = _STDERR) -> None:
         self.dropped = 0
-        """Lines that it did not take."""
+        """How many lines stderr did not take."""
         self.fd = fd
-        """What is written to."""
-        self._ask_first = False
+        """The descriptor that is written to."""
+        self._poll_first = False
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 self.fd = os.open(f"/proc/self/fd/{fd}", flags)
         except OSError:
-            self._ask_first = True
+            self._poll_first = True
 
-    def again(self) -> "StderrWriter":
-        """Return one that writes to the same file, for another process: it counts for itself."""
-        other = copy(self)
-        other.dropped = 0
-        return other
+    def clone(self) -> "StderrWriter":
+        """Return a writer to the same file for another process, with a count of its own."""
+        writer = copy(self)
+        writer.dropped = 0
+        return writer
 
     def msg(self, line: str) -> None:
         """Write one line, or drop and count it."""
-        data = line.encode("utf-8", "backslashreplace")[: _LONGEST_LINE - 1] + b"\n"
+        data = line.encode("utf-8", "backslashreplace")[: _MAX_LINE_SIZE - 1] + b"\n"
         try:
-            if self._ask_first and not self._has_room():
+            if self._poll_first and not self._has_room():
                 raise BlockingIOError
             if os.write(self.fd, data) != len(data):
                 self.dropped += 1
@@ -182,10 +182,10 @@ class StderrWriter:
             self.dropped += 1
 
     def close(self) -> None:
-        """Give the descriptor back; what is still written goes to stderr as it was inherited."""
+        """Close the reopened file; later lines go to stderr as it was inherited."""
         if self.fd != _STDERR:
             os.close(self.fd)
-            self.fd, self._ask_first = _STDERR, True
+            self.fd, self._poll_first = _STDERR, True
 
     # structlog calls the method that is named after the level.
     debug = info = warning = error = critical = msg
@@ -210,7 +210,7 @@ def _renderer(log_format: str) -> Any:
 def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """Put the event first, and escape control characters.
 
-    Nothing that a peer or a plugin chose can start a line of its own.
+    So no text from a peer or a plugin can start a new line.
     """
     clean = {"event": event.pop("event", ""), **event}
     for key, value in clean.items():
@@ -218,5 +218,5 @@ def _printable(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> M
             text = value
             if not text.isprintable():
                 text = text.encode("unicode_escape").decode("ascii")
-            clean[key] = text[:_LONGEST_VALUE]
+            clean[key] = text[:_MAX_VALUE_LENGTH]
     return clean

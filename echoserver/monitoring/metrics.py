@@ -1,4 +1,4 @@
-"""What monitoring reads of a server, as Prometheus reads it."""
+"""The metrics of a server, in the Prometheus exposition format."""
 
 import platform
 from collections import Counter
@@ -9,7 +9,7 @@ from echoserver import __version__
 from echoserver.monitoring.counters import COUNTED_OUTCOMES, USUAL_OUTCOMES
 from echoserver.monitoring.scoreboard import Account, Scoreboard
 
-# Counters: name, explanation, and label → field of `Totals` or `Vitals`.
+# Counters: name, help text, label, and value of the label → field of `Totals` or `Vitals`.
 _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
     ("connections", "Clients that were served.", "", {"": "connections"}),
     (
@@ -33,7 +33,7 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
     ),
     (
         "bytes",
-        "Bytes of content: in, out, and read only to be thrown away after the server's end.",
+        "Bytes of application data: in, out, and discarded after the server had ended its side.",
         "direction",
         {"in": "bytes_in", "out": "bytes_out", "discarded": "bytes_discarded"},
     ),
@@ -53,7 +53,7 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
     ("handler_errors", "Connections whose handler failed.", "", {"": "handler_errors"}),
     (
         "lines_dropped",
-        "Lines that were dropped, because nobody took them.",
+        "Log lines that were dropped, because stderr or the access log's writer did not take them.",
         "log",
         {"events": "log_lines_dropped", "access": "access_lines_dropped"},
     ),
@@ -61,7 +61,7 @@ _COUNTERS: list[tuple[str, str, str, dict[str, str]]] = [
 
 
 class MetricsPage:
-    """What is read, as Prometheus reads it."""
+    """The page of metrics that Prometheus scrapes."""
 
     def __init__(self, scoreboard: Scoreboard, start_time: float) -> None:
         from prometheus_client import CollectorRegistry
@@ -72,44 +72,44 @@ class MetricsPage:
 
     @property
     def ready(self) -> bool:
-        """The server takes clients."""
-        serving = any(serves for _, serves, _ in self._scoreboard.all())
+        """Whether the server accepts clients."""
+        serving = any(serves for _, serves, _ in self._scoreboard.accounts())
         return serving and not self._scoreboard.everyone_drains
 
     def text(self) -> tuple[bytes, str]:
-        """Return the page, and its type."""
+        """Return the page and its content type."""
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> Iterator[Any]:
-        """Yield all metrics; the registry calls it for every page."""
-        accounts = [(str(number), account) for number, _, account in self._scoreboard.all()]
+        """Yield all metrics; the registry calls this for every page."""
+        accounts = [(str(number), account) for number, _, account in self._scoreboard.accounts()]
         yield from self._counters(accounts)
         yield from self._gauges(accounts)
 
     def _counters(self, accounts: list[tuple[str, Account]]) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily
 
-        for name, about, label, of in _COUNTERS:
+        for name, help_text, label, names in _COUNTERS:
             labels = ["worker", label] if label else ["worker"]
-            family = CounterMetricFamily(f"echoserver_{name}", about, labels=labels)
+            family = CounterMetricFamily(f"echoserver_{name}", help_text, labels=labels)
             for worker in sorted({worker for worker, _ in accounts}):
-                mine = [account for number, account in accounts if number == worker]
-                for value, field in of.items():
+                parts = [account for number, account in accounts if number == worker]
+                for value, field in names.items():
                     family.add_metric(
                         [worker, value] if label else [worker],
-                        sum(_figure(account, field) for account in mine),
+                        sum(_count(account, field) for account in parts),
                     )
             yield family
         yield CounterMetricFamily(
             "echoserver_access_log_lines_lost",
             "Lines that the access log's file did not take.",
-            value=self._scoreboard.lost,
+            value=self._scoreboard.lost_lines,
         )
         yield CounterMetricFamily(
             "echoserver_worker_restarts",
-            "Workers that were started in the place of one that had died.",
+            "Workers that were started to replace one that had died.",
             value=self._scoreboard.restarts,
         )
 
@@ -117,46 +117,54 @@ class MetricsPage:
         from prometheus_client.core import GaugeMetricFamily
 
         labels = ["version", "python", "implementation"]
-        build = GaugeMetricFamily("echoserver_build_info", "1, by what serves.", labels=labels)
+        build = GaugeMetricFamily(
+            "echoserver_build_info",
+            "Always 1; the labels tell which version serves, on which Python.",
+            labels=labels,
+        )
         python, implementation = platform.python_version(), platform.python_implementation()
         build.add_metric([__version__, python, implementation], 1.0)
         yield build
-        opened: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for worker, account in accounts:
-            opened[worker] += account.vitals.open
+            counts[worker] += account.vitals.open
         gauge = GaugeMetricFamily(
             "echoserver_connections_open", "Clients that are being served.", labels=["worker"]
         )
-        for worker, count in sorted(opened.items()):
+        for worker, count in sorted(counts.items()):
             gauge.add_metric([worker], count)
         yield gauge
-        for name, about, figure in self._figures():
-            yield GaugeMetricFamily(f"echoserver_{name}", about, value=float(figure))
+        for name, help_text, value in self._server_gauges():
+            yield GaugeMetricFamily(f"echoserver_{name}", help_text, value=float(value))
 
-    def _figures(self) -> Iterator[tuple[str, str, float]]:
-        """Yield name, explanation and value of what is true of the whole server."""
+    def _server_gauges(self) -> Iterator[tuple[str, str, float]]:
+        """Yield the name, help text and value of each gauge of the whole server."""
         scoreboard = self._scoreboard
         waiting, limit = scoreboard.queue
-        successful, reloaded = scoreboard.last_reload
+        successful, reload_time = scoreboard.last_reload
         if scoreboard.certificate_expiry:
             yield (
                 "certificate_expiry_timestamp_seconds",
-                "When the certificate expires that is served with, in Unix time.",
+                "When the server's certificate expires, in Unix time.",
                 scoreboard.certificate_expiry,
             )
-        yield "draining", "1 while the server comes to its end.", scoreboard.everyone_drains
-        yield "ready", "1 while it takes clients.", self.ready
-        yield "accept_queue", "Clients that the kernel holds until they are accepted.", waiting
-        yield "accept_queue_limit", "How many it may hold.", limit
-        yield "last_reload_successful", "0 where the last reload changed nothing.", successful
+        yield "draining", "1 while the server drains.", scoreboard.everyone_drains
+        yield "ready", "1 while the server accepts clients.", self.ready
+        yield "accept_queue", "Clients in the kernel's queue that wait to be accepted.", waiting
+        yield "accept_queue_limit", "How many clients the kernel's queue may hold.", limit
+        yield (
+            "last_reload_successful",
+            "1 if the last reload succeeded, 0 if it failed and changed nothing.",
+            successful,
+        )
         yield (
             "last_reload_timestamp_seconds",
-            "When the configuration was read the last time, in Unix time.",
-            reloaded,
+            "When the configuration was last read, in Unix time.",
+            reload_time,
         )
         yield "start_time_seconds", "When the server started, in Unix time.", self._start_time
 
 
-def _figure(account: Account, field: str) -> int:
-    done: Any = account.totals if hasattr(account.totals, field) else account.vitals
-    return int(getattr(done, field))
+def _count(account: Account, field: str) -> int:
+    counters: Any = account.totals if hasattr(account.totals, field) else account.vitals
+    return int(getattr(counters, field))

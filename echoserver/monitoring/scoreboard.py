@@ -1,4 +1,7 @@
-"""What processes of a server tell each other, in shared memory: it is there however one ends."""
+"""The scoreboard: what a server's processes tell each other, in shared memory.
+
+Shared memory keeps what a process wrote, however that process ends.
+"""
 
 import mmap
 import os
@@ -15,8 +18,8 @@ from echoserver.monitoring.counters import Totals, Vitals
 _TOTALS = [field.name for field in fields(Totals)]
 _VITALS = [field.name for field in fields(Vitals)]
 _totals_of, _vitals_of = attrgetter(*_TOTALS), attrgetter(*_VITALS)
-_WORD = 8  # bytes
-_STILL = 100  # attempts to read what does not change meanwhile
+_WORD_SIZE = 8  # bytes
+_MAX_READS = 100  # attempts to read accounts that do not change meanwhile
 
 
 def worker_count(config: Config) -> int:
@@ -28,42 +31,44 @@ def worker_count(config: Config) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a process has done, and how it fares."""
+    """The vitals and totals of one process."""
 
     vitals: Vitals
     totals: Totals
 
 
 class Scoreboard:
-    """Places for processes that serve, each of which writes to its own and to no other.
+    """Places for the processes that serve, each of which writes to its own place only.
 
-    No reader sees half of an integer: each lies where the processor writes it at once, and is
-    copied there. (`struct.pack_into` would do otherwise: it clears the place first.)
+    Readers never see half of an integer, because each is aligned, and copied at once. (Unlike that,
+    `struct.pack_into` clears the place first.)
 
     Args:
         places: How many processes there may be at a time.
-        numbers: How many of them have a number, from 1; who replaces one has the same.
+        workers: How many workers there are. They are numbered from 1, and a successor has the
+            number of the worker that it replaces.
     """
 
     _HEAD = struct.Struct("=QQQQQQQdd")  # see the offsets below
-    _DRAINS, _CHANGES, _QUEUE, _QUEUE_LIMIT, _LOST, _RESTARTS = range(0, 48, 8)
-    _RELOAD_FAILED, _RELOADED, _EXPIRES = range(48, 72, 8)
-    _STATE = struct.Struct("=dQQ")  # beat, number, serves
-    _DONE = struct.Struct(f"={len(_VITALS) + len(_TOTALS)}Q")
-    _PLACE = _STATE.size + _DONE.size
+    _DRAINS, _CHANGES, _QUEUE, _QUEUE_LIMIT, _LOST_LINES, _RESTARTS = range(0, 48, 8)
+    _RELOAD_FAILED, _RELOAD_TIME, _EXPIRY = range(48, 72, 8)
+    _STATE = struct.Struct("=dQQ")  # time of the last heartbeat, worker number, whether it serves
+    _COUNTS = struct.Struct(f"={len(_VITALS) + len(_TOTALS)}Q")
+    _PLACE_SIZE = _STATE.size + _COUNTS.size
 
-    def __init__(self, places: int, numbers: int) -> None:
-        self.places, self.numbers = places, numbers
-        self._past = self._HEAD.size + places * self._PLACE
-        self._memory = mmap.mmap(-1, self._past + (numbers + 1) * self._DONE.size)  # MAP_SHARED
+    def __init__(self, places: int, workers: int) -> None:
+        self.places, self.workers = places, workers
+        self._history = self._HEAD.size + places * self._PLACE_SIZE  # counts of former workers
+        size = self._history + (workers + 1) * self._COUNTS.size
+        self._memory = mmap.mmap(-1, size)  # shared (MAP_SHARED)
         self._words = memoryview(self._memory).cast("Q")
         self._times = memoryview(self._memory).cast("d")
         self._free = list(range(places))
-        self.note_reload(successful=True)  # the start is the first time
+        self.record_reload(successful=True)  # the start counts as the first one
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """Return one for a server: with workers, there is room for those that replace them."""
+        """Return a scoreboard for a server, with room for the successors of its workers."""
         count = worker_count(config)
         return cls(8 * count + 64 if config.workers else 1, count)
 
@@ -71,7 +76,7 @@ class Scoreboard:
 
     @property
     def everyone_drains(self) -> bool:
-        """Every process was told, or is about to be told, to drain."""
+        """Whether every process was told, or is about to be told, to drain."""
         return bool(self._get(self._DRAINS))
 
     def drain_everyone(self) -> None:
@@ -89,85 +94,89 @@ class Scoreboard:
         self._set(self._QUEUE_LIMIT, limit)
 
     @property
-    def lost(self) -> int:
-        """Lines that the access log's file did not take."""
-        return self._get(self._LOST)
+    def lost_lines(self) -> int:
+        """How many lines the access log's file did not take."""
+        return self._get(self._LOST_LINES)
 
     def count_lost_lines(self, lines: int) -> None:
-        """In the process that writes that file: count some more."""
-        self._set(self._LOST, self.lost + lines)
+        """Count lines that the file did not take, in the process that writes the access log."""
+        self._set(self._LOST_LINES, self.lost_lines + lines)
 
     @property
     def restarts(self) -> int:
-        """Workers that were started in the place of one that had died."""
+        """How many workers were started to replace one that had died."""
         return self._get(self._RESTARTS)
 
     def count_restart(self) -> None:
-        """In the master: count one more."""
+        """Count a restart of a worker, in the master."""
         self._set(self._RESTARTS, self.restarts + 1)
 
     @property
     def last_reload(self) -> tuple[bool, float]:
         """Whether the last reload was successful, and when it was (Unix time)."""
-        return not self._get(self._RELOAD_FAILED), self._times[self._RELOADED // _WORD]
+        return not self._get(self._RELOAD_FAILED), self._times[self._RELOAD_TIME // _WORD_SIZE]
 
-    def note_reload(self, *, successful: bool) -> None:
-        """In the process that reads the configuration: note that it has done so again."""
+    def record_reload(self, *, successful: bool) -> None:
+        """Record a reload, in the process that reads the configuration."""
         self._set(self._RELOAD_FAILED, int(not successful))
-        self._times[self._RELOADED // _WORD] = time.time()
+        self._times[self._RELOAD_TIME // _WORD_SIZE] = time.time()
 
     @property
     def certificate_expiry(self) -> float:
-        """When the certificate expires that is served with (Unix time); 0: it is not TLS."""
-        return self._times[self._EXPIRES // _WORD]
+        """When the server's certificate expires (Unix time); 0: it does not serve TLS."""
+        return self._times[self._EXPIRY // _WORD_SIZE]
 
     @certificate_expiry.setter
     def certificate_expiry(self, at: float) -> None:
-        self._times[self._EXPIRES // _WORD] = at
+        self._times[self._EXPIRY // _WORD_SIZE] = at
 
     # -- places --------------------------------------------------------------------------------
 
     def reserve(self, number: int) -> int:
-        """Return a place that is nobody's, for the process of that number."""
+        """Return a free place, for the process with that number."""
         place = self._free.pop(0)
         self._set(self._at(place) + 8, number)
         return place
 
     @property
     def has_room(self) -> bool:
-        """There are places to spare, beyond one for each worker that may have to be restarted."""
+        """Whether places are left beyond those for workers that may have to be restarted."""
         return len(self._free) > self.places // 2
 
     def heartbeat(self, place: int) -> None:
-        """In the process: tell that its main thread lives."""
-        self._times[self._at(place) // _WORD] = time.monotonic()
+        """Record, in a serving process, that its main thread is alive."""
+        self._times[self._at(place) // _WORD_SIZE] = time.monotonic()
 
     def last_beat(self, place: int) -> float:
-        """Return when it last did (``time.monotonic``); 0 before the first time."""
-        return self._times[self._at(place) // _WORD]
+        """Return the time of the last heartbeat (``time.monotonic``); 0 before the first one."""
+        return self._times[self._at(place) // _WORD_SIZE]
 
-    def tell_serving(self, place: int) -> None:
-        """In the process: tell that it accepts clients."""
+    def mark_serving(self, place: int) -> None:
+        """Record, in a serving process, that it accepts clients."""
         self._set(self._at(place) + 16, 1)
 
     def serves(self, place: int) -> bool:
-        """Tell whether it has said so."""
+        """Tell whether the process at a place accepts clients."""
         return bool(self._get(self._at(place) + 16))
 
     def write(self, place: int, vitals: Vitals, totals: Totals) -> None:
-        """In the process: tell what it has done."""
+        """Publish a process's vitals and totals, in that process."""
         values = *_vitals_of(vitals), *_totals_of(totals)
-        self._note(self._at(place) + self._STATE.size, values)
+        self._write_counts(self._at(place) + self._STATE.size, values)
 
     def read(self, place: int) -> Account:
-        """Return what a process has done."""
+        """Return the account of the process at a place."""
         return self._account(self._at(place) + self._STATE.size)
 
     def retire_slot(self, place: int, number: int) -> Account:
-        """Return what a process has done that has ended; keep it, and free its place."""
-        account, kept = self.read(place), self._past + number * self._DONE.size
+        """Move the account of a process that has ended to the history, and free its place.
+
+        Returns:
+            The account.
+        """
+        account, history = self.read(place), self._history + number * self._COUNTS.size
         account.vitals.open = 0
-        before = self._account(kept)
+        before = self._account(history)
         values = [
             a + b
             for a, b in zip(
@@ -176,43 +185,46 @@ class Scoreboard:
                 strict=True,
             )
         ]
-        self._set(self._CHANGES, self._get(self._CHANGES) + 1)  # odd: do not read now
-        self._note(kept, values)
+        self._set(self._CHANGES, self._get(self._CHANGES) + 1)  # odd: readers must try again
+        self._write_counts(history, values)
         start = self._at(place)
-        self._memory[start : start + self._PLACE] = bytes(self._PLACE)
+        self._memory[start : start + self._PLACE_SIZE] = bytes(self._PLACE_SIZE)
         self._set(self._CHANGES, self._get(self._CHANGES) + 1)
         self._free.append(place)
         return account
 
-    def all(self) -> list[tuple[int, bool, Account]]:
-        """Return number, whether it serves, and account of each process, of the past ones too."""
-        for _ in range(_STILL):
+    def accounts(self) -> list[tuple[int, bool, Account]]:
+        """Return the number of each process, whether it serves, and its account.
+
+        For each number there is one more account, of all the processes with it that have ended.
+        """
+        for _ in range(_MAX_READS):
             changes = self._get(self._CHANGES)
-            found = list(self._all())
+            accounts = list(self._accounts())
             if not changes % 2 and changes == self._get(self._CHANGES):
                 break
-        return found
+        return accounts
 
-    def _all(self) -> Iterator[tuple[int, bool, Account]]:
-        for number in range(1, self.numbers + 1):
-            yield number, False, self._account(self._past + number * self._DONE.size)
+    def _accounts(self) -> Iterator[tuple[int, bool, Account]]:
+        for number in range(1, self.workers + 1):
+            yield number, False, self._account(self._history + number * self._COUNTS.size)
         for place in range(self.places):
             _, number, serves = self._STATE.unpack_from(self._memory, self._at(place))
             if number:
                 yield number, bool(serves), self.read(place)
 
-    def _note(self, at: int, values: Sequence[int]) -> None:
-        self._memory[at : at + self._DONE.size] = self._DONE.pack(*values)
+    def _write_counts(self, at: int, values: Sequence[int]) -> None:
+        self._memory[at : at + self._COUNTS.size] = self._COUNTS.pack(*values)
 
     def _account(self, at: int) -> Account:
-        values: Any = self._DONE.unpack_from(self._memory, at)
+        values: Any = self._COUNTS.unpack_from(self._memory, at)
         return Account(Vitals(*values[: len(_VITALS)]), Totals(*values[len(_VITALS) :]))
 
     def _at(self, place: int) -> int:
-        return self._HEAD.size + place * self._PLACE
+        return self._HEAD.size + place * self._PLACE_SIZE
 
     def _get(self, at: int) -> int:
-        return self._words[at // _WORD]
+        return self._words[at // _WORD_SIZE]
 
     def _set(self, at: int, value: int) -> None:
-        self._words[at // _WORD] = value
+        self._words[at // _WORD_SIZE] = value

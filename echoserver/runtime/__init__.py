@@ -1,1 +1,1 @@
-"""From a configuration to an exit code, in one process or in several."""
+"""Running a server from its configuration to its exit code, in one process or in several."""

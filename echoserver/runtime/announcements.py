@@ -1,4 +1,4 @@
-"""What a server says when it begins and when it ends, and its exit code."""
+"""The log lines at a server's start and end, and its exit code."""
 
 import os
 from typing import Any
@@ -11,88 +11,88 @@ from echoserver.monitoring.counters import Totals
 from echoserver.monitoring.log import Log
 from echoserver.service.rules import address_of
 from echoserver.system.descriptors import room_for_connections
-from echoserver.system.sockets import somaxconn, spelled
+from echoserver.system.sockets import canonical_host, somaxconn
 
-_FEW_CONNECTIONS = 256
+_FEW_CONNECTIONS = 256  # fewer deserve a warning
 
 EXIT_OUTPUT_OWED = 4
 
 
-def announce(config: Config, sockets: ListeningSockets, log: Log, **more: Any) -> None:
-    """Log that the server serves: a client that connects from now on is served.
+def announce(config: Config, sockets: ListeningSockets, log: Log, **details: Any) -> None:
+    """Log that the server is listening: clients that connect from now on are served.
 
-    Host and port are the first address; where there are several, all of them follow.
+    Host and port are those of the first address. If there are several, a list of all follows.
     """
     host, port = sockets.addresses[0]
-    several = {"addresses": sockets.shown} if len(sockets.addresses) > 1 else {}
+    addresses = {"addresses": sockets.display_addresses} if len(sockets.addresses) > 1 else {}
     log.announce(
         "listening",
-        host=spelled(host),
+        host=canonical_host(host),
         port=port,
-        **several,
+        **addresses,
         backend=config.backend,
         handler=config.handler,
         pid=os.getpid(),
-        **more,
+        **details,
     )
 
 
 def log_forced_end(lifecycle: Lifecycle, log: Log) -> None:
-    """Log that a second signal ended the process without its main flow."""
+    """Log that a second signal ended the process before its main flow could react."""
     log.error(
         "ended_by_force",
         signal=lifecycle.signal_name,
-        reason="the main flow did not come back: from a handler, or from a plugin's import",
+        reason="the main flow is stuck in a handler, or in a plugin's import",
         exit_code=128 + lifecycle.signal,
     )
 
 
 def exit_code(lifecycle: Lifecycle, totals: Totals) -> int:
-    """Return what a server that has done this, and ended so, exits with."""
+    """Return the exit code of a server with these totals and this end."""
     if lifecycle.killed:
         return 128 + lifecycle.signal
     return EXIT_OUTPUT_OWED if totals.cut else 0
 
 
-def warn_if_opened(
+def warn_if_open_to_all(
     before: Config | None, config: Config, sockets: ListeningSockets, log: Log
 ) -> None:
-    """Say that everybody is let in now, where that is so, and was not before."""
-    known = before is not None and not _guarded(before)
-    reached = [host for host, _ in sockets.addresses if not _local(host)]
-    if reached and not (known or _guarded(config)):
+    """Warn that the server is open to every client, if it is and was not before."""
+    already_open = before is not None and not _is_guarded(before)
+    public_hosts = [host for host, _ in sockets.addresses if not _is_local(host)]
+    if public_hosts and not (already_open or _is_guarded(config)):
         log.warning(
             "open_to_all",
-            host=spelled(reached[0]),
+            host=canonical_host(public_hosts[0]),
             advice="any client that reaches this address can use the server; restrict clients with "
             "--allow, or ask for a certificate with --tls-cert and --tls-client-ca",
         )
 
 
-def _local(host: str) -> bool:
+def _is_local(host: str) -> bool:
     return is_unix(host) or address_of(host).is_loopback
 
 
-def _guarded(config: Config) -> bool:
+def _is_guarded(config: Config) -> bool:
     return bool(config.tls_cert or config.allow or config.proxy_protocol)
 
 
 def warn_at_start(config: Config, sockets: ListeningSockets, log: Log, descriptors: int) -> None:
-    """Log what the person who started the server may not have meant, or not know.
+    """Log warnings about settings and limits that the operator may not expect.
 
     Args:
-        config: What the server serves by.
+        config: The server's configuration.
         sockets: The listening sockets.
-        log: Where to say it.
+        log: The log for the warnings.
         descriptors: How many files this process may have open.
     """
-    warn_if_opened(None, config, sockets, log)
-    ignored = list(config.warnings)
+    warn_if_open_to_all(None, config, sockets, log)
+    reasons = list(config.warnings)
     cap = somaxconn()
-    if sockets.handed_over:
+    if sockets.from_service_manager:
         names = ("host", "port", "backlog", "socket_mode")
-        typed = (config.source(one) for one in names if one in config.sources)
-        ignored += [f"{one} has no effect on a socket that was handed over" for one in typed]
+        options = (config.source(name) for name in names if name in config.sources)
+        reasons += [f"{one} has no effect on a socket that was handed over" for one in options]
     elif cap is not None and cap < config.backlog:
         log.warning(
             "backlog_capped",
@@ -100,7 +100,7 @@ def warn_at_start(config: Config, sockets: ListeningSockets, log: Log, descripto
             somaxconn=cap,
             advice=f"sysctl -w net.core.somaxconn={config.backlog}",
         )
-    for reason in ignored:
+    for reason in reasons:
         log.warning("setting_ignored", reason=reason)
     room = room_for_connections(descriptors)
     if (config.max_connections or _FEW_CONNECTIONS) > room:

@@ -1,134 +1,125 @@
-"""Several processes, each with any backend, on one listener (UNP 30.6: preforked).
+"""The master of several worker processes on one listener (UNP 30.6: preforked).
 
-The master binds, forks the workers and watches over them; it never touches a connection. All
-workers accept from the one listening socket that they inherited, with no locking around accept,
-which the kernel does: with a socket each (SO_REUSEPORT), closing one would reset the clients in its
-queue.
+The master binds, forks the workers and supervises them; it never touches a connection. Each worker
+may run any backend. All workers accept from the one listening socket that they inherited, with no
+locking around accept, because the kernel serializes it. They do not have a socket each
+(SO_REUSEPORT), because closing one would reset the clients in its queue.
 """
 
 import signal
 import time
 from math import inf
 
-from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.errors import BootError
-from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.lifecycle.state import ABORT_SIGNAL, DRAIN_SIGNAL, WAKE_SIGNAL
 from echoserver.monitoring.counters import Totals
-from echoserver.monitoring.log import Log
-from echoserver.monitoring.scoreboard import Scoreboard
 from echoserver.runtime.announcements import announce
 from echoserver.runtime.backoff import BackOff
-from echoserver.runtime.design import ServerPlan
+from echoserver.runtime.components import ServerComponents
+from echoserver.runtime.plan import ServerPlan
 from echoserver.runtime.rolling_reload import RollingReload
-from echoserver.runtime.sidecars import Sidecars
 from echoserver.runtime.worker import Worker
 from echoserver.runtime.workers import HEARTBEAT_TIMEOUT, Workers
 
-_SUPERVISE_INTERVAL = 1.0  # seconds between two looks of the master at its workers
-_HEARTBEAT_INTERVAL = 6.0  # seconds between two questions to a worker; see write_patience
-_SUSPENDED = 5.0  # seconds without a look: then nobody had time to answer, either
+_SUPERVISE_INTERVAL = 1.0  # seconds
+_HEARTBEAT_INTERVAL = 6.0  # seconds between two pings of a worker; see write_patience
+_SUSPENSION_THRESHOLD = (
+    5.0  # seconds without supervision, in which workers may not have run, either
+)
 _KILL_GRACE = 2.0  # seconds beyond the drain's deadline until a worker is killed
 
-_MIN_UPTIME = 1.0  # seconds: a worker that ends sooner is not started again at once
-_MAX_FAILED_STARTS = 3  # in a row, before any worker has ever served: then the master gives up
+_MIN_UPTIME = 1.0  # seconds: a worker that ends sooner is not restarted at once
+_MAX_FAILED_STARTS = 3  # in a row, before any worker has served, until the master gives up
 
 
 class Master:
     """Starts the workers, restarts those that end, replaces them on SIGHUP, ends them all."""
 
-    def __init__(
-        self,
-        design: ServerPlan,
-        sockets: ListeningSockets,
-        lifecycle: Lifecycle,
-        log: Log,
-        scoreboard: Scoreboard,
-        sidecars: Sidecars,
-    ) -> None:
-        self._sockets, self._lifecycle, self._log = sockets, lifecycle, log
-        self._sidecars, self._scoreboard = sidecars, scoreboard
-        self._workers = Workers(design, sockets, lifecycle, log, scoreboard, sidecars)
-        self._reload = RollingReload(design, self._workers, sockets, lifecycle, log, sidecars)
+    def __init__(self, components: ServerComponents) -> None:
+        self._sockets, self._lifecycle = components.sockets, components.lifecycle
+        self._log, self._scoreboard = components.log, components.scoreboard
+        self._sidecars = components.sidecars
+        self._workers = Workers(components)
+        self._reload = RollingReload(components, self._workers)
         self._back_off = BackOff()
-        self._due: dict[int, float] = {}  # number of a worker that is to be started → when
+        self._start_times: dict[int, float] = {}  # number of a worker to be started → when
         self._announced = False
         self._ever_served = False
         self._failed_starts = 0
-        self._looked = time.monotonic()
+        self._last_supervision = time.monotonic()
 
     def run(self) -> Totals:
-        """Serve until the lifecycle says otherwise; return what all workers did.
+        """Serve until the lifecycle ends it; return the totals of all workers.
 
         Raises:
-            BootError: No worker came so far as to serve.
+            BootError: No worker could be brought to serve.
         """
         lifecycle = self._lifecycle
         lifecycle.wake_on(signal.SIGCHLD)
         lifecycle.on_hangup(self._on_hangup)
         lifecycle.on_wake(self._reap)
-        lifecycle.on_forced_end(lambda: self._workers.tell_all(signal.SIGKILL))
+        lifecycle.on_forced_end(lambda: self._workers.signal_all(signal.SIGKILL))
         try:
             for number in range(1, self._workers.count + 1):
-                self._start(number, self._reload.design)
+                self._start(number, self._reload.plan)
             while lifecycle.running:
                 self._supervise()
-                lifecycle.block(lifecycle.next_wait(self._seconds_until_due()))
+                lifecycle.block(lifecycle.next_wait(self._seconds_until_start()))
                 lifecycle.dispatch_ready()
             self._drain()
         finally:
             self._workers.close()
         return self._workers.totals
 
-    def _start(self, number: int, design: ServerPlan) -> None:
-        if not self._workers.start(number, design):
+    def _start(self, number: int, plan: ServerPlan) -> None:
+        if not self._workers.start(number, plan):
             self._on_failed_start(number)
 
-    # -- watching ------------------------------------------------------------------------------
+    # -- supervision ---------------------------------------------------------------------------
 
-    def _seconds_until_due(self) -> float:
-        pauses = (at - time.monotonic() for at in self._due.values())
+    def _seconds_until_start(self) -> float:
+        pauses = (at - time.monotonic() for at in self._start_times.values())
         return max(0.0, min([_SUPERVISE_INTERVAL, *pauses]))
 
     def _supervise(self) -> None:
         """Promote workers that became ready, send heartbeats, restart those whose pause is over."""
         now = time.monotonic()
-        suspended = now - self._looked > _SUSPENDED
-        self._looked = now
+        suspended = now - self._last_supervision > _SUSPENSION_THRESHOLD
+        self._last_supervision = now
         for worker in self._workers:
             if not (worker.ready or worker.leaving) and self._scoreboard.serves(worker.place):
                 self._on_ready(worker)
-            if now >= worker.killed_from and not self._scoreboard.serves(worker.place):
-                self._workers.tell(worker, signal.SIGKILL)
+            if now >= worker.kill_time and not self._scoreboard.serves(worker.place):
+                self._workers.send_signal(worker, signal.SIGKILL)
             self._check_heartbeat(worker, now, suspended=suspended)
-        for number, at in list(self._due.items()):
+        for number, at in list(self._start_times.items()):
             if now >= at:
-                del self._due[number]
-                # By what is known to serve, if anything does now.
+                del self._start_times[number]
+                # The current plan is proven. But if no worker serves, the newest one may help.
                 reload = self._reload
-                design = reload.design if self._workers.any_serves else reload.newest_design
+                plan = reload.plan if self._workers.any_serves else reload.newest_plan
                 self._scoreboard.count_restart()
-                self._start(number, design)
+                self._start(number, plan)
         self._reload.replace_next()
 
     def _check_heartbeat(self, worker: Worker, now: float, *, suspended: bool) -> None:
-        """Ask a worker whether it lives, or kill it where it has not answered in time."""
+        """Ping a worker if it is time, or kill it if it has not answered the last ping in time."""
         beat = self._scoreboard.last_beat(worker.place)
-        if suspended and beat < worker.asked:  # with us: it is asked again
-            worker.asked = now
-            self._workers.tell(worker, WAKE_SIGNAL)
-        waiting = now - worker.asked
-        if beat < worker.asked and waiting > HEARTBEAT_TIMEOUT:
+        if suspended and beat < worker.ping_time:  # probably suspended with us: ping it again
+            worker.ping_time = now
+            self._workers.send_signal(worker, WAKE_SIGNAL)
+        waiting = now - worker.ping_time
+        if beat < worker.ping_time and waiting > HEARTBEAT_TIMEOUT:
             self._log.error(
                 "worker_hangs",
                 worker=worker.number,
                 worker_pid=worker.pid,
                 seconds=round(waiting, 1),
             )
-            self._workers.tell(worker, signal.SIGKILL)
-        elif beat >= worker.asked and waiting >= _HEARTBEAT_INTERVAL:
-            worker.asked = now
-            self._workers.tell(worker, WAKE_SIGNAL)
+            self._workers.send_signal(worker, signal.SIGKILL)
+        elif beat >= worker.ping_time and waiting >= _HEARTBEAT_INTERVAL:
+            worker.ping_time = now
+            self._workers.send_signal(worker, WAKE_SIGNAL)
 
     def _on_ready(self, worker: Worker) -> None:
         worker.ready = self._ever_served = True
@@ -136,79 +127,80 @@ class Master:
         self._reload.on_ready(worker)
         self._log.info("worker_serves", worker=worker.number, worker_pid=worker.pid)
         if worker.replaces is not None:
-            self._workers.tell(worker.replaces, DRAIN_SIGNAL)
+            self._workers.send_signal(worker.replaces, DRAIN_SIGNAL)
             worker.replaces.leaving = True
             worker.replaces = None
-        if not self._announced and all(one.ready for one in self._workers) and not self._due:
+        if not (self._announced or self._start_times) and all(one.ready for one in self._workers):
             self._announced = True
-            more = {"workers": self._workers.count, **self._sidecars.metrics_address()}
-            announce(self._reload.design.config, self._sockets, self._log, **more)
+            details = {"workers": self._workers.count, **self._sidecars.metrics_address()}
+            announce(self._reload.plan.config, self._sockets, self._log, **details)
             self._sidecars.ready()
 
     def _reap(self) -> None:
-        """Collect the workers that have ended, and see that others take their places."""
+        """Reap the workers that have ended, and schedule or cancel their replacements."""
         for worker, code in self._workers.reap():
-            self._workers.tell_all(
-                WAKE_SIGNAL
-            )  # it may have been told of a client, and been too late
+            # The kernel may have woken this worker for a client that it did not accept any more.
+            self._workers.signal_all(WAKE_SIGNAL)
             running = self._lifecycle.running
             if worker.leaving or not running:
                 self._log.info("worker_stopped", worker=worker.number, exit_code=code)
-                if running and not (worker.number in self._due or self._workers.has(worker.number)):
-                    self._due[worker.number] = 0.0
+                number = worker.number
+                if running and not (number in self._start_times or self._workers.has(number)):
+                    self._start_times[number] = 0.0
                 continue
             self._log.error("worker_died", worker=worker.number, exit_code=code)
             successor = self._reload.successor(worker)
             if worker.replaces is not None or self._reload.tries(worker):
                 self._reload.give_up("a new worker died before it served")
             if successor is not None:
-                successor.replaces = None  # there is nobody left to retire
+                successor.replaces = None  # no worker is left for it to replace
             elif worker.replaces is None:
                 self._restart(worker)
 
     def _restart(self, worker: Worker) -> None:
-        """Have another one take its place: at once, unless such deaths follow each other."""
-        if worker.ready and time.monotonic() - worker.started > _MIN_UPTIME:
+        """Schedule a new worker in place of one that died: at once, unless it keeps dying."""
+        if worker.ready and time.monotonic() - worker.start_time > _MIN_UPTIME:
             self._back_off.reset(worker.number)
         if worker.ready and worker.number not in self._back_off:
             self._back_off.note_end(worker.number)
-            self._due[worker.number] = 0.0
+            self._start_times[worker.number] = 0.0
         else:
             self._on_failed_start(worker.number)
 
     def _on_failed_start(self, number: int) -> None:
-        """Have a worker that came to nothing started again, a little later each time.
+        """Schedule another start of a worker that never served, a little later each time.
 
         Raises:
-            BootError: None has ever served, and several have failed in a row.
+            BootError: No worker has ever served, and several have failed in a row.
         """
         self._failed_starts += 1
         if not self._ever_served and self._failed_starts >= _MAX_FAILED_STARTS:
             raise BootError("the workers end before they serve; the log says why")
-        self._due[number] = time.monotonic() + self._back_off.next_pause(number)
+        self._start_times[number] = time.monotonic() + self._back_off.next_pause(number)
 
     def _on_hangup(self) -> None:
-        """Read the configuration again; the workers are replaced one after the other."""
+        """Reload the configuration; the workers are then replaced one after the other."""
         if self._reload.read() and not self._workers.any_serves:
-            self._due = dict.fromkeys(self._due, 0.0)  # what is asked for may be what helps
+            # The new configuration may be what helps, so do not wait for the back-off.
+            self._start_times = dict.fromkeys(self._start_times, 0.0)
 
     # -- the end -------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        """Have every worker drain, and wait for them."""
+        """Make all workers drain, wait for them, and abort those that take too long."""
         lifecycle, workers = self._lifecycle, self._workers
         self._log.info("draining", signal=lifecycle.signal_name, workers=len(workers))
-        self._sockets.close()  # or clients would queue for nobody
+        self._sockets.close()  # or the kernel would queue clients that nobody accepts
         self._scoreboard.drain_everyone()
-        workers.tell_all(signal.SIGTERM)
-        last = lifecycle.deadline + _KILL_GRACE
-        killed = False
-        while workers and time.monotonic() < last:
-            if lifecycle.killed and not killed:
-                killed = True
-                last = min(last, time.monotonic() + _KILL_GRACE)
-                workers.tell_all(ABORT_SIGNAL)
-            left = last - time.monotonic()
-            lifecycle.block(lifecycle.next_wait(None if left == inf else max(0.0, left)))
+        workers.signal_all(signal.SIGTERM)
+        deadline = lifecycle.deadline + _KILL_GRACE
+        aborted = False
+        while workers and time.monotonic() < deadline:
+            if lifecycle.killed and not aborted:
+                aborted = True
+                deadline = min(deadline, time.monotonic() + _KILL_GRACE)
+                workers.signal_all(ABORT_SIGNAL)
+            seconds = deadline - time.monotonic()
+            lifecycle.block(lifecycle.next_wait(None if seconds == inf else max(0.0, seconds)))
             lifecycle.dispatch_ready()
-        workers.totals.cut += len(workers)  # at least; they did not even tell
+        workers.totals.cut += len(workers)  # at least one each: they ended without a report

@@ -1,4 +1,4 @@
-"""Reading the configuration again, while the server serves."""
+"""Reloading the configuration while the server serves."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -9,8 +9,8 @@ from echoserver.conversation.failures import describe_exception
 from echoserver.errors import ConfigError
 from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.monitoring.log import Log
-from echoserver.runtime.announcements import warn_if_opened
-from echoserver.runtime.design import ServerPlan
+from echoserver.runtime.announcements import warn_if_open_to_all
+from echoserver.runtime.plan import ServerPlan
 from echoserver.service import Service
 
 if TYPE_CHECKING:
@@ -18,59 +18,59 @@ if TYPE_CHECKING:
 
 
 def certificate_expiry(secure: "TlsServer | None") -> float:
-    """Return when the certificate expires that is served with, in Unix time; 0: there is none."""
+    """Return when the server's certificate expires, in Unix time; 0: the server has none."""
     if secure is not None:
         from echoserver.conversation.certificates import expiry  # noqa: PLC0415 - only with TLS
 
-        with suppress(ValueError):  # OpenSSL can read it, and that is enough to serve
+        with suppress(ValueError):  # OpenSSL can read the certificate, which is enough to serve
             return expiry(secure.credentials.cert)
     return 0.0
 
 
 def reload_in_place(service: Service, sockets: ListeningSockets) -> bool:
-    """Read the configuration again, and serve by what can be changed without a new process.
+    """Reload the configuration, and apply the settings that need no new process.
 
     Returns:
-        Whether it could be read.
+        Whether the configuration could be loaded.
     """
     log = service.log
     try:
-        config, waiting = reload_config(service.config, in_workers=False)
-        design = ServerPlan.of(config, service, log)
+        config, restart_options = reload_config(service.config, in_workers=False)
+        plan = ServerPlan.of(config, service, log)
     except ConfigError as error:
         log.error("reload_failed", reason=str(error))
         return False
-    except Exception as error:  # noqa: BLE001 - a plugin's; connections that are open stay open
+    except Exception as error:  # noqa: BLE001 - a plugin's error must not end open connections
         log.error("reload_failed", **describe_exception(error))
         return False
     before = service.config
-    service.reconfigure(config, design.make_handler, design.secure)
-    apply_reload(before, config, waiting, sockets, service.lifecycle, log)
+    service.reconfigure(config, plan.make_handler, plan.secure)
+    apply_reload(before, config, restart_options, sockets, service.lifecycle, log)
     return True
 
 
 def apply_reload(
     before: Config,
     config: Config,
-    waiting: list[str],
+    restart_options: list[str],
     sockets: ListeningSockets,
     lifecycle: Lifecycle,
     log: Log,
 ) -> None:
-    """Let what was read again hold in the process that listens, and say so.
+    """Apply a new configuration to the process that listens, and log the reload.
 
     Args:
-        before: What held until now.
-        config: What holds from now on.
-        waiting: The options of it that cannot take effect.
+        before: The configuration until now.
+        config: The configuration from now on.
+        restart_options: The changed options that take effect after a restart only.
         sockets: The listening sockets, which workers share.
-        lifecycle: Of this process.
-        log: Of this process.
+        lifecycle: The lifecycle of this process.
+        log: The log of this process.
     """
-    warn_if_opened(before, config, sockets, log)
+    warn_if_open_to_all(before, config, sockets, log)
     lifecycle.drain_timeout = config.drain_timeout
     sockets.set_timeouts(config)
     log.set_level(config.log_level)
-    if waiting:
-        log.warning("reload_incomplete", restart_for=", ".join(waiting))
+    if restart_options:
+        log.warning("reload_incomplete", restart_for=", ".join(restart_options))
     log.info("reloaded")

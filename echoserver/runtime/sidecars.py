@@ -1,6 +1,6 @@
-"""What stands beside a server that serves: monitoring, the access log, the service manager.
+"""The sidecars of a server: its exporter, its access log, and its service manager.
 
-All of it may fail, hang or be missing, and the server serves.
+All of them may fail, hang or be missing, and the server still serves.
 """
 
 import signal
@@ -25,21 +25,23 @@ if TYPE_CHECKING:
     from echoserver.monitoring.exporter import Exporter
 
 _POLL_INTERVAL = 1.0  # seconds
-_LAST_LINES = 2.0  # seconds to write down what is left of the access log
-_BEATS = 3  # in the time within which a watchdog wants one
+_WRITER_STOP_TIMEOUT = 2.0  # seconds to write the remaining lines of the access log
+_WATCHDOG_BEATS = 3  # per period of the service manager's watchdog
 
 
 class Sidecars:
-    """Opened and started while the server may do anything, and has one thread.
+    """The sidecars of one server.
+
+    They are opened and started while the server still has its privileges, and one thread only.
 
     Args:
-        config: Says which of them are wanted.
+        config: The configuration, which says which sidecars are wanted.
         sockets: The listening sockets.
-        log: Where to tell of what is missing.
-        identity: Whom they are to become.
+        log: Where sidecars that do not work are logged.
+        identity: The identity that helper processes switch to.
 
     Raises:
-        BootError: The access log cannot be opened, or the host of --metrics not be resolved.
+        BootError: The access log cannot be opened, or the host of --metrics cannot be resolved.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Sidecars:
         self._lifecycle: Lifecycle | None = None
         self._stopping = False
         if config.metrics is not None:
-            from echoserver.monitoring import exporter  # noqa: PLC0415 - an HTTP server is much to import
+            from echoserver.monitoring import exporter  # noqa: PLC0415 - an HTTP server takes long to import
 
             try:
                 self._exporter = exporter.Exporter(parse_endpoint(config.metrics), time.time())
@@ -69,22 +71,22 @@ class Sidecars:
                     "metrics_unavailable",
                     address=config.metrics,
                     reason=self._exporter.problem,
-                    advice="the server serves without; the address is tried again every second",
+                    advice="the server serves without metrics, and tries the address every second",
                 )
         if config.access_log is not None:
             self._access = AccessLog(config.access_log, identity)
 
     @property
     def access_log(self) -> AccessLog | None:
-        """Where to write how connections went; None: nowhere."""
+        """The access log; None: there is none."""
         return self._access
 
     def start(self, scoreboard: Scoreboard, lifecycle: Lifecycle) -> None:
-        """Begin.
+        """Start the helper processes, and their supervision.
 
         Args:
-            scoreboard: Where those that serve say how they fare.
-            lifecycle: The calling process's.
+            scoreboard: Where the serving processes publish their counters.
+            lifecycle: The lifecycle of the calling process.
         """
         self._scoreboard, self._lifecycle = scoreboard, lifecycle
         if self._access is not None:
@@ -96,59 +98,60 @@ class Sidecars:
                 "metrics", partial(self._exporter.start, scoreboard, self._identity), self._log
             )
         if self._helpers:
-            lifecycle.every(_POLL_INTERVAL, self._look)
+            lifecycle.every(_POLL_INTERVAL, self._supervise)
         if self._notifier.watchdog:
-            lifecycle.every(self._notifier.watchdog / _BEATS, self._notifier.alive)
-        lifecycle.on_wake(self._notice_drain)
+            lifecycle.every(self._notifier.watchdog / _WATCHDOG_BEATS, self._notifier.alive)
+        lifecycle.on_wake(self._report_drain)
 
     def metrics_address(self) -> dict[str, int]:
-        """Return what is to be said of where the metrics are."""
+        """Return the exporter's port, as a detail of the ``listening`` line."""
         if self._exporter is None or self._exporter.problem:
             return {}
         return {"metrics_port": self._exporter.port}
 
     def ready(self) -> None:
-        """The server serves, or goes on serving after a reload."""
-        self._notifier.ready(f"serving on {', '.join(self._sockets.shown)}")
+        """Tell the service manager that the server serves, at the start or after a reload."""
+        self._notifier.ready(f"serving on {', '.join(self._sockets.display_addresses)}")
 
     def reloading(self) -> None:
-        """It reads its configuration again: time for a new file, too."""
+        """Tell the service manager of a reload, and reopen the access log."""
         self._notifier.reloading()
         if "access_log" in self._helpers:
-            self._helpers["access_log"].tell(signal.SIGHUP)
+            self._helpers["access_log"].send_signal(signal.SIGHUP)
         if self._access is not None:
             self._access.reopen()
 
     def become_worker(self) -> None:
-        """In a forked worker, which starts no helper: close what is kept open for one."""
+        """Close what is kept open for helper processes, in a worker, which starts none."""
         if self._access is not None:
             self._access.release()
         if self._exporter is not None:
             self._exporter.become_worker()
 
     def close(self) -> None:
-        """Stop, the metrics last."""
+        """Stop all sidecars, the exporter last."""
         if self._access is not None and "access_log" in self._helpers:
             writer = self._helpers["access_log"]
             self._access.close()
-            if writer.stop(_LAST_LINES) and self._access.has_unwritten:  # it had died
+            # A writer that had died may have left lines in the pipe.
+            if writer.stop(_WRITER_STOP_TIMEOUT) and self._access.has_pending_lines:
                 writer.ensure_running()
-                writer.stop(_LAST_LINES)
+                writer.stop(_WRITER_STOP_TIMEOUT)
             self._access.release()
         if self._exporter is not None and "metrics" in self._helpers:
             self._exporter.stop(self._helpers["metrics"])
         self._notifier.close()
 
-    def _look(self) -> None:
+    def _supervise(self) -> None:
         if self._scoreboard is not None and self._lifecycle is not None and self._lifecycle.running:
             self._scoreboard.set_queue(*self._sockets.queue())
         for helper in self._helpers.values():
             helper.supervise()
 
-    def _notice_drain(self) -> None:
+    def _report_drain(self) -> None:
         if self._scoreboard is None or self._lifecycle is None or self._lifecycle.running:
             return
-        if not self._stopping:  # a master may have told the workers before it looks here
+        if not self._stopping:  # not `everyone_drains`, which a master may have set already
             self._stopping = True
             self._scoreboard.drain_everyone()
             self._notifier.stopping()

@@ -1,4 +1,4 @@
-"""The workers of one master: started, told, and settled with when they have ended."""
+"""The workers of one master: forking, signalling, and reaping them."""
 
 import contextlib
 import os
@@ -7,14 +7,10 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from echoserver.admission.listening_sockets import ListeningSockets
-from echoserver.lifecycle.main_wait import Lifecycle
 from echoserver.lifecycle.state import DRAIN_SIGNAL
 from echoserver.monitoring.counters import Totals
-from echoserver.monitoring.log import Log
-from echoserver.monitoring.scoreboard import Scoreboard
-from echoserver.runtime.design import ServerPlan
-from echoserver.runtime.sidecars import Sidecars
+from echoserver.runtime.components import ServerComponents
+from echoserver.runtime.plan import ServerPlan
 from echoserver.runtime.worker import SIGNALS, Duty, Worker, serve_as_worker
 from echoserver.service.quota import AddressTable, SharedQuota
 from echoserver.service.resources import Resources
@@ -26,30 +22,23 @@ HEARTBEAT_TIMEOUT = 20.0
 
 
 class Workers:
-    """Those that live, and what they share: slots, addresses, and the scoreboard.
+    """The living workers, and the slots, addresses and scoreboard that they share.
 
-    Iterating over them is safe while some are added or removed.
+    Iterating over them is safe while workers are added or removed.
     """
 
-    def __init__(
-        self,
-        design: ServerPlan,
-        sockets: ListeningSockets,
-        lifecycle: Lifecycle,
-        log: Log,
-        scoreboard: Scoreboard,
-        sidecars: Sidecars,
-    ) -> None:
-        self._sockets, self._lifecycle, self._log = sockets, lifecycle, log
-        self._sidecars = sidecars
+    def __init__(self, components: ServerComponents) -> None:
+        plan, scoreboard = components.plan, components.scoreboard
+        self._sockets, self._lifecycle = components.sockets, components.lifecycle
+        self._log, self._sidecars = components.log, components.sidecars
         self.scoreboard = scoreboard
-        self.count = scoreboard.numbers
-        """How many are to serve."""
+        self.count = scoreboard.workers
+        """How many workers there should be."""
         self.totals = Totals()
-        """What those did that have ended."""
-        self._bond = ParentDeathSignal()
-        self._slot_table = SlotTable(scoreboard.places, design.total_limit(self.count))
-        self._address_table = AddressTable(scoreboard.places, design.configured_limit())
+        """The totals of the workers that have ended."""
+        self._parent_death_signal = ParentDeathSignal()
+        self._slot_table = SlotTable(scoreboard.places, plan.total_limit(self.count))
+        self._address_table = AddressTable(scoreboard.places, plan.configured_limit())
         self._living: list[Worker] = []
 
     def __iter__(self) -> Iterator[Worker]:
@@ -60,42 +49,41 @@ class Workers:
 
     @property
     def any_serves(self) -> bool:
-        """There is one that serves."""
+        """Whether at least one worker serves."""
         return any(worker.ready for worker in self._living)
 
     def has(self, number: int) -> bool:
-        """Tell whether one of that number lives."""
+        """Tell whether a worker with that number lives."""
         return any(worker.number == number for worker in self._living)
 
-    def set_limit(self, design: ServerPlan) -> None:
-        """Let them have as many connections open together as a design allows."""
-        self._slot_table.set_limit(design.total_limit(self.count))
+    def set_limit(self, plan: ServerPlan) -> None:
+        """Set how many connections the workers may have open together to the limit of `plan`."""
+        self._slot_table.set_limit(plan.total_limit(self.count))
 
-    # -- their lives ---------------------------------------------------------------------------
+    # -- starting and reaping ------------------------------------------------------------------
 
-    def start(self, number: int, design: ServerPlan, replaces: Worker | None = None) -> bool:
+    def start(self, number: int, plan: ServerPlan, replaces: Worker | None = None) -> bool:
         """Fork a worker.
 
         Returns:
-            Whether there is one now: the system may have no process left.
+            Whether that succeeded: the system may not allow another process.
         """
         place = self.scoreboard.reserve(number)
-        duty = Duty(number, place, design, self._sockets, self._resources, self._leave_master)
-        now = time.monotonic()  # before its first beat
-        # A signal must find either the master's handlers or the worker's, and not the moment
-        # between them.
+        duty = Duty(number, place, plan, self._sockets, self._make_resources, self._leave_master)
+        now = time.monotonic()  # before its first heartbeat
+        # A signal must meet either the master's handlers or the worker's, and no state in between.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                serve_as_worker(duty, self.scoreboard, self._bond, self._log)
+                serve_as_worker(duty, self.scoreboard, self._parent_death_signal, self._log)
         except OSError as error:
             self.scoreboard.retire_slot(place, number)
             self._log.warning_each_second("worker_not_started", worker=number, error=str(error))
             return False
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        worker = Worker(number, pid, place, design, started=now, asked=now, replaces=replaces)
+        worker = Worker(number, pid, place, plan, start_time=now, ping_time=now, replaces=replaces)
         self._living.append(worker)
         self._log.info("worker_started", worker=number, worker_pid=pid)
         return True
@@ -104,9 +92,9 @@ class Workers:
         self._lifecycle.become_worker()
         self._sidecars.become_worker()
 
-    def _resources(self, place: int, design: ServerPlan) -> Resources:
+    def _make_resources(self, place: int, plan: ServerPlan) -> Resources:
         return Resources(
-            SharedSlots(design.process_limit(), self._slot_table, place),
+            SharedSlots(plan.process_limit(), self._slot_table, place),
             SharedQuota(self._address_table, place),
             self._sidecars.access_log,
             partial(self.scoreboard.write, place),
@@ -114,7 +102,7 @@ class Workers:
         )
 
     def reap(self) -> Iterator[tuple[Worker, int]]:
-        """Collect those that have ended; yield each with its exit code."""
+        """Reap the workers that have ended; yield each with its exit code."""
         for worker in self:
             pid, status = os.waitpid(worker.pid, os.WNOHANG)
             if pid:
@@ -123,8 +111,8 @@ class Workers:
                 yield worker, os.waitstatus_to_exitcode(status)
 
     def _settle(self, worker: Worker) -> None:
-        """Take over what an ended worker has told, and give back the slots that it still held."""
-        # Their accounts first: a place that is free may be the next worker's at once.
+        """Take over the totals of a worker that has ended, and free its slots and its place."""
+        # The tables first: a free place may be the next worker's at once.
         self._slot_table.wipe(worker.place)
         self._address_table.wipe(worker.place)
         account = self.scoreboard.retire_slot(worker.place, worker.number)
@@ -132,37 +120,37 @@ class Workers:
         self._log.count_dropped(account.vitals.log_lines_dropped)
 
     def kill_all(self) -> None:
-        """Kill and collect those that are left."""
-        self.tell_all(signal.SIGKILL)
+        """Kill and reap the remaining workers."""
+        self.signal_all(signal.SIGKILL)
         for worker in self:
             os.waitpid(worker.pid, 0)
             self._settle(worker)
         self._living.clear()
 
     def close(self) -> None:
-        """Kill those that are left, and close what they shared."""
+        """Kill the remaining workers, and close the tables that they shared."""
         self.kill_all()
         self._slot_table.close()
         self._address_table.close()
 
-    # -- what they are told --------------------------------------------------------------------
+    # -- signals -------------------------------------------------------------------------------
 
     @staticmethod
-    def tell(worker: Worker, number: int) -> None:
-        """Send a signal to one."""
+    def send_signal(worker: Worker, number: int) -> None:
+        """Send a signal to one worker."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, number)
 
-    def tell_all(self, number: int) -> None:
-        """Send a signal to all of them."""
+    def signal_all(self, number: int) -> None:
+        """Send a signal to all workers."""
         for worker in self:
-            self.tell(worker, number)
+            self.send_signal(worker, number)
 
     def stop_starting(self, worker: Worker) -> None:
-        """Have a worker leave that has not come so far as to serve.
+        """Tell a worker that does not serve yet to end.
 
-        Not by a kill: it may have accepted a client by now.
+        It is not killed at once, because it may have accepted a client by now.
         """
         worker.leaving = True
-        worker.killed_from = time.monotonic() + HEARTBEAT_TIMEOUT
-        self.tell(worker, DRAIN_SIGNAL)
+        worker.kill_time = time.monotonic() + HEARTBEAT_TIMEOUT
+        self.send_signal(worker, DRAIN_SIGNAL)

@@ -1,4 +1,4 @@
-"""What every connection of a server shares: its limit, its totals, its drain."""
+"""What all connections of a server share: its limit, its totals, its drain."""
 
 import socket
 import threading
@@ -12,8 +12,8 @@ from echoserver.config import Config
 from echoserver.conversation.connection import Connection
 from echoserver.conversation.failures import (
     PEER_CAUSED_EVENTS,
+    describe_tls_failure,
     describe_without_message,
-    tls_failed,
 )
 from echoserver.flow import Flow
 from echoserver.handlers import Handler
@@ -25,13 +25,13 @@ from echoserver.service.resources import Resources
 if TYPE_CHECKING:
     from echoserver.conversation.tls import TlsServer
 
-_SWEEPS = 8  # an idle timeout
+_SWEEPS_PER_TIMEOUT = 8  # of the idle timeout
 
-_SHORTEST_SWEEP = 0.01  # seconds from one to the next
+_MIN_SWEEP_INTERVAL = 0.01  # seconds
 
-_TICK = 0.1  # seconds between two attempts to cut
+_ABORT_INTERVAL = 0.1  # seconds between two attempts to cut connections
 
-_ABORT_GRACE = 1.0  # seconds in which connections that were cut may report what they had done
+_ABORT_GRACE = 1.0  # seconds in which connections that were cut may still report their bytes
 
 
 class Service:
@@ -48,9 +48,9 @@ class Service:
     ) -> None:
         self.config = config
         self.make_handler = make_handler
-        """Makes the handler of one connection."""
+        """The function that makes the handler of one connection."""
         self.secure = secure
-        """Puts TLS over an accepted socket; None: nobody speaks TLS."""
+        """What puts TLS over an accepted socket; None: the server does not use TLS."""
         self.lifecycle = lifecycle
         self.log = log
         self.slots = resources.slots
@@ -60,10 +60,10 @@ class Service:
         self.totals = Totals()
         self.vitals = Vitals()
         self.wake_on_release = False
-        """Set while something waits for a slot."""
+        """Whether to wake the main flow when a slot comes free."""
         self._next_sweep = 0.0
         self._open: set[Connection] = set()
-        self._unwritten = 0  # connections that have ended, and are still to be written down
+        self._pending_records = 0  # ended connections that the logs do not have yet
         # Guards the set and the totals, and keeps a thread alive while it is being woken:
         # pthread_kill of one that has ended is undefined.
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class Service:
     def reconfigure(
         self, config: Config, make_handler: Callable[[], Handler], secure: "TlsServer | None"
     ) -> None:
-        """Serve by other settings from now on; connections that are open keep their handler."""
+        """Use other settings for new connections; open connections keep their handler."""
         self.config = config
         self.make_handler = make_handler
         self.secure = secure
@@ -89,16 +89,16 @@ class Service:
         """Connections that are open in this process."""
         return len(self._open)
 
-    def admit(self, sock: socket.socket, peer: Any, *, counted: bool) -> Connection:
+    def admit(self, sock: socket.socket, peer: Any, *, uses_quota: bool) -> Connection:
         """Give a client that was accepted the slot that was taken for it.
 
         Args:
-            sock: Its socket.
-            peer: Its address.
-            counted: It was counted for that address.
+            sock: The client's socket.
+            peer: The client's address.
+            uses_quota: Whether it was counted in the quota of that address.
         """
         connection = Connection(sock, peer, self)
-        connection.counted = counted
+        connection.uses_quota = uses_quota
         with self._lock:
             self._open.add(connection)
             self.totals.connections += 1
@@ -109,25 +109,25 @@ class Service:
         return connection
 
     def refuse(self, connection: Connection, error: BaseException) -> None:
-        """Nothing could be started to serve a connection: say so, and release it."""
+        """Log that nothing could be started to serve a connection, and release it."""
         self.log.warning_each_second(
             "client_refused", reason="cannot start a thread or process for it", error=str(error)
         )
         self.release(connection)
 
     def release(self, connection: Connection) -> None:
-        """Take a connection's slot back, close its socket, and count what it did."""
+        """Free a connection's slot, close its socket, and count its bytes and its outcome."""
         with self._lock:
-            # First: who sees our FIN and comes back at once finds a slot.
+            # The slot first, so that a client that sees our FIN and reconnects at once gets one.
             self.slots.give()
-            if connection.counted:
+            if connection.uses_quota:
                 self.quota.give(connection.peer[0])
             connection.close()
             self._account_for(connection)
             outcome = connection.outcome or ""
             count_end(outcome, self.totals, self.vitals)
-            # In this order: `drain` looks without the lock, and waits for both.
-            self._unwritten += 1
+            # In this order, because `drain` checks both without the lock.
+            self._pending_records += 1
             self._open.discard(connection)
             if self._promptly:
                 self.publish()
@@ -147,25 +147,25 @@ class Service:
                 time.monotonic() - connection.since,
             )
         with self._lock:
-            self._unwritten -= 1
+            self._pending_records -= 1
         if self.wake_on_release:
             self.lifecycle.wake()
 
     def sample(self) -> None:
-        """Take into the totals what connections have done so far that are still open."""
+        """Add to the totals what open connections have done so far, and publish them."""
         with self._lock:
             for connection in self._open:
                 self._account_for(connection)
             self.publish()
 
     def _account_for(self, connection: Connection) -> None:
-        came, went, late = connection.unaccounted()
-        self.totals.bytes_in += came
-        self.totals.bytes_out += went
-        self.totals.bytes_discarded += late
+        bytes_in, bytes_out, bytes_discarded = connection.new_byte_counts()
+        self.totals.bytes_in += bytes_in
+        self.totals.bytes_out += bytes_out
+        self.totals.bytes_discarded += bytes_discarded
 
     def publish(self) -> None:
-        """Publish how things are."""
+        """Publish the vitals and totals of this process."""
         if self._publish is not None:
             vitals = self.vitals
             vitals.open = self.open
@@ -174,10 +174,10 @@ class Service:
                 vitals.access_lines_dropped = self._access_log.dropped
             self._publish(vitals, self.totals)
 
-    # -- silence -------------------------------------------------------------------------------
+    # -- idle timeout --------------------------------------------------------------------------
 
     def sweep(self) -> float | None:
-        """Wake connections that were silent for the idle timeout; to within an eighth of it.
+        """Wake connections that were silent for the idle timeout, to within an eighth of it.
 
         One timer for all instead of one per wait: a message costs no timer at all. (Where a
         thread blocks, the kernel keeps the time.)
@@ -189,9 +189,11 @@ class Service:
             return None
         now = time.monotonic()
         if now >= self._next_sweep:
-            self._next_sweep = now + max(self.config.idle_timeout / _SWEEPS, _SHORTEST_SWEEP)
-            patience = self.config.idle_timeout
-            self._each(lambda connection: connection.sweep(now, patience))
+            self._next_sweep = now + max(
+                self.config.idle_timeout / _SWEEPS_PER_TIMEOUT, _MIN_SWEEP_INTERVAL
+            )
+            timeout = self.config.idle_timeout
+            self._for_each(lambda connection: connection.sweep(now, timeout))
         return self._next_sweep - now
 
     # -- the end -------------------------------------------------------------------------------
@@ -206,16 +208,16 @@ class Service:
             self.lifecycle.block(wait)
 
     def draining(self) -> Flow:
-        """Do as `drain`, as a flow."""
+        """Return what `drain` does as a flow."""
         lifecycle = self.lifecycle
         self.wake_on_release = True
-        self.log.say_rest()
+        self.log.flush_repeats()
         self.log.info("draining", signal=lifecycle.signal_name, connections=self.open)
         lifecycle.run_hooks()
-        self.tell_to_end()
-        while self._unfinished and not lifecycle.killed and not lifecycle.overdue:
-            left = lifecycle.deadline - time.monotonic()
-            yield lifecycle.next_wait(None if left == inf else max(0.0, left))
+        self.notify_of_drain()
+        while self._has_unfinished and not lifecycle.killed and not lifecycle.overdue:
+            remaining_time = lifecycle.deadline - time.monotonic()
+            yield lifecycle.next_wait(None if remaining_time == inf else max(0.0, remaining_time))
             lifecycle.dispatch_ready()
         if not self._open:
             return
@@ -225,17 +227,17 @@ class Service:
                 connections=len(self._open),
                 advice="they did not read what they were owed; --drain-timeout gives them longer",
             )
-        give_up = time.monotonic() + (0.0 if lifecycle.killed else _ABORT_GRACE)
-        while self._unfinished:
-            self._each(Connection.abort)
-            if time.monotonic() >= give_up:
+        abort_deadline = time.monotonic() + (0.0 if lifecycle.killed else _ABORT_GRACE)
+        while self._has_unfinished:
+            self._for_each(Connection.abort)
+            if time.monotonic() >= abort_deadline:
                 break
-            yield lifecycle.next_wait(_TICK)
+            yield lifecycle.next_wait(_ABORT_INTERVAL)
             lifecycle.dispatch_ready()
         with self._lock:
-            left_over = list(self._open)
-            self.totals.cut += len(left_over)
-        for connection in left_over:
+            remaining = list(self._open)
+            self.totals.cut += len(remaining)
+        for connection in remaining:
             connection.abandon()
 
     def open_connections(self) -> list[Connection]:
@@ -248,43 +250,43 @@ class Service:
         return connection in self._open
 
     @property
-    def _unfinished(self) -> bool:
-        """There are connections that are open, or not written down yet."""
-        return bool(self._open or self._unwritten)
+    def _has_unfinished(self) -> bool:
+        """Whether there are connections that are open, or not in the logs yet."""
+        return bool(self._open or self._pending_records)
 
     def ask_to_leave(self, connection: Connection) -> bool:
-        """End a connection to make room; False where it has ended, or is owed something now."""
+        """Ask a connection to end, to make room; False if it has ended, or is owed something."""
         with self._lock:
             if connection not in self._open or connection.owed:
                 return False
             connection.ask_to_leave()
             return True
 
-    def tell_to_end(self) -> None:
-        """Let every connection notice the drain that has not been told yet."""
-        self._each(Connection.tell_to_end)
+    def notify_of_drain(self) -> None:
+        """Wake every connection that has not noticed the drain yet."""
+        self._for_each(Connection.notify_of_drain)
 
-    def _each(self, what: Callable[[Connection], None]) -> None:
+    def _for_each(self, action: Callable[[Connection], None]) -> None:
         with self._lock:
             for connection in self._open:
-                what(connection)
+                action(connection)
 
     # -- what connections report ---------------------------------------------------------------
 
     def report_failure(self, event: str, error: BaseException) -> None:
-        """Log what failed and where; never the error's words, which may quote what a peer sent."""
+        """Log the type and place of an error, not its message, which may quote a peer's data."""
         self.log.error_each_second(event, **describe_without_message(self.make_handler, error))
 
     def report_tls_failure(self, connection: Connection, reason: str) -> None:
-        """Log why a peer, with which TLS was to be spoken, was not served."""
-        self.report(connection, *tls_failed(reason))
+        """Log why a peer was not served over TLS."""
+        self.report(connection, *describe_tls_failure(reason))
 
-    def report(self, connection: Connection, event: str, about: dict[str, str]) -> None:
+    def report(self, connection: Connection, event: str, fields: dict[str, str]) -> None:
         """Log what a connection, here or in another process, has to report.
 
-        Anybody may cause as many of them as they like.
+        Lines are limited to one a second, because peers can cause any number of these events.
         """
         if event in PEER_CAUSED_EVENTS:
-            self.log.warning_each_second(event, client=connection.peer[0], **about)
+            self.log.warning_each_second(event, client=connection.peer[0], **fields)
         else:
-            self.log.error_each_second(event, **about)
+            self.log.error_each_second(event, **fields)

@@ -1,4 +1,4 @@
-"""What a process has to serve with."""
+"""The resources of a process that serves: slots, quota, access log, publication."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Resources:
-    """What a process has to serve with."""
+    """The resources of a process that serves."""
 
     slots: Slots
     """How many connections may be open at a time."""
     quota: Quota
     """How many each address has open, where that is limited."""
     access_log: "AccessLog | None" = None
-    """Where to write how connections went."""
+    """The log to which each connection's end is written."""
     publish: Callable[[Vitals, Totals], None] | None = None
-    """Publishes how the process fares, and what it has done; None: nobody reads that."""
+    """The function that publishes the vitals and totals; None: nothing reads them."""
     promptly: bool = False
-    """Publish whenever a connection begins or ends, and not only once a second: for a process that
-    may be killed, and one that has no time in between."""
+    """Whether to publish when a connection begins or ends, and not only once a second.
+
+    A process that may be killed needs this, and one that has no time in between.
+    """

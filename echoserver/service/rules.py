@@ -1,4 +1,4 @@
-"""Who may connect, by address (``--allow``, ``--deny``, ``--proxy-from``)."""
+"""The rules for who may connect, by address (``--allow``, ``--deny``, ``--proxy-from``)."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -10,50 +10,50 @@ from echoserver.config import Network
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_REMEMBERED = 4096  # addresses that need not be parsed again
+_ADDRESS_CACHE_SIZE = 4096  # addresses
 
 
 class Rules(Protocol):
-    """Who may connect; see `Config`."""
+    """The rules for who may connect; see `Config`."""
 
     @property
     def allow(self) -> tuple[Network, ...]:
-        """A client in none of these networks is rejected, where there are any."""
+        """If there are any, a client in none of these networks is rejected."""
 
     @property
     def deny(self) -> tuple[Network, ...]:
         """A client in one of these networks is rejected."""
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_ADDRESS_CACHE_SIZE)
 def address_of(peer: str) -> Address:
-    """Return a peer's address: ``::ffff:192.0.2.1`` is one of IPv4, whatever the socket says."""
+    """Return a peer's address: ``::ffff:192.0.2.1`` is an IPv4 address, on any socket."""
     address = ipaddress.ip_address(peer.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def within(address: Address, networks: Sequence[Network]) -> bool:
+def is_in_networks(address: Address, networks: Sequence[Network]) -> bool:
     """Tell whether an address is in one of some networks."""
     return any(address in network for network in networks)
 
 
-def from_balancer(peer: str, balancers: Sequence[Network | Literal["unix"]]) -> bool:
-    """Tell whether a peer is one of the balancers whose PROXY headers are believed."""
+def is_balancer(peer: str, balancers: Sequence[Network | Literal["unix"]]) -> bool:
+    """Tell whether a peer is one of the balancers whose PROXY headers are trusted."""
     if is_unix(peer):
         return "unix" in balancers
-    return within(address_of(peer), [one for one in balancers if one != "unix"])
+    return is_in_networks(address_of(peer), [one for one in balancers if one != "unix"])
 
 
-def limited(peer: str) -> bool:
-    """Tell whether the connections of a peer's address may be counted: it has one."""
+def has_address(peer: str) -> bool:
+    """Tell whether a peer has an IP address, for which its connections can be counted."""
     return not is_unix(peer)
 
 
-def admitted(peer: str, rules: Rules) -> bool:
-    """Tell whether a peer may connect; rules for addresses say nothing about UNIX sockets."""
+def is_admitted(peer: str, rules: Rules) -> bool:
+    """Tell whether a peer may connect; rules for addresses do not apply to UNIX sockets."""
     if not (rules.allow or rules.deny) or is_unix(peer):
         return True
     address = address_of(peer)
-    if within(address, rules.deny):
+    if is_in_networks(address, rules.deny):
         return False
-    return not rules.allow or within(address, rules.allow)
+    return not rules.allow or is_in_networks(address, rules.allow)

@@ -1,4 +1,4 @@
-"""Making room at the limit: the client leaves that has been silent the longest."""
+"""Making room at the limit: the client that has been silent the longest is disconnected."""
 
 import socket
 import time
@@ -10,9 +10,9 @@ from echoserver.conversation.connection import Connection
 from echoserver.service import Service
 from echoserver.system import idle
 
-_SHED_GRACE = 2.5  # seconds that a client which was asked to leave may take for it
-_SURVEY_INTERVAL = 0.25  # seconds between two looks at who is silent
-_LEAST_SILENCE = 1.0  # seconds
+_SHED_GRACE = 2.5  # seconds in which a client that was asked to leave should have left
+_SURVEY_INTERVAL = 0.25  # seconds between two surveys of silent clients
+_MIN_SILENCE = 1.0  # seconds
 
 
 class Shedder:
@@ -20,37 +20,39 @@ class Shedder:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._surveyed = 0.0
-        self._leaving: dict[Connection, float] = {}  # asked to, and when (``monotonic``)
-        self._silent: list[Connection] = []  # those to be asked to leave, the next one last
+        self._last_survey = 0.0
+        self._requests: dict[Connection, float] = {}  # when each was asked (``monotonic``)
+        self._candidates: list[Connection] = []  # to be asked to leave, the next one last
 
     def shed(self, listeners: Iterable[socket.socket], waiting: int) -> bool:
-        """Ask the client to leave that has been silent the longest, and is owed nothing.
+        """Ask the client that has been silent the longest, and is owed nothing, to leave.
 
         Args:
-            listeners: The sockets from which they were accepted.
+            listeners: The sockets from which clients were accepted.
             waiting: How many clients wait there to be accepted.
 
         Returns:
-            Whether there is one, silent for a second at least; or enough have been asked for
-            those that wait, and are about to leave.
+            Whether there is such a client, silent for a second at least, or enough clients are
+            about to leave for those that wait.
         """
         now = time.monotonic()
-        self._leaving = {one: at for one, at in self._leaving.items() if self._service.is_open(one)}
-        # Who has been asked and stays, for whatever reason, makes no room.
-        if sum(now - at < _SHED_GRACE for at in self._leaving.values()) >= waiting:
+        self._requests = {
+            one: at for one, at in self._requests.items() if self._service.is_open(one)
+        }
+        # A client that has been asked and stays, for whatever reason, makes no room.
+        if sum(now - at < _SHED_GRACE for at in self._requests.values()) >= waiting:
             return True
-        if now - self._surveyed >= _SURVEY_INTERVAL:
-            self._surveyed = now
+        if now - self._last_survey >= _SURVEY_INTERVAL:
+            self._last_survey = now
             try:
-                self._silent = self._survey(listeners, now)
+                self._candidates = self._survey(listeners, now)
             except OSError as error:
                 self._service.log.warning_each_second("shedding_failed", error=error.strerror)
                 return False
-        while self._silent:
-            connection = self._silent.pop()
+        while self._candidates:
+            connection = self._candidates.pop()
             if self._service.ask_to_leave(connection):
-                self._leaving[connection] = now
+                self._requests[connection] = now
                 return True
         return False
 
@@ -58,18 +60,18 @@ class Shedder:
         """Return the connections that may be asked to leave, the most silent one last.
 
         Raises:
-            OSError: The kernel does not tell.
+            OSError: The kernel does not answer.
         """
         by_peer = {
-            idle.peer(*one.remote): one
+            idle.peer_key(*one.remote): one
             for one in self._service.open_connections()
-            if now - self._leaving.get(one, -inf) >= _SHED_GRACE
+            if now - self._requests.get(one, -inf) >= _SHED_GRACE
             and not (one.owed or is_unix(one.remote[0]))
         }
         silent = {
             by_peer[peer]: seconds
-            for peer, seconds in idle.silent(listeners).items()
-            if seconds >= _LEAST_SILENCE and peer in by_peer
+            for peer, seconds in idle.silence_by_peer(listeners).items()
+            if seconds >= _MIN_SILENCE and peer in by_peer
         }
-        # Who was asked before is asked again when there is nobody else.
-        return sorted(silent, key=lambda one: (one not in self._leaving, silent[one]))
+        # A client that was asked before is asked again only if there is no other.
+        return sorted(silent, key=lambda one: (one not in self._requests, silent[one]))

@@ -13,64 +13,67 @@ class Slots(Protocol):
     """A number of slots, to be taken before a client is accepted."""
 
     limit: int
-    """How many this process may hold."""
+    """How many slots this process may hold."""
 
     def take(self) -> bool:
-        """Take one; False where none is free."""
+        """Take a slot; False if none is free."""
 
     def give(self) -> None:
         """Give one slot back."""
 
     @property
     def full(self) -> bool:
-        """This process holds as many as it may."""
+        """Whether this process holds as many slots as it may."""
 
     @property
     def exhausted(self) -> bool:
-        """None is free, here or in any other process."""
+        """Whether no slot is free, here or in any other process."""
 
     @property
     def fd(self) -> int | None:
-        """Readable when one may have come free elsewhere; None: nobody else has any."""
+        """Readable when another process may have freed a slot; None: there is no other process."""
 
 
 class LocalSlots:
-    """Slots of one process. Only the main flow takes them; any thread may give them back."""
+    """The slots of a single process.
+
+    Only the main flow takes them; any thread may give them back.
+    """
 
     fd = None
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._lock = threading.Lock()
-        self.taken = 0
+        self.in_use = 0
 
     def take(self) -> bool:
-        """Take one; False where none is free."""
+        """Take a slot; False if none is free."""
         with self._lock:
-            if self.taken >= self.limit:
+            if self.in_use >= self.limit:
                 return False
-            self.taken += 1
+            self.in_use += 1
             return True
 
     def give(self) -> None:
         """Give one slot back."""
         with self._lock:
-            self.taken -= 1
+            self.in_use -= 1
 
     @property
     def full(self) -> bool:
-        """This process holds as many as it may."""
-        return self.taken >= self.limit
+        """Whether this process holds as many slots as it may."""
+        return self.in_use >= self.limit
 
-    exhausted = full  # nobody else has any
+    exhausted = full  # no other process has any
 
 
 class SlotTable:
-    """Who holds how many of the slots that several processes share.
+    """How many of the slots that several processes share each of them holds.
 
-    It is kept in shared memory, an account for each process: what a process holds is known
-    however it ends, and nothing has to be made good but by wiping its account. A `SharedLock` lets
-    one at a time look at all accounts and write to its own.
+    The table is in shared memory, with an account for each process. So what a process holds is
+    known however it ends, and wiping its account is enough to free its slots. A `SharedLock` lets
+    one process at a time read all accounts and write to its own.
 
     Args:
         accounts: How many processes there may be at a time.
@@ -82,15 +85,15 @@ class SlotTable:
         self._memory[0] = limit
         self._lock = SharedLock("slots")
         self.released = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        """Readable since someone has given a slot back, until someone finds them all taken."""
+        """A descriptor that is readable from the return of a slot until all are found in use."""
 
     @property
     def free(self) -> bool:
-        """There are slots that nobody holds."""
+        """Whether there are free slots."""
         return sum(self._memory[1:]) < self._memory[0]
 
     def take(self, account: int) -> bool:
-        """Take a slot; False where none is free."""
+        """Take a slot; False if none is free."""
         with self._lock:
             if not self.free:
                 return False
@@ -102,17 +105,17 @@ class SlotTable:
         self._memory[1 + account] -= 1
         self.notify()
 
-    def held(self, account: int) -> int:
-        """Return how many a process holds."""
+    def count(self, account: int) -> int:
+        """Return how many slots a process holds."""
         return self._memory[1 + account]
 
     def wipe(self, account: int) -> None:
-        """Give back all that a process held, which has ended."""
+        """Give back all slots of a process that has ended."""
         self._memory[1 + account] = 0
         self.notify()
 
     def set_limit(self, limit: int) -> None:
-        """Let them hold so many from now on."""
+        """Set the number of slots that the processes may hold together from now on."""
         self._memory[0] = limit
         self.notify()
 
@@ -121,10 +124,10 @@ class SlotTable:
         os.eventfd_write(self.released, 1)
 
     def clear_notification(self) -> None:
-        """Let the released be silent, unless there is a slot for which it rang."""
+        """Make `released` unreadable, unless there is a free slot."""
         with suppress(BlockingIOError):
             os.eventfd_read(self.released)
-        if self.free:  # given back just before that
+        if self.free:  # it came free just before that
             self.notify()
 
     def close(self) -> None:
@@ -134,12 +137,12 @@ class SlotTable:
 
 
 class SharedSlots:
-    """Slots of one of several processes.
+    """The slots of one of several processes.
 
     Args:
-        limit: How many this process may hold.
-        table: What all of them hold.
-        account: This process's in it.
+        limit: How many slots this process may hold.
+        table: The table of what all of them hold.
+        account: This process's account in the table.
     """
 
     def __init__(self, limit: int, table: SlotTable, account: int) -> None:
@@ -147,10 +150,10 @@ class SharedSlots:
         self.fd = table.released
         self._slot_table = table
         self._account = account
-        self._lock = threading.Lock()  # the kernel's knows processes, not threads
+        self._lock = threading.Lock()  # the table's lock is for processes, not threads
 
     def take(self) -> bool:
-        """Take one; False where none is free, here or at all."""
+        """Take a slot; False if none is free, or this process may not hold more."""
         with self._lock:
             return not self.full and self._slot_table.take(self._account)
 
@@ -161,12 +164,12 @@ class SharedSlots:
 
     @property
     def full(self) -> bool:
-        """This process holds as many as it may."""
-        return self._slot_table.held(self._account) >= self.limit
+        """Whether this process holds as many slots as it may."""
+        return self._slot_table.count(self._account) >= self.limit
 
     @property
     def exhausted(self) -> bool:
-        """None is free in any process; until one is, `fd` is not readable."""
+        """Whether no slot is free in any process; until one is, `fd` is not readable."""
         if self._slot_table.free:
             return False
         self._slot_table.clear_notification()

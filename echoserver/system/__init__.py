@@ -1,1 +1,1 @@
-"""What Linux offers and Python does not wrap: one kernel interface a file."""
+"""Linux features that Python does not wrap, one kernel interface per module."""

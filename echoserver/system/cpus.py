@@ -22,9 +22,9 @@ def parse_affinity(value: object) -> Affinity:
     cpus: list[int] = []
     if isinstance(value, str):
         for part in value.split(","):
-            if not (found := re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part, re.ASCII)):
+            if not (match := re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part, re.ASCII)):
                 break
-            first, last = int(found[1]), int(found[2] or found[1])
+            first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 break
             cpus += range(first, last + 1)
@@ -33,17 +33,17 @@ def parse_affinity(value: object) -> Affinity:
     raise ValueError("off, auto, or CPU numbers such as 0,2-3")
 
 
-# Before this process confines itself.
+# Read at import, before this process confines itself to some of them.
 _ALLOWED = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
 
 
 def unusable_cpus(affinity: Affinity) -> list[int]:
-    """Return the CPUs of a list that this process might not run on when it began."""
+    """Return the listed CPUs that this process was not allowed to use when it started."""
     return [] if isinstance(affinity, str) else [cpu for cpu in affinity if cpu not in _ALLOWED]
 
 
 def pin(affinity: Affinity, number: int) -> None:
-    """Confine this process to the CPU that is worker `number`'s (from 0), unless it is `off`."""
+    """Pin this process to the CPU of worker `number` (from 0), unless `affinity` is ``off``."""
     if affinity != "off":
         cpus = sorted(_ALLOWED) if isinstance(affinity, str) else affinity
         os.sched_setaffinity(0, {cpus[number % len(cpus)]})

@@ -1,20 +1,20 @@
-"""How many files a process may have open (getrlimit(2), RLIMIT_NOFILE), and who gets them."""
+"""The limit of open files (getrlimit(2), RLIMIT_NOFILE), and the share that connections get."""
 
 import resource
 from contextlib import suppress
 
-# Descriptors that are not connections': stderr, listeners, the wake-up pipe, a loop's own. Where
-# there are few, half of them.
+# Descriptors for everything but connections: stderr, listeners, the wake-up pipe, an event loop's
+# own. Where the limit is low, half of it is reserved.
 _RESERVED_DESCRIPTORS = 64
 
 
 def room_for_connections(descriptors: int) -> int:
-    """Return how many of so many descriptors connections may have."""
+    """Return how many of `descriptors` connections may use."""
     return descriptors - min(_RESERVED_DESCRIPTORS, descriptors // 2)
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard one; return what holds now."""
+    """Raise the soft limit of open files to the hard one; return the limit now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with suppress(ValueError, OSError):

@@ -1,4 +1,4 @@
-"""Files by names that a person types: what is really behind such a name, and how much of it."""
+"""Reading files that a user names, which may be pipes or devices, in bounded time and memory."""
 
 import errno
 import os
@@ -6,33 +6,35 @@ import select
 import stat
 import time
 
-LONGEST = 4 << 20
-"""Bytes of the largest file that is read: CA bundles have a quarter of a million."""
+MAX_FILE_SIZE = 4 << 20
+"""The size in bytes of the largest file that is read. CA bundles have a quarter of a million."""
 
-PATIENCE = 5.0
+READ_TIMEOUT = 5.0
 """Seconds within which a file must have been read."""
 
-_CHUNK = 1 << 16
-_MOST_LINKS = 40  # as the kernel follows (path_resolution(7))
+_CHUNK_SIZE = 1 << 16  # bytes
+_MAX_LINKS = 40  # as many as the kernel follows (path_resolution(7))
 
 
 def read_file(path: str | os.PathLike[str], *, reload: bool = False) -> bytes:
-    """Return what is in a file that a person named, in bounded time and memory.
+    """Return the content of a file that a user named, in bounded time and memory.
 
-    At the start it may be a pipe, such as a shell makes for ``<(...)``, whose writer ends within
-    `PATIENCE`; a signal ends the process then. A reload reads regular files only, and in a thread
-    that is left behind where their mount does not answer: the main flow must come back.
+    At startup the file may be a pipe, such as a shell makes for ``<(...)``, if its writer ends
+    within `READ_TIMEOUT`; a signal still ends the process at that time. A reload reads regular
+    files only, and in a thread that is abandoned if their mount does not answer, because the main
+    flow must not hang while it serves clients.
 
     Args:
-        path: Its name.
-        reload: There are clients that are being served.
+        path: The file's name.
+        reload: Clients are being served meanwhile.
 
     Raises:
-        OSError: It cannot be read, is too large, or takes too long; with its name.
+        OSError: The file cannot be read, is too large, or takes too long to read. The error names
+            the file.
     """
     if not reload:
         return _read(path, reload=False)
-    import threading  # noqa: PLC0415 - a forked child need not have it
+    import threading  # noqa: PLC0415 - forked children do without it
 
     outcome: list[bytes | OSError] = []
 
@@ -45,7 +47,7 @@ def read_file(path: str | os.PathLike[str], *, reload: bool = False) -> bytes:
     thread = threading.Thread(target=read, daemon=True)
     try:
         thread.start()
-        thread.join(PATIENCE)
+        thread.join(READ_TIMEOUT)
     except RuntimeError:  # the system has no thread left
         read()
     match outcome:
@@ -53,19 +55,19 @@ def read_file(path: str | os.PathLike[str], *, reload: bool = False) -> bytes:
             return data
         case [OSError() as error]:
             raise error
-    raise OSError(errno.ETIMEDOUT, f"it does not answer within {PATIENCE:g} seconds", path)
+    raise OSError(errno.ETIMEDOUT, f"it does not answer within {READ_TIMEOUT:g} seconds", path)
 
 
 def _read(path: str | os.PathLike[str], *, reload: bool) -> bytes:
-    # Without O_NONBLOCK, to open a pipe that nobody writes to would wait.
+    # Without O_NONBLOCK, opening a pipe that nobody writes to would block.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        regular = stat.S_ISREG(found.st_mode) or os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
+        status = os.fstat(fd)
+        regular = stat.S_ISREG(status.st_mode) or os.path.samestat(status, os.stat(os.devnull))  # noqa: PTH116
         if reload and not regular:
-            raise OSError(errno.EINVAL, "it is not a regular file, and can be read once")
+            raise OSError(errno.EINVAL, "it is not a regular file, so a reload cannot read it")
         return _read_to_end(fd)
-    except OSError as error:  # that of a descriptor does not have the name
+    except OSError as error:  # errors of calls on a descriptor do not name the file
         error.filename = path
         raise
     finally:
@@ -73,37 +75,39 @@ def _read(path: str | os.PathLike[str], *, reload: bool) -> bytes:
 
 
 def _read_to_end(fd: int) -> bytes:
-    poll, deadline = select.poll(), time.monotonic() + PATIENCE
+    poll, deadline = select.poll(), time.monotonic() + READ_TIMEOUT
     poll.register(fd, select.POLLIN)
     pieces: list[bytes] = []
     size = 0
     while True:
-        # Before the first read, which would take a pipe without a writer for an empty one.
+        # Wait before the first read, too: reading a pipe that has no writer yet would look like its
+        # end.
         if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise OSError(errno.ETIMEDOUT, f"there is no end within {PATIENCE:g} seconds")
-        piece = os.read(fd, _CHUNK)
+            raise OSError(errno.ETIMEDOUT, f"it does not end within {READ_TIMEOUT:g} seconds")
+        piece = os.read(fd, _CHUNK_SIZE)
         if not piece:
             return b"".join(pieces)
         pieces.append(piece)
         size += len(piece)
-        if size > LONGEST:
-            raise OSError(errno.EFBIG, f"it is larger than {LONGEST >> 20} MiB")
+        if size > MAX_FILE_SIZE:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE_SIZE >> 20} MiB")
 
 
 def own_descriptor(path: str) -> int | None:
     """Return the descriptor of this process that `path` names, such as 2 for ``/dev/stderr``.
 
-    To open such a name makes an open file with an offset of its own, so what is written there lies
-    on what others write who share the descriptor (open(2)); and a socket cannot be opened at all.
+    Opening such a name would create an open file description with an offset of its own (open(2)),
+    so its writes would overwrite those of other processes that share the descriptor. A socket
+    cannot be opened by name at all.
 
     Args:
-        path: A name, or a symbolic link to one: ``/dev/stdout``, ``/proc/self/fd/5``.
+        path: Such a name, or a symbolic link to one: ``/dev/stdout``, ``/proc/self/fd/5``.
 
     Returns:
-        The number; None: it names something else.
+        The descriptor, or None if `path` names something else.
     """
     own = os.path.realpath("/proc/self/fd")
-    for _ in range(_MOST_LINKS):
+    for _ in range(_MAX_LINKS):
         folder, name = os.path.split(path)
         if name.isdecimal() and os.path.realpath(folder) == own:
             return int(name)

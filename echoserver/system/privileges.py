@@ -1,4 +1,4 @@
-"""Becoming an ordinary user, for good, once what needs privileges is done."""
+"""Switching to an unprivileged user for good, once all that needs privileges is done."""
 
 import ctypes
 import grp
@@ -20,52 +20,52 @@ _CAPABILITIES = (b"CapInh", b"CapPrm", b"CapEff", b"CapAmb")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and groups."""
+    """A user and its groups, by number."""
 
     user: int
     group: int
     groups: tuple[int, ...]
-    """All of them."""
+    """The supplementary groups, with `group` among them."""
 
     @classmethod
     def of(cls, user: str | None, group: str | None, source: Callable[[str], str]) -> Self | None:
-        """Return whom a server is to become; None: nobody else.
+        """Return the identity that a server switches to, or None if it keeps its own.
 
         Args:
-            user: A name or a number.
-            group: Likewise; None: that user's.
-            source: Tells what ``user`` and ``group`` were read from, to stand in a sentence.
+            user: A user name or number.
+            group: A group name or number; None: the user's primary group.
+            source: Returns what ``user`` or ``group`` was read from, for error messages.
 
         Raises:
             ConfigError: There is no such user or group, or it is root.
         """
         if user is None and group is None:
             return None
-        known = _entry(user, pwd.getpwnam, pwd.getpwuid, source("user")) if user else None
-        number = known.pw_uid if known else int(user or os.geteuid())
+        account = _entry(user, pwd.getpwnam, pwd.getpwuid, source("user")) if user else None
+        number = account.pw_uid if account else int(user or os.geteuid())
         read_from = source("group" if group is not None else "user")
         if group is not None:
-            found = _entry(group, grp.getgrnam, grp.getgrgid, read_from)
-            group_number = found.gr_gid if found else int(group)
-        elif known is not None:
-            group_number = known.pw_gid
+            entry = _entry(group, grp.getgrnam, grp.getgrgid, read_from)
+            group_number = entry.gr_gid if entry else int(group)
+        elif account is not None:
+            group_number = account.pw_gid
         else:
             raise ConfigError(f"{read_from}: the user {number} has no entry; add --group")
         if number == 0 and user is None:
             raise ConfigError(f"{read_from} alone leaves root in place; add --user")
         if number == 0:
-            raise ConfigError(f"{read_from}: root is what is to be given up; name an ordinary user")
-        groups = os.getgrouplist(known.pw_name, group_number) if known else [group_number]
+            raise ConfigError(f"{read_from}: a server must not stay root; name an ordinary user")
+        groups = os.getgrouplist(account.pw_name, group_number) if account else [group_number]
         return cls(number, group_number, tuple(sorted(set(groups))))
 
     def assume(self) -> None:
-        """Become it: this process, and all that it starts from now on.
+        """Switch this process, and all that it starts from now on, to this identity for good.
 
-        What is imported later must be readable for that user. What can be needed at any time is
-        imported before.
+        Modules that are imported later must be readable for that user, so those that may be needed
+        at any time are imported first.
 
         Raises:
-            BootError: This process may not, or could come back.
+            BootError: This process may not switch, or could switch back.
         """
         for module in _NEEDED_LATER:
             import_module(module)
@@ -76,17 +76,17 @@ class Identity:
                 os.setresuid(self.user, self.user, self.user)
             except PermissionError:
                 raise BootError(
-                    f"cannot become user {self.user} and group {self.group}: that takes root"
+                    f"cannot become user {self.user} and group {self.group}: that requires root"
                 ) from None
         set_no_new_privs()
         self._verify()
 
     @contextmanager
     def acting(self) -> Iterator[None]:
-        """Do something as it, and come back: what it may not do, is not done for it.
+        """Act as this identity within a ``with`` block, so that its permissions apply.
 
-        Of a process that may not become it, nothing changes; only the main thread of a process that
-        has no others may ask for this.
+        In a process that may not switch, nothing changes. Only the main thread of a process that
+        has no other threads may use this.
         """
         user, group, groups = os.geteuid(), os.getegid(), os.getgroups()
         if user != 0:
@@ -108,11 +108,11 @@ class Identity:
                 become(0)
             except PermissionError:
                 continue
-            raise BootError("privileges were given up, and could be taken back")
+            raise BootError("privileges were dropped, but could be regained")
         status = Path("/proc/self/status").read_bytes()
-        held = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
-        if any(int(held.get(name, b"0"), 16) for name in _CAPABILITIES):
-            raise BootError("the user was changed, and capabilities are left (capabilities(7))")
+        fields = dict(line.split(b":", 1) for line in status.splitlines() if b":" in line)
+        if any(int(fields.get(name, b"0"), 16) for name in _CAPABILITIES):
+            raise BootError("the user was changed, but capabilities remain (capabilities(7))")
 
 
 def set_no_new_privs() -> None:
@@ -123,12 +123,12 @@ def set_no_new_privs() -> None:
 
 
 def _entry(name: str, by_name: Any, by_number: Any, source: str) -> Any:
-    """Return what the system knows of a user or group; None: it has a number and no entry."""
+    """Return the system's entry for a user or group, or None for a number that has no entry."""
     try:
         return by_number(int(name)) if name.isdecimal() else by_name(name)
     except KeyError:
         if name.isdecimal():
             return None
-        raise ConfigError(f"{source}: this system knows no {name!r}") from None
+        raise ConfigError(f"{source}: there is no {name!r} on this system") from None
     except OverflowError:
         raise ConfigError(f"{source}: {name} is too large a number") from None

@@ -1,4 +1,4 @@
-"""What a parent and the children that it forks owe each other."""
+"""Reaping orphans, and ending children together with their parent."""
 
 import ctypes
 import os
@@ -10,35 +10,36 @@ _WITHOUT_REAPING = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 class OrphanReaper:
-    """Of process 1 of a container: the children that it has not started.
+    """Reaps the orphans that process 1 of a container inherits.
 
-    An orphan becomes process 1's child, and stays a zombie until it is reaped.
+    An orphan becomes a child of process 1, and stays a zombie until it is reaped.
     """
 
     def __init__(self) -> None:
-        self._seen = 0
+        self._candidate = 0  # a process that had ended at the last call
 
     def collect(self) -> None:
-        """Collect who had ended when this was called the last time, and still was not collected.
+        """Reap children that had ended by the last call, and that nobody has reaped since.
 
-        Another one may be of our own, or of a handler that runs programs, and about to be. (It
-        takes no descriptor, of which there may be none.)
+        A child that has just ended may belong to the server, or to a handler that runs programs,
+        and is then about to be reaped by its owner. (`waitid` needs no descriptor, of which there
+        may be none left.)
         """
         try:
-            while (ended := os.waitid(os.P_ALL, 0, _WITHOUT_REAPING)) is not None:
-                if ended.si_pid != self._seen:
-                    self._seen = ended.si_pid
+            while (child := os.waitid(os.P_ALL, 0, _WITHOUT_REAPING)) is not None:
+                if child.si_pid != self._candidate:
+                    self._candidate = child.si_pid
                     return
-                os.waitpid(ended.si_pid, os.WNOHANG)
+                os.waitpid(child.si_pid, os.WNOHANG)
         except ChildProcessError:
             pass
-        self._seen = 0
+        self._candidate = 0
 
 
 class ParentDeathSignal:
     """Makes children die with their parent, however it dies.
 
-    Made in the parent, once: what every child would have to import is imported here.
+    It is made once, in the parent, so that children need not import what it takes.
     """
 
     def __init__(self) -> None:
@@ -46,11 +47,11 @@ class ParentDeathSignal:
         self._libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def arm(self, number: int) -> None:
-        """In the child: arrange for a signal when the parent is gone (prctl(2), PR_SET_PDEATHSIG).
+        """Have the kernel signal this child when its parent ends (prctl(2), PR_SET_PDEATHSIG).
 
-        The signal comes when the *thread* that forked ends: fork from the main thread.
+        The signal comes when the *thread* that forked ends, so fork from the main thread.
         """
         if self._libc is not None:
             self._libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-        if os.getppid() != self._parent:  # it died between the fork and the line above
+        if os.getppid() != self._parent:  # the parent ended before the line above
             os._exit(1)

@@ -5,18 +5,19 @@ import fcntl
 import os
 import time
 
-_WAKE_TIMEOUT = 0.0005  # seconds
+_RETRY_INTERVAL = 0.0005  # seconds
 
 
 class SharedLock:
-    """Lets one process at a time in (fcntl(2), advisory record locking).
+    """A lock that one process at a time can hold (fcntl(2), advisory record locking).
 
-    It is the kernel's, so nobody is locked out by a process that was killed. It knows processes and
-    no threads: those of one process need a lock of their own around it. And where two threads
-    hold one lock each, and two of another process want the other, it takes that for a deadlock.
+    The kernel keeps it, so a process that was killed locks nobody out. It belongs to a process, not
+    to a thread: the threads of one process need a lock of their own around it. And where two
+    threads of one process each hold such a lock, and two threads of another process each want one
+    of them, the kernel may mistake that for a deadlock (EDEADLK), so locking is tried again.
 
     Args:
-        name: How /proc/PID/fd shows it.
+        name: The name by which /proc/PID/fd shows the lock.
     """
 
     def __init__(self, name: str) -> None:
@@ -29,7 +30,7 @@ class SharedLock:
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise
-                time.sleep(_WAKE_TIMEOUT)
+                time.sleep(_RETRY_INTERVAL)
             else:
                 return
 

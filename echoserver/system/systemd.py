@@ -1,8 +1,8 @@
-"""What a service manager hands over and wants to hear (systemd, and others like it).
+"""The protocols between a server and its service manager (systemd, and others like it).
 
-Listening sockets come as the descriptors from 3 on, announced in the environment
-(sd_listen_fds(3)); states go, as datagrams, to the socket that the environment names
-(sd_notify(3)).
+The service manager passes listening sockets as the descriptors from 3 on, and announces them in
+the environment (sd_listen_fds(3)). The server reports its state in datagrams to the socket that the
+environment names (sd_notify(3)).
 """
 
 import os
@@ -15,61 +15,61 @@ from echoserver.errors import BootError
 _FIRST = 3  # SD_LISTEN_FDS_START
 
 
-def inherited() -> list[int]:
-    """Return the descriptors of listening sockets that were handed over; none: nobody did that.
+def inherited_descriptors() -> list[int]:
+    """Return the descriptors of the listening sockets that a service manager handed over, if any.
 
     Raises:
-        BootError: It is not what this server could use.
+        BootError: A descriptor is not a socket that this server can use.
     """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal() or not int(count):
         return []
-    found = []
+    descriptors = []
     for fd in range(_FIRST, _FIRST + int(count)):
         _verify(fd)
         os.set_inheritable(fd, False)
-        found.append(fd)
-    return found
+        descriptors.append(fd)
+    return descriptors
 
 
 def _verify(fd: int) -> None:
     what = f"descriptor {fd} that was handed over (LISTEN_FDS)"
     try:
         with socket.socket(fileno=os.dup(fd)) as sock:
-            streams = sock.type == socket.SOCK_STREAM
-            known = sock.family in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
-            listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            is_stream = sock.type == socket.SOCK_STREAM
+            usable_family = sock.family in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+            is_listener = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise BootError(f"{what} is not a socket: {error.strerror}") from None
-    if not (streams and known and listens):
+    if not (is_stream and usable_family and is_listener):
         raise BootError(
             f"{what} does not listen for TCP or on a UNIX stream socket (ListenStream=, Accept=no)"
         )
 
 
 class Notifier:
-    """Tells a service manager how the server fares; nobody, where there is none."""
+    """Reports the server's state to its service manager, if it has one."""
 
     def __init__(self) -> None:
         address = os.environ.pop("NOTIFY_SOCKET", "")
         if address.startswith("@"):  # abstract (unix(7))
             address = "\0" + address[1:]
         self._address = address
-        # Made while there are descriptors: clients may take all the others.
+        # Made while there are descriptors left: clients may take all the others.
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) if address else None
         period, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         mine = pid in {"", str(os.getpid())}
         usable = bool(address) and mine and period.isdecimal()
         self.watchdog = int(period) / 1e6 if usable else 0.0
-        """Seconds within which it wants to hear that the server lives; 0: never."""
+        """Seconds within which the service manager expects a sign of life; 0: it expects none."""
 
     def ready(self, status: str) -> None:
         """Tell the service manager that the server serves."""
         self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """It reads its configuration again; `ready` follows."""
+        """Tell the service manager that the server reloads its configuration; `ready` follows."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
@@ -77,11 +77,11 @@ class Notifier:
         self._tell("STOPPING=1", "STATUS=draining")
 
     def alive(self) -> None:
-        """Its main flow goes on."""
+        """Tell the service manager's watchdog that the main flow is alive."""
         self._tell("WATCHDOG=1")
 
     def close(self) -> None:
-        """There is no more to say."""
+        """Close the socket to the service manager."""
         if self._socket is not None:
             self._socket.close()
 

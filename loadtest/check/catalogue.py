@@ -1,4 +1,4 @@
-"""All checks, and those that were asked for."""
+"""All checks, and the selection by patterns."""
 
 import fnmatch
 
@@ -14,16 +14,16 @@ from loadtest.check.model import CHECKS, GROUPS, Check
 
 
 def choose(only: str | None, skip: str | None) -> list[Check]:
-    """Return the checks of some patterns, as ``N4,C*``, without those of others.
+    """Return the checks that match `only`, such as ``N4,C*``, without those that match `skip`.
 
     Raises:
         ValueError: A pattern matches none; the message is a sentence.
     """
-    wanted = _matching(only, "--only") if only else {one.id for one in every()}
-    wanted -= _matching(skip, "--skip") if skip else set()
-    if not wanted:
+    selection = _ids_matching(only, "--only") if only else {one.id for one in every()}
+    selection -= _ids_matching(skip, "--skip") if skip else set()
+    if not selection:
         raise ValueError("--only and --skip leave no check to run")
-    return [one for one in every() if one.id in wanted]
+    return [one for one in every() if one.id in selection]
 
 
 def every() -> list[Check]:
@@ -31,12 +31,12 @@ def every() -> list[Check]:
     return sorted(CHECKS.values(), key=lambda one: (list(GROUPS).index(one.id[0]), one.id))
 
 
-def _matching(patterns: str, option: str) -> set[str]:
+def _ids_matching(patterns: str, option: str) -> set[str]:
     ids = [one.id for one in every()]
-    found: set[str] = set()
+    selection: set[str] = set()
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        matching = fnmatch.filter(ids, pattern.upper())
-        if not matching:
+        matches = fnmatch.filter(ids, pattern.upper())
+        if not matches:
             raise ValueError(f"{option}: {pattern!r} is not a check; see --list")
-        found.update(matching)
-    return found
+        selection.update(matches)
+    return selection

@@ -1,4 +1,4 @@
-"""What was seen on the wire: a timeline, and the first difference between two streams of bytes."""
+"""The evidence of a check: a timeline, and the first difference between two streams of bytes."""
 
 import time
 from collections.abc import Iterator
@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-_SHOWN = 24  # bytes of what was sent or received
+_MAX_SHOWN = 24  # bytes of what was sent or received
 _FIRST, _LAST = 8, 10  # events that are kept
 _RECENT = 6
 _BEFORE, _AFTER = 8, 16  # bytes shown around a difference
-_RECOGNISED = 12  # bytes by which a place in a stream is known
+_RECOGNISABLE = 12  # bytes that are enough to recognise a place in a stream
 
 
 @dataclass(slots=True)
@@ -29,48 +29,52 @@ class Timeline:
     """What happened during a check: the first events, and the last."""
 
     def __init__(self) -> None:
-        self._begun: float | None = None
+        self._start: float | None = None
         self._first: list[Event] = []
         self._last: list[Event] = []
         self._dropped = 0
-        self._going: tuple[str, str, bytes, int, int] | None = None
+        self._transfer: tuple[str, str, bytes, int, int] | None = None
 
-    def add(self, connection: str, what: str) -> None:
+    def add(self, connection: str, event_text: str) -> None:
         """Add an event to the timeline."""
-        self._going = None
+        self._transfer = None
         now = time.monotonic()
-        self._begun = now if self._begun is None else self._begun
-        self._append(Event(now - self._begun, connection, what))
+        self._start = now if self._start is None else self._start
+        self._append(Event(now - self._start, connection, event_text))
 
-    def moved(self, connection: str, verb: str, data: bytes | memoryview) -> None:
-        """Add that bytes were sent or received; what follows at once of the same kind is one."""
-        start, size, pieces = bytes(data[:_SHOWN]), len(data), 1
-        going = self._going
-        if going is not None and going[:2] == (connection, verb):
-            start, size, pieces = (going[2] + start)[:_SHOWN], going[3] + size, going[4] + 1
-            (self._last or self._first)[-1].what = _moved(verb, start, size, pieces)
+    def add_transfer(self, connection: str, verb: str, data: bytes | memoryview) -> None:
+        """Add that bytes were sent or received; successive transfers of a kind become one event."""
+        start, size, pieces = bytes(data[:_MAX_SHOWN]), len(data), 1
+        transfer = self._transfer
+        if transfer is not None and transfer[:2] == (connection, verb):
+            start, size, pieces = (
+                (transfer[2] + start)[:_MAX_SHOWN],
+                transfer[3] + size,
+                transfer[4] + 1,
+            )
+            (self._last or self._first)[-1].what = _describe_transfer(verb, start, size, pieces)
         else:
-            self.add(connection, _moved(verb, start, size, pieces))
-        self._going = (connection, verb, start, size, pieces)
+            self.add(connection, _describe_transfer(verb, start, size, pieces))
+        self._transfer = (connection, verb, start, size, pieces)
 
     @contextmanager
-    def summed_up(self, connection: str, what: str) -> Iterator[None]:
-        """Keep what happens in the block as one event; where it fails, the last events as well."""
-        self.add(connection, what)
-        whole, self._first, self._last = (self._first, self._last, self._dropped), [], []
+    def summarize(self, connection: str, event_text: str) -> Iterator[None]:
+        """Sum up the events of the block as one; if the block fails, keep the last ones as well."""
+        self.add(connection, event_text)
+        outer_events, self._first, self._last = (self._first, self._last, self._dropped), [], []
         failed = True
         try:
             yield
             failed = False
         finally:
             recent = (self._first + self._last)[-_RECENT:] if failed else []
-            self._first, self._last, self._dropped = whole
-            self._going = None
+            self._first, self._last, self._dropped = outer_events
+            self._transfer = None
             for event in recent:
                 self._append(event)
 
     def lines(self) -> list[str]:
-        """Return it as text."""
+        """Return the timeline as lines of text."""
         between = [f"          ... {self._dropped} more ..."] if self._dropped else []
         return [*map(str, self._first), *between, *map(str, self._last)]
 
@@ -84,15 +88,15 @@ class Timeline:
             self._dropped += 1
 
 
-def _moved(verb: str, start: bytes, size: int, pieces: int) -> str:
-    shown = repr(start[:_SHOWN])[1:] + ("..." if size > _SHOWN else "")
-    often = f" in {pieces} pieces" if pieces > 1 and verb == "sent" else ""
-    return f"{verb} {count(size, 'byte')}{often}: {shown}"
+def _describe_transfer(verb: str, start: bytes, size: int, pieces: int) -> str:
+    start_text = repr(start[:_MAX_SHOWN])[1:] + ("..." if size > _MAX_SHOWN else "")
+    pieces_text = f" in {pieces} pieces" if pieces > 1 and verb == "sent" else ""
+    return f"{verb} {count(size, 'byte')}{pieces_text}: {start_text}"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two streams of bytes part."""
+    """The first difference between two streams of bytes."""
 
     offset: int
     expected: list[str]
@@ -103,22 +107,22 @@ class Difference:
 
 @dataclass(slots=True)
 class Evidence:
-    """What a failure rests on."""
+    """The evidence for a failure."""
 
     difference: Difference | None = None
     timeline: list[str] = field(default_factory=list)
     server: list[str] = field(default_factory=list)
-    """Its processes, and the kernel's view of its sockets."""
+    """The server's processes, and the kernel's view of its sockets."""
     output: list[str] = field(default_factory=list)
-    """The last lines that it printed."""
+    """The last lines that the server printed."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what there is of it."""
+        """Return the evidence as a dictionary, without empty parts."""
         return {name: value for name, value in asdict(self).items() if value}
 
 
 def difference(received: bytes, expected: bytes) -> Difference | None:
-    """Return where `received` differs from `expected`; None where it does not."""
+    """Return the first difference between two streams; None if they are equal."""
     if received == expected:
         return None
     offset = first_difference(received, expected)
@@ -132,7 +136,7 @@ def difference(received: bytes, expected: bytes) -> Difference | None:
 
 
 def first_difference(one: bytes, other: bytes) -> int:
-    """Return the offset of the first byte that differs; the shorter's length where none does."""
+    """Return the offset of the first byte that differs; without one, the length of the shorter."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -151,20 +155,28 @@ def _explain(received: bytes, expected: bytes, offset: int) -> str:
         return f"{count(len(rest), 'extra byte')} came"
     if received.upper() == expected.upper():
         return "it differs in case only: what is owed depends on the assignment (--expect)"
-    return _shifted(received, expected, offset) or (
+    return _explain_shift(received, expected, offset) or (
         f"byte {rest[0]:#04x} came where {owed[0]:#04x} was owed"
     )
 
 
-def _shifted(received: bytes, expected: bytes, offset: int) -> str:
-    """Say where what came belongs, or what is missing, where it can be recognised."""
+def _explain_shift(received: bytes, expected: bytes, offset: int) -> str:
+    """Return where the received bytes belong, or what is missing; empty if that is unknown."""
     rest, owed = received[offset:], expected[offset:]
-    if len(rest) >= _RECOGNISED and (found := expected.find(rest[:_RECOGNISED], offset)) >= 0:
-        return f"{count(found - offset, 'byte')} of what is owed did not come"
-    if len(owed) >= _RECOGNISED and (found := received.find(owed[:_RECOGNISED], offset)) >= 0:
-        return f"{count(found - offset, 'extra byte')} came here"
-    if len(rest) >= _RECOGNISED and (found := expected.find(rest[:_RECOGNISED])) >= 0:
-        return f"what came here was owed earlier, at byte {found:,}: it came twice, or out of order"
+    if (
+        len(rest) >= _RECOGNISABLE
+        and (position := expected.find(rest[:_RECOGNISABLE], offset)) >= 0
+    ):
+        return f"{count(position - offset, 'byte')} of what is owed did not come"
+    if (
+        len(owed) >= _RECOGNISABLE
+        and (position := received.find(owed[:_RECOGNISABLE], offset)) >= 0
+    ):
+        return f"{count(position - offset, 'extra byte')} came here"
+    if len(rest) >= _RECOGNISABLE and (position := expected.find(rest[:_RECOGNISABLE])) >= 0:
+        return (
+            f"what came here was owed earlier, at byte {position:,}: it came twice, or out of order"
+        )
     return ""
 
 

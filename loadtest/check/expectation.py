@@ -1,4 +1,4 @@
-"""What a server owes for what it is sent, and what to send it."""
+"""The replies that a server owes, and the content to send it."""
 
 import random
 import string
@@ -16,7 +16,7 @@ class Expectation:
     name: str
     answer: Callable[[bytes], bytes]
     by_line: bool = False
-    """Only lines are answered; what does not end in a newline may wait."""
+    """Only complete lines are owed an answer."""
 
 
 EXPECTATIONS = {
@@ -29,8 +29,7 @@ EXPECTATIONS = {
 def text(stream: random.Random, size: int) -> bytes:
     """Return `size` random bytes of printable ASCII, in lines, the last one complete.
 
-    So that a server that decodes, or that waits for a newline, is found by the check for that
-    mistake, and passes the others.
+    So a server that decodes, or that waits for a newline, fails only the check for that mistake.
     """
     content = bytearray(stream.randbytes(size).translate(_PRINTABLE))
     content[_LINE - 1 :: _LINE] = b"\n" * (size // _LINE)

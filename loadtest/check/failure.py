@@ -1,4 +1,4 @@
-"""How a check ends that is not passed."""
+"""The outcomes of a check that is not passed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from loadtest.check.evidence import Difference
 
 
-class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of ours
+class Failure(Exception):  # noqa: N818 - an outcome of a check, not an error of ours
     """The server does not do what it owes; the message is a sentence for its author."""
 
     def __init__(self, message: str, difference: Difference | None = None) -> None:
@@ -15,14 +15,14 @@ class Failure(Exception):  # noqa: N818 - an outcome of a check, no error of our
         self.received = b""
         """What came instead of what was owed."""
         self.output: list[str] | None = None
-        """What the server printed, where it is gone already."""
+        """The output of a server that is gone already."""
         self.instead: tuple[str, str] | None = None
         """A purpose and a hint that fit better than those of the check."""
 
 
 @contextmanager
 def failure_context(circumstances: str) -> Iterator[None]:
-    """Put before the message of a failure in the block under which circumstances it came."""
+    """Prefix the message of a failure in the block with its circumstances."""
     try:
         yield
     except Failure as failure:
@@ -30,8 +30,8 @@ def failure_context(circumstances: str) -> Iterator[None]:
 
 
 class NoEchoServer(Failure):
-    """It does something else altogether; further checks would tell nothing."""
+    """The server does something else altogether, so further checks are pointless."""
 
 
-class NotApplicable(Exception):  # noqa: N818 - an outcome of a check, no error of ours
+class NotApplicable(Exception):  # noqa: N818 - an outcome of a check, not an error of ours
     """The check makes no sense here; the message says why."""

@@ -1,4 +1,4 @@
-"""Grading: checks are carried out, and what they find is shown and saved as it comes."""
+"""Grading: checks are carried out, and their results are shown and saved as they come."""
 
 import sys
 from typing import Any
@@ -27,94 +27,99 @@ _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow", "error": "r
 class Grading:
     """Shows and saves results as they come, and knows the exit code."""
 
-    def __init__(self, files: dict[str, str], shown: str) -> None:
+    def __init__(self, files: dict[str, str], terminal_format: str) -> None:
         self._files = files
-        """By path: the format."""
-        self._shown = shown
-        self._trouble: dict[str, str] = {}
+        """The formats of the files, by path."""
+        self._terminal_format = terminal_format
+        self._save_errors: dict[str, str] = {}
         self._report: Report | None = None
-        self._unshown: OSError | None = None
-        """Why nothing more can be shown."""
+        self._output_error: OSError | None = None
+        """The error after which nothing more can be shown."""
 
     def carry_out(
         self,
         session: Session,
-        chosen: list[Check],
+        checks: list[Check],
         weights: dict[str, float],
         options: dict[str, Any],
     ) -> None:
         """Run the checks, and write the report."""
         name = session.submission.name if session.submission else format_address(*session.address)
-        name = name.encode(errors="replace").decode()  # whatever the shell let through
-        results = blank(chosen, weights, started_here=session.submission is not None)
+        name = name.encode(errors="replace").decode()  # the shell may pass bytes that are not text
+        results = blank(checks, weights, started_here=session.submission is not None)
         report = Report(name, options["expect"], session.seed, options["repeat"], results)
         self._report = report
         _allow_descriptors(session.clients)
-        if self._shown == "text":
+        if self._terminal_format == "text":
             self._show(f"{text.heading(report)}\n\n")
         self._save(report)
-        Runner(session, chosen, report, self._found, options["build"]).run()
-        if "gradescope" in {*self._files.values(), self._shown}:
+        Runner(session, checks, report, self._on_result, options["build"]).run()
+        if "gradescope" in {*self._files.values(), self._terminal_format}:
             self._compare(session, report)
         self.finish()
 
     def finish(self) -> None:
-        """Save and show what there is."""
+        """Save and show the report so far."""
         if self._report is None:
             return
         self._save(self._report, last=True)
-        if self._shown == "text":
+        if self._terminal_format == "text":
             self._show(f"\n{text.summary(self._report)}\n")
         else:
-            self._show(GRADE_FORMATS[self._shown].render(self._report))
+            self._show(GRADE_FORMATS[self._terminal_format].render(self._report))
 
-    def _show(self, said: str) -> None:
-        if self._unshown is None:  # it can still be saved
+    def _show(self, output: str) -> None:
+        if self._output_error is None:  # the report can still be saved
             # Whether it is coloured is decided here, and not once more by click.
-            self._unshown = show(lambda: click.echo(said, nl=False, color=has_colours(sys.stdout)))
+            self._output_error = show(
+                lambda: click.echo(output, nl=False, color=has_colours(sys.stdout))
+            )
 
     @property
     def exit_code(self) -> int:
-        """What this process ends with."""
-        closed = isinstance(self._unshown, BrokenPipeError)  # the reader has seen enough
-        if self._unshown is not None and not closed:
-            self._trouble["what was found"] = self._unshown.strerror or str(self._unshown)
-        for path, reason in self._trouble.items():
+        """The exit code of this process."""
+        closed = isinstance(self._output_error, BrokenPipeError)  # the reader has seen enough
+        if self._output_error is not None and not closed:
+            self._save_errors["the report"] = self._output_error.strerror or str(self._output_error)
+        for path, reason in self._save_errors.items():
             complain(f"echoload: cannot write {path}: {reason}")
         report = self._report
-        if report is None or self._trouble or report.of("error"):
+        if report is None or self._save_errors or report.of("error"):
             return EXIT_NOT_GRADED
-        if any(GRADE_FORMATS[one].counts_as_graded for one in (*self._files.values(), self._shown)):
+        if any(
+            GRADE_FORMATS[one].counts_as_graded
+            for one in (*self._files.values(), self._terminal_format)
+        ):
             return 0
         if not report.good:
             return EXIT_FAILED
         return EXIT_CLOSED_OUTPUT if closed else 0
 
-    def _found(self, report: Report, result: Result) -> None:
-        if self._shown == "text":
+    def _on_result(self, report: Report, result: Result) -> None:
+        if self._terminal_format == "text":
             first, *rest = text.block(result)
             mark, _, title = first.partition(" ")
             colours = has_colours(sys.stdout)
-            shown = click.style(mark, fg=_COLOURS[result.status]) if colours else mark
-            self._show("\n".join([f"{shown} {title}", *rest, ""]))
+            coloured_mark = click.style(mark, fg=_COLOURS[result.status]) if colours else mark
+            self._show("\n".join([f"{coloured_mark} {title}", *rest, ""]))
         self._save(report)
 
     def _save(self, report: Report, *, last: bool = False) -> None:
-        """Save what was found so far: again and again, lest it be lost; to a pipe, at the end."""
+        """Save the report after each result, so that it is not lost; to a pipe, only at the end."""
         for path, form in self._files.items():
             try:
                 if not last and is_stream(path):
                     continue
                 write(path, GRADE_FORMATS[form].render(report))
-                self._trouble.pop(path, None)
+                self._save_errors.pop(path, None)
             except OSError as error:
-                self._trouble[path] = error.strerror or str(error)
+                self._save_errors[path] = error.strerror or str(error)
 
     @staticmethod
     def _compare(session: Session, report: Report) -> None:
-        """Measure what the leaderboard shows; without a server that answers, there is nothing."""
-        passed = {one.check.id for one in report.results if one.status == "passed"}
-        if {"L1", "L2"} <= passed:
+        """Measure the figures of the leaderboard; a server that does not answer has none."""
+        passed_ids = {one.check.id for one in report.results if one.status == "passed"}
+        if {"L1", "L2"} <= passed_ids:
             try:
                 report.leaderboard = figures(session)
             except (NotStarted, CannotGrade, LoadError, OSError) as problem:

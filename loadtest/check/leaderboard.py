@@ -1,4 +1,4 @@
-"""The figures of a graded server under load, for those who want to compare themselves."""
+"""The figures of a graded server under load, for a leaderboard."""
 
 from clients.content import WRONG
 from clients.workload import Workload
@@ -11,7 +11,9 @@ _SECONDS = 3.0
 
 
 def figures(session: Session) -> dict[str, float]:
-    """Put the server under load for a moment; nothing where an answer was wrong or none came.
+    """Put the server under load for a moment, and return its figures.
+
+    There are none if an answer was wrong, or if none came.
 
     Raises:
         loadtest.check.submission.NotStarted: The server does not come up.
@@ -30,12 +32,12 @@ def figures(session: Session) -> dict[str, float]:
             seed=session.seed,
             handler=session.expectation.name,
         )
-        found = measure(workload, pinning.choose("off"), server.pid, engine=Engine("epoll"))
+        round_ = measure(workload, pinning.choose("off"), server.pid, engine=Engine("epoll"))
     finally:
         session.end()
-    if WRONG & found.load.errors.keys() or not found.load.verified:
+    if WRONG & round_.load.errors.keys() or not round_.load.verified:
         return {}
-    figures_ = {"messages per second": round(found.throughput, 1)}
-    if (cpu := found.cpu_us_per_message) is not None:
+    figures_ = {"messages per second": round(round_.throughput, 1)}
+    if (cpu := round_.cpu_us_per_message) is not None:
         figures_["CPU microseconds per message"] = round(cpu, 2)
     return figures_

@@ -1,4 +1,4 @@
-"""What a check is, and what became of it."""
+"""The checks, their results, and the report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ PASSED, FAILED, SKIPPED, ERROR = "passed", "failed", "skipped", "error"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that an echo server owes."""
+    """A check of one thing that an echo server owes."""
 
     id: str
     title: str
@@ -28,15 +28,15 @@ class Check:
     needs: tuple[str, ...] = ()
     """Checks without which it makes no sense."""
     process: bool = False
-    """It looks at the server's process, or ends it."""
+    """The check looks at the server's process, or ends it."""
     starts: bool = False
-    """It starts the server itself."""
+    """The check starts the server itself."""
     bonus: bool = False
     """Its weight comes on top."""
 
     @property
     def group(self) -> str:
-        """What it belongs to: Life, Stream, Connection or Concurrency."""
+        """The group of the check: Life, Stream, Connection or Concurrency."""
         return GROUPS[self.id[0]]
 
 
@@ -60,7 +60,7 @@ def check(
     starts: bool = False,
     bonus: bool = False,
 ) -> Callable[[Callable[[CheckContext], None]], Callable[[CheckContext], None]]:
-    """Return what puts a function into the list of checks; see `Check`."""
+    """Return a decorator that adds a function to the list of checks; see `Check`."""
 
     def add(run: Callable[[CheckContext], None]) -> Callable[[CheckContext], None]:
         CHECKS[id] = Check(
@@ -73,13 +73,13 @@ def check(
 
 @dataclass(slots=True)
 class Result:
-    """What became of a check."""
+    """The result of a check."""
 
     check: Check
     status: str
-    """``passed``, ``failed``, ``skipped`` or ``error``: of the grader."""
+    """``passed``, ``failed``, ``skipped``, or ``error`` (of the grader)."""
     weight: float
-    """What it counts, where not everybody's weights are taken."""
+    """The points of the check; an instructor may have set them."""
     message: str = ""
     purpose: str = ""
     """Why it matters, and..."""
@@ -88,7 +88,7 @@ class Result:
     evidence: Evidence = field(default_factory=Evidence)
     seconds: float = 0.0
     applicable: bool = True
-    """It could have been passed: it counts."""
+    """The check makes sense for this server, so it counts."""
 
     @property
     def score(self) -> float:
@@ -103,7 +103,7 @@ class Result:
 
 @dataclass(slots=True)
 class Report:
-    """What was found, so far."""
+    """The results of all checks so far."""
 
     server: str
     """What was graded: a command, or an address."""
@@ -137,9 +137,9 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Everything that could be checked was, and passed."""
-        return not any(one.status in {FAILED, ERROR} or _missed(one) for one in self.results)
+        """All checks that apply were carried out, and passed."""
+        return not any(one.status in {FAILED, ERROR} or _is_missed(one) for one in self.results)
 
 
-def _missed(result: Result) -> bool:
+def _is_missed(result: Result) -> bool:
     return result.status == SKIPPED and result.applicable

@@ -1,4 +1,4 @@
-"""Carries out checks, one after the other, each against a server that is known to be well."""
+"""Carries out checks, one after the other, each against a server that is known to work."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from loadtest.check.evidence import Evidence
 from loadtest.check.failure import Failure, NoEchoServer, NotApplicable
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Check, Report, Result
-from loadtest.check.submission.server import CannotGrade, NotStarted, not_started
+from loadtest.check.submission.server import CannotGrade, NotStarted, start_failure
 from loadtest.check.trial import CheckContext, Session
 
-_DYING = 0.1  # seconds that a process which has just closed its sockets may take to end
-_ALIVE = b"alive?\n"
-_OVER = "the time for everything (--total-timeout) was over"
+_EXIT_GRACE = 0.1  # seconds that a process may take to end after it has closed its sockets
+_PROBE = b"alive?\n"
+_OUT_OF_TIME = "the time for everything (--total-timeout) was over"
 _NOT_YET = "not reached"
 
 Watcher = Callable[[Report, Result], None]
@@ -26,123 +26,123 @@ class Runner:
     checks: Sequence[Check]
     report: Report
     watcher: Watcher
-    """Told of each result, when the report holds it."""
+    """Called with each result, when the report holds it."""
     build: str | None = None
     """A command that must succeed before the server can be started."""
 
     def run(self) -> None:
-        """Run everything, as often as wanted; the report is complete afterwards."""
-        begun = time.monotonic()
+        """Run all checks, as often as the report says; the report is complete afterwards."""
+        start = time.monotonic()
         verdicts: dict[str, str] = {}
-        stopped = ""
+        stop_reason = ""
         try:
             for number, one in enumerate(self.checks):
                 result = self.report.results[number]
-                reason = self._reason(one, verdicts, stopped)
+                reason = self._reason(one, verdicts, stop_reason)
                 if not reason and time.monotonic() >= self.session.deadline:
-                    reason = _OVER
+                    reason = _OUT_OF_TIME
                 if reason:
                     result.status, result.message = SKIPPED, reason
                 else:
-                    stopped = self._repeated(one, result)
+                    stop_reason = self._run_repeatedly(one, result)
                 verdicts[one.id] = result.status
                 if result.status == FAILED:
-                    self.session.failed.add(one.id)
-                self.report.seconds = time.monotonic() - begun
+                    self.session.failed_checks.add(one.id)
+                self.report.seconds = time.monotonic() - start
                 self.watcher(self.report, result)
         finally:
             self.session.end()
         self.report.complete = True
 
-    def _reason(self, one: Check, verdicts: dict[str, str], stopped: str) -> str:
-        """Return why a check need not be tried."""
+    def _reason(self, one: Check, verdicts: dict[str, str], stop_reason: str) -> str:
+        """Return why a check is skipped; empty: it is not."""
         if one.process and self.session.submission is None:
             return "it needs the server's process: let echoload start it (-- COMMAND)"
-        if stopped:
-            return stopped
-        for needed in one.needs:
-            if verdicts.get(needed, PASSED) != PASSED:
-                which = "was skipped" if verdicts[needed] == SKIPPED else "failed"
-                return f"it needs {needed}, which {which}"
+        if stop_reason:
+            return stop_reason
+        for needed_id in one.needs:
+            if verdicts.get(needed_id, PASSED) != PASSED:
+                outcome = "was skipped" if verdicts[needed_id] == SKIPPED else "failed"
+                return f"it needs {needed_id}, which {outcome}"
         return ""
 
-    def _repeated(self, one: Check, result: Result) -> str:
-        """Carry out a check as often as wanted; return why nothing more should be, if so."""
-        begun = time.monotonic()
-        failed, stopped = 0, ""
-        for time_ in range(self.report.repeat):
-            tried = replace(result)
+    def _run_repeatedly(self, one: Check, result: Result) -> str:
+        """Carry out a check as often as the report says; return why no more should be run."""
+        start = time.monotonic()
+        failures, stop_reason = 0, ""
+        for number in range(self.report.repeat):
+            attempt = replace(result)
             session = self.session
             seed = session.seed
-            session.seed = seed + time_
+            session.seed = seed + number
             try:
-                stopped = self._carry_out(one, tried) or stopped
+                stop_reason = self._run_once(one, attempt) or stop_reason
             finally:
                 session.seed = seed
-            if tried.status == FAILED:
-                failed += 1
-            if tried.status != PASSED and result.status != FAILED:
-                _take(result, tried)
-            if tried.status in {SKIPPED, ERROR} or stopped:
+            if attempt.status == FAILED:
+                failures += 1
+            if attempt.status != PASSED and result.status != FAILED:
+                _copy_outcome(result, attempt)
+            if attempt.status in {SKIPPED, ERROR} or stop_reason:
                 break
         else:
-            if not failed:
+            if not failures:
                 result.status, result.message = PASSED, ""
-        if failed and self.report.repeat > 1:
-            result.message += f" (in {failed} of {time_ + 1} times)"
-        result.seconds = time.monotonic() - begun
-        return stopped
+        if failures and self.report.repeat > 1:
+            result.message += f" (in {failures} of {number + 1} times)"
+        result.seconds = time.monotonic() - start
+        return stop_reason
 
-    def _carry_out(self, one: Check, result: Result) -> str:
-        """Carry out a check once; return why nothing more should be, if so."""
+    def _run_once(self, one: Check, result: Result) -> str:
+        """Carry out a check once; return why no more checks should be run."""
         session = self.session
         trial = CheckContext(session, one.id)
-        stopped = ""
+        stop_reason = ""
         try:
             try:
                 self._build()
-                used_up = session.server is not None and session.server.status is not None
-                # One that spins when clients have left is slow for the next check's clients.
-                if used_up or session.failed & {"L2", "C6"}:
+                has_exited = session.server is not None and session.server.status is not None
+                # A server that spins after clients have left is slow for those of the next check.
+                if has_exited or session.failed_checks & {"L2", "C6"}:
                     session.end()
                 if session.submission is not None and session.server is None and not one.starts:
                     session.start()
                 one.run(trial)
             except NotStarted as problem:
-                raise not_started(problem) from None
+                raise start_failure(problem) from None
             result.status = PASSED
         except NotApplicable as reason:
             result.status, result.message, result.applicable = SKIPPED, str(reason), False
         except NoEchoServer as failure:
-            self._failed(result, trial, failure)
-            stopped = f"{one.id} found that this is not an echo server"
+            self._record_failure(result, trial, failure)
+            stop_reason = f"{one.id} found that this is not an echo server"
         except Failure as failure:
-            self._failed(result, trial, failure)
+            self._record_failure(result, trial, failure)
         except CannotGrade as problem:
             result.status, result.message = ERROR, f"the grader itself failed: {problem}"
-        except Exception as problem:  # noqa: BLE001 - one check's trouble is not the next one's
+        except Exception as problem:  # noqa: BLE001 - a broken check must not stop the next one
             result.status = ERROR
             result.message = f"the grader itself failed: {type(problem).__name__}: {problem}"
         finally:
             trial.close()
         if result.status == FAILED and time.monotonic() >= session.deadline:
-            result.status, result.message, result.evidence = SKIPPED, _OVER, Evidence()
-        return stopped or self._afterwards(one, result, trial)
+            result.status, result.message, result.evidence = SKIPPED, _OUT_OF_TIME, Evidence()
+        return stop_reason or self._check_afterwards(one, result, trial)
 
     def _build(self) -> None:
         """Build the server, before the first check that is carried out."""
         if self.build is not None and self.session.submission is not None:
-            left = max(1.0, self.session.deadline - time.monotonic())
-            self.session.submission.build(self.build, left)
+            seconds = max(1.0, self.session.deadline - time.monotonic())
+            self.session.submission.build(self.build, seconds)
             self.build = None
 
-    def _failed(self, result: Result, trial: CheckContext, failure: Failure) -> None:
+    def _record_failure(self, result: Result, trial: CheckContext, failure: Failure) -> None:
         result.status, result.message = FAILED, str(failure)
         result.purpose, result.hint = failure.instead or (result.check.purpose, result.check.hint)
         result.evidence = Evidence(failure.difference, trial.timeline.lines())
         server = self.session.server
         if server is not None:
-            server.await_exit(_DYING)  # what a lost connection was the first sign of
+            server.await_exit(_EXIT_GRACE)  # a lost connection may have been its first sign
             result.evidence.server = server.state()
             if server.death and server.death not in result.message:
                 result.message += f". The process {server.death}"
@@ -151,34 +151,41 @@ class Runner:
         elif server is not None:
             result.evidence.output = server.output()
 
-    def _afterwards(self, one: Check, result: Result, trial: CheckContext) -> str:
-        """See that the server is well, or has gone; return why nothing more can be checked."""
+    def _check_afterwards(self, one: Check, result: Result, trial: CheckContext) -> str:
+        """Verify that the server still works; return why nothing more can be checked."""
         session = self.session
-        # L1 asks nothing, and where L2 failed, it is known what happens.
-        asked = one.needs and "L2" not in session.failed
-        there = session.server is not None or session.submission is None
-        if result.status == PASSED and asked and there:
-            after = CheckContext(session, one.id, trial.timeline)
-            if (failure := _complaint(after)) is not None:
-                changed = Failure(
+        # L1 needs no answer, and if L2 failed, a new client is not answered.
+        asks_clients = one.needs and "L2" not in session.failed_checks
+        has_server = session.server is not None or session.submission is None
+        if result.status == PASSED and asks_clients and has_server:
+            context = CheckContext(session, one.id, trial.timeline)
+            if (failure := _failure_of_new_client(context)) is not None:
+                late_failure = Failure(
                     "what was asked for came, but afterwards a new client was not served: "
                     f"{failure}",
                     failure.difference,
                 )
-                self._failed(result, after, changed)
-        if result.status == PASSED and session.server is not None and session.server.lost:
-            self._failed(result, trial, Failure(f"the server {session.server.death}"))
+                self._record_failure(result, context, late_failure)
+        if (
+            result.status == PASSED
+            and session.server is not None
+            and session.server.has_killed_keeper
+        ):
+            self._record_failure(result, trial, Failure(f"the server {session.server.death}"))
         if result.status in {FAILED, ERROR}:
             session.end()  # the next check begins with a new one
-            if session.submission is None and _complaint(CheckContext(session, one.id)) is not None:
+            if (
+                session.submission is None
+                and _failure_of_new_client(CheckContext(session, one.id)) is not None
+            ):
                 return f"after {one.id}, the server did not answer any more"
         return ""
 
 
-def _complaint(trial: CheckContext) -> Failure | None:
-    """Return what a new client has to complain about."""
+def _failure_of_new_client(trial: CheckContext) -> Failure | None:
+    """Return the failure that a new client meets; None: it is served."""
     try:
-        trial.connect("afterwards").ask(_ALIVE)
+        trial.connect("afterwards").ask(_PROBE)
     except Failure as failure:
         return failure
     finally:
@@ -186,16 +193,16 @@ def _complaint(trial: CheckContext) -> Failure | None:
     return None
 
 
-def _take(result: Result, tried: Result) -> None:
-    result.status, result.message = tried.status, tried.message
-    result.purpose, result.hint = tried.purpose, tried.hint
-    result.evidence, result.applicable = tried.evidence, tried.applicable
+def _copy_outcome(result: Result, attempt: Result) -> None:
+    result.status, result.message = attempt.status, attempt.message
+    result.purpose, result.hint = attempt.purpose, attempt.hint
+    result.evidence, result.applicable = attempt.evidence, attempt.applicable
 
 
 def blank(
     checks: Sequence[Check], weights: dict[str, float], *, started_here: bool
 ) -> list[Result]:
-    """Return results of checks that are yet to be carried out."""
+    """Return results for checks that have not been carried out yet."""
     return [
         Result(
             one,

@@ -1,4 +1,4 @@
-"""What a check is given: a server, clients that connect to it, content, and a time limit."""
+"""The context of a check: a server, clients that connect to it, content, and a time limit."""
 
 import random
 import socket
@@ -16,7 +16,7 @@ from loadtest.check.submission.server import Server
 from loadtest.check.submission.submission import Submission
 from loadtest.servers.commands import HOST
 
-STRETCH = 6  # times its patience is the most that a check may take in which things go on happening
+STRETCH = 6  # times the patience: the longest that a check may take, while bytes go on coming
 
 
 @dataclass(slots=True)
@@ -24,43 +24,43 @@ class Session:
     """What all checks of a run share."""
 
     submission: Submission | None
-    """How to start the server; None: it runs already, and is not ours to start or end."""
+    """How to start the server; None: it runs already, so we do not start or end it."""
     address: tuple[str, int]
     expectation: Expectation
     seed: int
     clients: int
     concurrency: int | None
-    """How many clients it is meant to serve at a time; None: everybody."""
+    """How many clients it is meant to serve at a time; None: no limit."""
     timeout: float
     """Seconds that a check waits for something that does not come."""
     deadline: float
     """When everything must be over, as `time.monotonic` counts."""
     server: Server | None = None
     greeting: bytes = b""
-    """What it says to everybody who connects, though it should not."""
-    failed: set[str] = field(default_factory=set)
-    """Checks that it failed so far."""
+    """What the server sends to every client that connects, though it should not."""
+    failed_checks: set[str] = field(default_factory=set)
+    """The checks that the server has failed so far."""
 
     def start(self, port: int | None = None, nofile: int | None = None) -> Server:
-        """Start a server, which is the present one from now on.
+        """Start a server, which replaces the present one.
 
         Args:
-            port: Where; None: on a port that is free.
-            nofile: Most descriptors that it may have; None: as the submission says.
+            port: The port to listen on; None: a free one.
+            nofile: The limit of its descriptors; None: the limit of the submission.
 
         Raises:
-            loadtest.check.submission.NotStarted: It does not come up.
+            loadtest.check.submission.NotStarted: The server does not come up.
         """
         if self.submission is None:
             raise NotApplicable("the server was not started here")
         self.end()
-        left = max(1.0, min(self.timeout, self.deadline - time.monotonic()))
-        self.server = self.submission.start(left, port, nofile)
+        seconds = max(1.0, min(self.timeout, self.deadline - time.monotonic()))
+        self.server = self.submission.start(seconds, port, nofile)
         self.address = (HOST, self.server.port)
         return self.server
 
     def end(self) -> None:
-        """End the present server, where it is ours."""
+        """End the present server, if we have started it."""
         if self.server is not None:
             server, self.server = self.server, None
             server.end()
@@ -73,10 +73,10 @@ class CheckContext:
     session: Session
     id: str
     timeline: Timeline = field(default_factory=Timeline)
-    opened: list[socket.socket] = field(default_factory=list)
-    begun: float = field(default_factory=time.monotonic)
+    open_sockets: list[socket.socket] = field(default_factory=list)
+    start: float = field(default_factory=time.monotonic)
     never_ends_stream: bool = False
-    """A half-close was not answered by an end of the stream."""
+    """The server did not end the stream after a half-close."""
     stream: random.Random = field(init=False)
     """Every random choice comes from here."""
 
@@ -91,8 +91,8 @@ class CheckContext:
     @property
     def left(self) -> float:
         """Seconds until this check must be over."""
-        ends = min(self.begun + STRETCH * self.session.timeout, self.session.deadline)
-        return ends - time.monotonic()
+        end = min(self.start + STRETCH * self.session.timeout, self.session.deadline)
+        return end - time.monotonic()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -106,33 +106,33 @@ class CheckContext:
 
     @property
     def greeting(self) -> bytes:
-        """What comes before everything else, though nothing should."""
+        """What the server sends before everything else, though it should not."""
         return self.session.greeting
 
     @property
     def server(self) -> Server:
-        """The process; only for checks that say so."""
+        """The process of the server; only for checks that say so."""
         if self.session.server is None:
             raise NotApplicable("it needs the server's process")
         return self.session.server
 
     @property
     def elsewhere(self) -> str:
-        """Where its process listens, if that is ours to look at."""
+        """The addresses on which the server's process listens, if we may look at it."""
         return self.session.server.elsewhere() if self.session.server is not None else ""
 
     @property
     def has_process(self) -> bool:
-        """The server's process is ours to look at."""
+        """We have started the server, so its process can be looked at."""
         return self.session.server is not None
 
     def known_to_break(self, id: str) -> bool:  # noqa: A002 - as everywhere
         """Tell whether what another check does is known to harm this server."""
-        return id in self.session.failed
+        return id in self.session.failed_checks
 
     @property
     def by_line(self) -> bool:
-        """Only complete lines are answered."""
+        """Only complete lines are owed an answer."""
         return self.session.expectation.by_line
 
     def connect(self, name: str = "A", buffer: int | None = None) -> ClientConnection:
@@ -147,22 +147,22 @@ class CheckContext:
         """Return something to send; other bytes at each call."""
         return expectation.text(self.stream, size)
 
-    def at_once(self, wanted: int, least: int = 1) -> int:
-        """Return how many of so many clients this server is meant to serve at a time.
+    def at_once(self, clients: int, least: int = 1) -> int:
+        """Return how many of `clients` this server is meant to serve at a time.
 
         Raises:
             NotApplicable: Fewer than the least with which the check makes sense.
         """
         bound = self.session.concurrency
-        served = wanted if bound is None else min(wanted, bound)
-        if served < least:
+        simultaneous = clients if bound is None else min(clients, bound)
+        if simultaneous < least:
             raise NotApplicable(
                 f"it needs {least} clients at a time, and --concurrency {bound} was declared"
             )
-        return served
+        return simultaneous
 
     def eventually(self, condition: Callable[[], object]) -> bool:
-        """Ask until `condition` holds; tell whether it did while there was patience."""
+        """Wait until `condition` holds; tell whether it did before the patience ran out."""
         deadline = time.monotonic() + min(self.patience, self.left)
         while not condition():
             if time.monotonic() > deadline:
@@ -172,8 +172,8 @@ class CheckContext:
 
     def close(self) -> None:
         """Close every connection of this check."""
-        while self.opened:
-            self.opened.pop().close()
+        while self.open_sockets:
+            self.open_sockets.pop().close()
 
     @staticmethod
     def fail(message: str) -> NoReturn:

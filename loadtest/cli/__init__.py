@@ -20,19 +20,19 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Imports the module of a command when that is called, and none to list them all."""
+    """A group that imports the module of a command only when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as it is inherited
         """Return the names of all commands."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
-        """Return a command; None: there is none of that name."""
+        """Return the command of a name; None: there is none."""
         if cmd_name not in COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        found: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
-        return found
+        command_: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+        return command_
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - likewise
         """Write the list of commands."""

@@ -16,7 +16,7 @@ _NAMES = (
 
 
 class InOrder(click.Command):
-    """A command that knows in which order --format and --output were typed."""
+    """A command that notes the order in which --format and --output were typed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note the order, then parse as usual."""
@@ -60,8 +60,8 @@ class InOrder(click.Command):
             "--concurrency",
             type=WholeNumber(1),
             metavar="N",
-            help="It is meant to serve no more clients at a time; the others are to wait, and to "
-            "be served then.  [default: everybody]",
+            help="The server is meant to serve at most this many clients at a time; the others are "
+            "to wait, and to be served later.  [default: no limit]",
         ),
         click.option(
             "--timeout",
@@ -69,8 +69,8 @@ class InOrder(click.Command):
             default="10s",
             show_default=True,
             metavar="DURATION",
-            help="How long each check waits for what does not come. One in which bytes go on "
-            "coming may take six times that.",
+            help="How long each check waits for something that does not come. A check in which "
+            "bytes go on coming may take six times as long.",
         ),
         click.option(
             "--total-timeout",
@@ -86,7 +86,7 @@ class InOrder(click.Command):
             default=1,
             show_default=True,
             metavar="K",
-            help="Carry out each check so often; it passes if it passes every time.",
+            help="Run each check K times; it passes if it passes every time.",
         ),
         click.option(
             "--seed",
@@ -124,7 +124,7 @@ class InOrder(click.Command):
             "formats",
             type=click.Choice(_NAMES),
             multiple=True,
-            help="How to write what was found; --output after it names the file, else it goes to "
+            help="Format of the report; an --output after it names the file, otherwise it goes to "
             "the terminal. Both may be repeated.  [default: text]",
         ),
         click.option("--output", "outputs", multiple=True, metavar="FILE", help="See --format."),

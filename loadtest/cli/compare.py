@@ -56,17 +56,17 @@ from loadtest.cli.types import ParsedText, ValidatedText, read_share, read_sweep
     SERVER,
     CONNECTIONS,
     [
-        *timing("1s", "250ms", asked="How long each round asks."),
+        *timing("1s", "250ms", duration_help="Duration of each round."),
         click.option(
             "--rounds",
             type=click.IntRange(1, 1000),
             metavar="N",
-            help="How often each is measured.  [default: as often as a ranking of them needs]",
+            help="Rounds of each target.  [default: as many as a ranking of them needs]",
         ),
         click.option(
             "--reference",
             metavar="TARGET",
-            help="Whom to compare all others with.  [default: thread, or the first]",
+            help="The target to compare all others with.  [default: thread, or the first]",
         ),
         click.option(
             "--sweep",

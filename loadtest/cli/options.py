@@ -9,8 +9,8 @@ from clients.distributions import parse_pauses, parse_sizes
 from clients.tls_options import TLS
 from echoserver.command import Duration
 from loadtest.cli.types import (
-    MOST_CONNECTIONS,
-    MOST_PIPELINED,
+    MAX_CONNECTIONS,
+    MAX_PIPELINED,
     ParsedText,
     Rate,
     ValidatedText,
@@ -20,7 +20,7 @@ from loadtest.results.objectives import parse_objectives
 
 
 def options_of(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return what adds the options of `groups` to a command, in this order."""
+    """Return a decorator that adds the options of `groups` to a command, in this order."""
 
     def add(function: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed([option for group in groups for option in group]):
@@ -30,13 +30,13 @@ def options_of(*groups: list[Any]) -> Callable[[Callable[..., Any]], Callable[..
     return add
 
 
-def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
-    """Return the options for how long something is asked.
+def timing(duration: str, warmup: str, *, duration_help: str) -> list[Any]:
+    """Return the options for the duration and the warm-up of a load.
 
     Args:
-        duration: The default.
-        warmup: Likewise.
-        asked: What the help says of the duration.
+        duration: The default duration.
+        warmup: The default warm-up.
+        duration_help: The help for the duration.
     """
     return [
         click.option(
@@ -45,7 +45,7 @@ def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
             default=duration,
             show_default=True,
             metavar="DURATION",
-            help=asked,
+            help=duration_help,
         ),
         click.option(
             "--warmup",
@@ -61,7 +61,7 @@ def timing(duration: str, warmup: str, *, asked: str) -> list[Any]:
 CONNECTIONS = [
     click.option(
         *("-c", "--connections"),
-        type=WholeNumber(1, MOST_CONNECTIONS),
+        type=WholeNumber(1, MAX_CONNECTIONS),
         default=400,
         show_default=True,
         metavar="N",
@@ -74,8 +74,8 @@ RATE = [
         *("-R", "--rate"),
         type=Rate(),
         metavar="RATE",
-        help="Open loop: send so many messages a second, however fast the server is; 1k:20k rises "
-        "evenly.  [default: closed loop, each connection sends when it is answered]",
+        help="Open loop: send this many messages per second, however fast the server is; 1k:20k "
+        "rises evenly.  [default: closed loop, each connection sends when it is answered]",
     ),
 ]
 
@@ -90,7 +90,7 @@ WORKLOAD = [
     ),
     click.option(
         "--pipeline",
-        type=WholeNumber(1, MOST_PIPELINED),
+        type=WholeNumber(1, MAX_PIPELINED),
         default=1,
         show_default=True,
         metavar="K",
@@ -106,7 +106,7 @@ WORKLOAD = [
         "--reconnect-every",
         type=WholeNumber(1),
         metavar="MESSAGES",
-        help="Reconnect after so many messages; 1: one connection for each, whose time counts.  "
+        help="Reconnect after this many messages; 1: one connection for each, whose time counts.  "
         "[default: never]",
     ),
     click.option(
@@ -122,7 +122,7 @@ WORKLOAD = [
     ),
     click.option(
         "--active",
-        type=WholeNumber(1, MOST_CONNECTIONS),
+        type=WholeNumber(1, MAX_CONNECTIONS),
         metavar="N",
         help="Connections that send; the others are open and silent.  [default: all]",
     ),
@@ -159,7 +159,7 @@ CLIENT = [
         default=1,
         show_default=True,
         metavar="P",
-        help="Share the connections out over so many processes of the client.",
+        help="Divide the connections among this many processes of the client.",
     ),
 ]
 

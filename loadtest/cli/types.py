@@ -1,4 +1,4 @@
-"""What options take: numbers, rates, and texts that something else understands."""
+"""The types of options: numbers, rates, and texts that a function parses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +9,9 @@ from clients.distributions import parse_sizes
 from echoserver.units import parse_quantity, parse_whole
 from loadtest.errors import usage
 
-MOST_PIPELINED = 1000
+MAX_PIPELINED = 1000
 
-MOST_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
+MAX_CONNECTIONS = 65535  # a message's header has four hexadecimal digits for it
 
 
 class WholeNumber(click.ParamType):  # type: ignore[type-arg] # generic since click 8.4 only
@@ -35,7 +35,7 @@ class WholeNumber(click.ParamType):  # type: ignore[type-arg] # generic since cl
 
 
 class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
-    """A text that a function understands, kept as it was typed."""
+    """A text that a function can parse, kept as it was typed."""
 
     name = "text"
 
@@ -52,7 +52,7 @@ class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
 
 
 class ParsedText(click.ParamType):  # type: ignore[type-arg] # likewise
-    """A text that a function understands, as the value that the function returns."""
+    """A text that a function can parse, as the value that the function returns."""
 
     name = "text"
 
@@ -60,7 +60,7 @@ class ParsedText(click.ParamType):  # type: ignore[type-arg] # likewise
         self._function = function
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return what the function makes of the text; a value that is one already, unchanged."""
+        """Return the value of the text; a value that is not a text is returned unchanged."""
         if not isinstance(value, str):
             return value
         try:
@@ -77,7 +77,7 @@ class Rate(click.ParamType):  # type: ignore[type-arg] # likewise
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, float | None]:
-        """Return the rate at first, and in the end where it changes."""
+        """Return the first rate, and the last one of a ramp."""
         if isinstance(value, tuple):
             return value
         first, colon, last = str(value).partition(":")
@@ -98,10 +98,10 @@ def positive(value: float, option: str) -> float:
 
 
 def read_share(text: str) -> float:
-    """Read ``10%`` or ``0.1``.
+    """Parse a share such as ``10%`` or ``0.1``.
 
     Raises:
-        ValueError: It is none; the message completes "X must be ...".
+        ValueError: It is not a share; the message completes "X must be ...".
     """
     words = text.strip()
     try:
@@ -114,10 +114,10 @@ def read_share(text: str) -> float:
 
 
 def read_sweep(text: str) -> tuple[str, list[Any]]:
-    """Read ``NAME=VALUE,VALUE...``.
+    """Parse a sweep such as ``NAME=VALUE,VALUE...``.
 
     Raises:
-        ValueError: It is none; the message completes "X must be ...".
+        ValueError: It is not a sweep; the message completes "X must be ...".
     """
 
     def upto(most: int) -> Callable[[str], int]:
@@ -130,16 +130,16 @@ def read_sweep(text: str) -> tuple[str, list[Any]]:
 
     name, _, values = text.partition("=")
     readers: dict[str, Any] = {
-        "connections": upto(MOST_CONNECTIONS),
+        "connections": upto(MAX_CONNECTIONS),
         "size": lambda value: (parse_sizes(value), value)[1],
-        "pipeline": upto(MOST_PIPELINED),
+        "pipeline": upto(MAX_PIPELINED),
         "rate": parse_quantity,
     }
     if name not in readers or not values:
         raise ValueError(
             "NAME=VALUES, for example connections=10,100,1000; or size, pipeline, rate"
         )
-    found = [readers[name](value) for value in values.split(",")]
-    if not all(found):
+    numbers = [readers[name](value) for value in values.split(",")]
+    if not all(numbers):
         raise ValueError("a list of values, each more than 0")
-    return name, list(dict.fromkeys(found))
+    return name, list(dict.fromkeys(numbers))

@@ -1,8 +1,8 @@
-"""What this machine's load client can reach: measured once, kept, and used to judge runs.
+"""The capacity of this machine's load client: measured once, saved, and used to judge runs.
 
 The client is run against the fastest echo server that can be had here, and its throughput is
 divided by the share of its core that it used. That is its capacity, whichever of the two was
-slower: a run that comes near to it has measured the client.
+slower: a run that comes close to it has measured the client.
 """
 
 import random
@@ -15,16 +15,16 @@ from loadtest.errors import LoadError
 from loadtest.load.capacity import Calibration
 from loadtest.load.round import Engine, measure
 from loadtest.load.worker import ENGINES
-from loadtest.machine.pinning import Pinning, pinned
+from loadtest.machine.pinning import Pinning, affinity
 from loadtest.peers import PEERS, Peer
 from loadtest.results.statistics import median, paired_ratio
 from loadtest.servers.targets import (
     BackendTarget,
     BuildDirectory,
     PeerTarget,
-    Running,
+    RunningServer,
     Target,
-    started_on,
+    run_on,
 )
 
 _SECONDS = 1.0
@@ -34,21 +34,21 @@ IN_C = Peer("c-client", "cc")
 
 @dataclass(slots=True)
 class Rates:
-    """What each client reached, round by round."""
+    """The rates of each client, round by round."""
 
     rounds: int
-    """How often each is measured; its median counts."""
+    """How often each client is measured; the median counts."""
     server: str = ""
-    """Against which server."""
+    """The name of the server that they are measured against."""
     by_client: dict[str, list[float]] = field(default_factory=dict)
 
     @property
-    def whole(self) -> int:
-        """How many rounds came to their end."""
+    def complete_rounds(self) -> int:
+        """The number of rounds that are complete."""
         return min(map(len, self.by_client.values()), default=0)
 
     def summary(self) -> dict[str, Calibration]:
-        """Return what came of the rounds so far, by engine."""
+        """Return the calibrations from the rounds so far, by engine."""
         limit = self.by_client.get(IN_C.name)
         return {
             engine: Calibration(
@@ -62,22 +62,22 @@ class Rates:
 
 
 def _pairs(one: list[float], two: list[float]) -> tuple[list[float], list[float]]:
-    both = min(len(one), len(two))
-    return one[:both], two[:both]
+    count = min(len(one), len(two))
+    return one[:count], two[:count]
 
 
 def calibrate(pinning: Pinning, rates: Rates) -> None:
-    """Measure what one process of each engine can do here, and the plainest client in C.
+    """Measure the capacity of one process of each engine, and of a minimal client in C.
 
-    The client in C verifies nothing, and is there where it can be compiled; it takes its turn in
-    the same rounds, each with a fresh server.
+    The client in C verifies nothing, and takes part if it can be compiled. All clients take turns
+    in the same rounds, each with a fresh server.
 
     Args:
         pinning: The CPUs of server and client.
-        rates: Added to; being interrupted leaves in it what was measured until then.
+        rates: The rates are added to it; an interruption leaves the rates so far in it.
 
     Raises:
-        loadtest.errors.LoadError: It cannot be measured.
+        loadtest.errors.LoadError: A client or the server failed.
     """
     with BuildDirectory() as folder:
         target: Target = BackendTarget("selector")
@@ -89,19 +89,19 @@ def calibrate(pinning: Pinning, rates: Rates) -> None:
         rates.by_client = {client: [] for client in clients}
         for number in range(rates.rounds):
             for client in random.Random(number).sample(clients, len(clients)):
-                with started_on(target, pinning.server) as running:
-                    rate = _rate(client, running, pinning, folder)
+                with run_on(target, pinning.server) as server:
+                    rate = _rate(client, server, pinning, folder)
                 rates.by_client[client].append(rate)
 
 
-def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> float:
-    """Return what a client reaches, divided by the share of its core that it used."""
-    workload = Workload(running.host, running.port, duration=_SECONDS, warmup=_SECONDS / 4)
+def _rate(client: str, server: RunningServer, pinning: Pinning, folder: Path) -> float:
+    """Return the rate of a client, divided by the share of its core that it used."""
+    workload = Workload(server.host, server.port, duration=_SECONDS, warmup=_SECONDS / 4)
     if client == IN_C.name:
-        words = [running.port, workload.connections, _SECONDS, workload.size]
+        words = [server.port, workload.connections, _SECONDS, workload.size]
         try:
-            with pinned(pinning.client):
-                said = subprocess.run(
+            with affinity(pinning.client):
+                output = subprocess.run(
                     [*IN_C.command(folder), *map(str, words)],
                     capture_output=True,
                     text=True,
@@ -110,9 +110,9 @@ def _rate(client: str, running: Running, pinning: Pinning, folder: Path) -> floa
                 ).stdout.split()
         except (RuntimeError, subprocess.SubprocessError) as error:
             raise LoadError(f"the client in C failed: {error}") from None
-        return int(said[0]) / float(said[1])
-    found = measure(workload, pinning, running.pid, engine=Engine(client))
-    if found.ended_early:
-        raise LoadError(f"the server that it was to be measured against {found.ended_early}")
-    share = min(1.0, found.client_cpu_percent / 100) or 1.0
-    return found.throughput / share
+        return int(output[0]) / float(output[1])
+    round_ = measure(workload, pinning, server.pid, engine=Engine(client))
+    if round_.ended_early:
+        raise LoadError(f"the server that it was to be measured against {round_.ended_early}")
+    cpu_share = min(1.0, round_.client_cpu_percent / 100) or 1.0
+    return round_.throughput / cpu_share

@@ -15,13 +15,13 @@ from loadtest.load.round import Engine, RoundInterrupt, measure
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.ports import cool_down
 from loadtest.results.result import Result
-from loadtest.servers.targets import Running, Target, started_on
+from loadtest.servers.targets import RunningServer, Target, run_on
 
 _PROBE = bytes(range(256)) * 4
 
-_PILOT = 0.4  # seconds of the round that shows whether threads can carry it
+_PILOT_SECONDS = 0.4  # the round that shows whether threads can carry the workload
 
-_TIGHT = 0.75  # of the client's cores: in some round it would use all of them
+_NEAR_LIMIT_SHARE = 0.75  # of the client's cores: above it, some round would use all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Cell:
 
     target: Target
     workload: Workload
-    """Its host and port are those of each server in turn."""
+    """Its host and port are replaced by those of each server."""
     sweep: dict[str, Any] = field(default_factory=dict)
-    """What a sweep set in it."""
+    """The values that a sweep sets in the workload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +50,19 @@ class Progress(Protocol):
     """Shows the person at the terminal how far the comparison is."""
 
     def begin(self, number: int, target: str) -> None:
-        """Round `number` (from 0), of `target`, begins."""
+        """Show that round `number` (from 0), of `target`, begins."""
 
     def during(self, seconds: float, rate: float, errors: int) -> None:
-        """The workload has run for so long, and how it goes."""
+        """Show the elapsed seconds, the present rate, and the errors of the round."""
 
     def end(self, text: str) -> None:
-        """That round is over; `text` says what it gave."""
+        """Show that the round is over, with `text` as its result."""
 
 
 def schedule(plan: Plan) -> list[int]:
     """Return the numbers of the cells in the order of measurement: each once a round, at random.
 
-    So whatever changes on the machine meanwhile falls on all of them alike.
+    So changes on the machine during the comparison affect all of them alike.
     """
     order = random.Random(plan.seed)
     steps: list[int] = []
@@ -78,9 +78,9 @@ class Failure:
     target: str
     reason: str
     rounds: int | None = None
-    """How many rounds it had come through; None: it was tried, and took part in none."""
+    """How many rounds it had completed; None: it failed when it was tried, before the rounds."""
     remedy: str = ""
-    """What to do."""
+    """The advice that is added to the reason."""
 
     def __str__(self) -> str:
         after = f" after {self.rounds} rounds" if self.rounds else ""
@@ -89,30 +89,30 @@ class Failure:
 
 
 def try_each(plan: Plan, say: Callable[[str], None]) -> tuple[Plan, list[Failure]]:
-    """Start each target once, and let one client ask it.
+    """Start each target once, and verify its reply to one client.
 
     Returns:
-        A plan of those that answer right, and why the others are not in it.
+        A plan of the targets that reply correctly, and the failures of the others.
     """
     failures: dict[int, Failure] = {}
-    tried: dict[int, Target] = {}
+    targets: dict[int, Target] = {}
     for cell in plan.cells:
         target = cell.target
-        if id(target) in tried:  # under another workload of a sweep
+        if id(target) in targets:  # under another workload of a sweep
             continue
-        tried[id(target)] = target
+        targets[id(target)] = target
         say(f"trying {target.name}")
         try:
-            with started_on(target, plan.pinning.server) as server:
+            with run_on(target, plan.pinning.server) as server:
                 _verify(server, cell.workload)
         except (LoadError, echoserver.EchoServerError, OSError) as error:
             failures[id(target)] = Failure(target.name, str(error), remedy=target.how_to_check)
-    left = [cell for cell in plan.cells if id(cell.target) not in failures]
-    return replace(plan, cells=left), list(failures.values())
+    remaining = [cell for cell in plan.cells if id(cell.target) not in failures]
+    return replace(plan, cells=remaining), list(failures.values())
 
 
 def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failure]:
-    """Run every round, and add what it gave to `results`, one per cell in the plan's order.
+    """Run every round, and add its figures to `results`, one per cell in the plan's order.
 
     A target that fails takes part in no later round, and the others go on.
 
@@ -122,24 +122,23 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failu
     Raises:
         loadtest.load.coordinator.ClientError: The client cannot carry the workload.
 
-    Being interrupted leaves the rounds so far in `results`, and no server behind. A round that was
-    cut short is shorter than the others, so it counts only where its target has none besides.
-
+    An interruption leaves the rounds so far in `results`, and no server running. The interrupted
+    round is shorter than the others, so it counts only if its target has no other round.
     """
-    mine = [_empty(cell) for cell in plan.cells]
-    results.extend(mine)
+    new_results = [_empty(cell) for cell in plan.cells]
+    results.extend(new_results)
     failures: dict[int, Failure] = {}
-    for number, which in enumerate(schedule(plan)):
-        cell = plan.cells[which]
-        if which in failures:
+    for number, cell_number in enumerate(schedule(plan)):
+        cell = plan.cells[cell_number]
+        if cell_number in failures:
             continue
         progress.begin(number, _name(cell))
         cool_down(cell.workload.connections, progress.during)
         workload = replace(cell.workload, seed=plan.seed + number)
         try:
-            with started_on(cell.target, plan.pinning.server) as server:
+            with run_on(cell.target, plan.pinning.server) as server:
                 _verify(server, workload)
-                measured = measure(
+                round_ = measure(
                     replace(workload, host=server.host, port=server.port),
                     plan.pinning,
                     server.pid,
@@ -147,35 +146,39 @@ def compare(plan: Plan, results: list[Result], progress: Progress) -> list[Failu
                     plan.engine,
                     server.exit_code,
                 )
-                mine[which].rounds.append(measured)
+                new_results[cell_number].rounds.append(round_)
         except RoundInterrupt as interrupt:
-            if not mine[which].rounds:
-                mine[which].rounds.append(interrupt.round)
+            if not new_results[cell_number].rounds:
+                new_results[cell_number].rounds.append(interrupt.round)
             raise
         except ClientError:
             raise
         except (LoadError, echoserver.EchoServerError, OSError) as error:
-            failures[which] = Failure(_name(cell), str(error), len(mine[which].rounds))
-            mine[which].failed = str(error)
+            failures[cell_number] = Failure(
+                _name(cell), str(error), len(new_results[cell_number].rounds)
+            )
+            new_results[cell_number].stop_reason = str(error)
             progress.end(f"failed: {error}")
             continue
-        because = f", {measured.ended_early}" if measured.ended_early else ""
-        progress.end(f"{measured.throughput:,.0f} messages/s{because}")
+        early_end = f", {round_.ended_early}" if round_.ended_early else ""
+        progress.end(f"{round_.throughput:,.0f} messages/s{early_end}")
     return list(failures.values())
 
 
 def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
-    """Return why threads cannot carry a plan; nothing where they can.
+    """Return why threads cannot carry a plan; empty: they can.
 
-    Each cell is tried for a moment, until one shows that the client of threads is its limit: what
-    is compared then would be the client with itself.
+    Each cell is tried for a moment, until one shows that the client of threads is its limit: the
+    comparison would then be of the client with itself.
     """
     for cell in plan.cells:
         say(f"trying whether threads can carry {_name(cell)}")
-        workload = replace(cell.workload, duration=_PILOT, messages=None, warmup=_PILOT / 2)
+        workload = replace(
+            cell.workload, duration=_PILOT_SECONDS, messages=None, warmup=_PILOT_SECONDS / 2
+        )
         try:
-            with started_on(cell.target, plan.pinning.server) as server:
-                found = measure(
+            with run_on(cell.target, plan.pinning.server) as server:
+                round_ = measure(
                     replace(workload, host=server.host, port=server.port),
                     plan.pinning,
                     server.pid,
@@ -184,9 +187,11 @@ def choose_engine(plan: Plan, say: Callable[[str], None]) -> str:
         except NoThreadsError as error:
             return str(error)
         except (LoadError, echoserver.EchoServerError):
-            continue  # which its rounds will say
-        busy = found.client_cpu_percent / 100 / min(plan.engine.processes, len(plan.pinning.client))
-        if found.limit or busy > _TIGHT:
+            continue  # its rounds will report the error
+        client_share = (
+            round_.client_cpu_percent / 100 / min(plan.engine.processes, len(plan.pinning.client))
+        )
+        if round_.limit or client_share > _NEAR_LIMIT_SHARE:
             return f"threads would be the limit, or nearly, of {_name(cell)}"
     return ""
 
@@ -207,8 +212,8 @@ def _name(cell: Cell) -> str:
     return " ".join([cell.target.name, *(f"{name}={value}" for name, value in cell.sweep.items())])
 
 
-def _verify(server: Running, workload: Workload) -> None:
-    """Refuse to measure a server that does not even answer one client right."""
+def _verify(server: RunningServer, workload: Workload) -> None:
+    """Reject a server that does not even answer one client correctly."""
     try:
         header = local_header(workload.proxy_header) if workload.proxy_header else b""
         with EchoClient(

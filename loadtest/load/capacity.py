@@ -1,4 +1,4 @@
-"""What load clients can reach on this machine, as it was measured and kept."""
+"""The capacity of the load clients on this machine: saved when measured, and read back."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from loadtest.output import write
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What an engine reached."""
+    """The capacity of an engine, as it was measured."""
 
     capacity: float
     """Messages per second of one process with a core of its own."""
     server: str
-    """Against which server."""
+    """The server that it was measured against."""
     of_c: float | None = None
     """As a share of what a client in C that verifies nothing reached in the same rounds."""
 
@@ -30,7 +30,7 @@ def cache_file() -> Path:
     """Return where calibrations are kept: one file for each machine and interpreter.
 
     Raises:
-        OSError: There is no such place.
+        OSError: The user has no home directory.
     """
     gil = has_gil()
     machine = f"{platform.node()}|{cpu_model()}|{platform.release()}|{sys.version}|{gil}"
@@ -42,15 +42,15 @@ def cache_file() -> Path:
     return Path(base) / "echoload" / f"calibration-{key}.json"
 
 
-def known() -> dict[str, Calibration]:
+def load_calibrations() -> dict[str, Calibration]:
     """Return the calibrations of this machine, by engine."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
-        found = json.loads(cache_file().read_text(encoding="utf-8"))
-        return {name: Calibration(**value) for name, value in found.items()}
+        entries = json.loads(cache_file().read_text(encoding="utf-8"))
+        return {name: Calibration(**value) for name, value in entries.items()}
     return {}
 
 
-def keep(found: dict[str, Calibration]) -> Path:
+def save_calibrations(calibrations: dict[str, Calibration]) -> Path:
     """Save calibrations for later; return where.
 
     Raises:
@@ -60,7 +60,7 @@ def keep(found: dict[str, Calibration]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {
         name: asdict(replace(one, capacity=round(one.capacity, 1)))
-        for name, one in (known() | found).items()
+        for name, one in (load_calibrations() | calibrations).items()
     }
     write(path, json.dumps(values, indent=2) + "\n")
     return path

@@ -14,23 +14,23 @@ from typing import Any, Self
 
 from hdrh.histogram import HdrHistogram
 
-from clients.load import LoadResult
+from clients.load_result import LoadResult
 from clients.recording import Second, release
 from clients.workload import Workload
 from loadtest.errors import ClientError, NoThreadsError
-from loadtest.interruption import Deferred, blocked_in_children
+from loadtest.interruption import DeferredInterrupts, block_signals_in_children
 from loadtest.load.intervals import IntervalRow, IntervalTotals
 from loadtest.load.worker import STOP
-from loadtest.machine.pinning import Pinning, pinned
+from loadtest.machine.pinning import Pinning, affinity
 
-_TICK = 0.1  # seconds between two words about the progress
+_PROGRESS_INTERVAL = 0.1  # seconds between two reports of the progress
 
-_READ = 64 * 1024
+_READ_SIZE = 64 * 1024
 
-_HEAD_START = 20_000_000  # nanoseconds from the word to the common start
+_START_DELAY_NS = 20_000_000  # from the line "go" to the common start
 
 Progress = Callable[[float, float, int], None]
-"""Told, again and again: the seconds since the start, the present rate, the errors so far."""
+"""Called repeatedly with the seconds since the start, the present rate, and the errors so far."""
 
 
 def no_progress(_seconds: float, _rate: float, _errors: int) -> None:
@@ -38,10 +38,10 @@ def no_progress(_seconds: float, _rate: float, _errors: int) -> None:
 
 
 class _Process:
-    """One of them: lines in, lines out."""
+    """A worker process: lines go in, and lines come out."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
-        with blocked_in_children():
+    def __init__(self, settings: dict[str, Any]) -> None:
+        with block_signals_in_children():
             self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "loadtest.load.worker"],
                 stdin=subprocess.PIPE,
@@ -50,38 +50,38 @@ class _Process:
         assert self.popen.stdin is not None  # noqa: S101 - they were opened as pipes
         assert self.popen.stdout is not None  # noqa: S101
         self._input, self.output = self.popen.stdin, self.popen.stdout
-        self._unread = b""
-        self.tell(json.dumps(told))
+        self._partial_line = b""
+        self.send(json.dumps(settings))
 
-    def tell(self, line: str) -> None:
-        """Say a line to it."""
+    def send(self, line: str) -> None:
+        """Send the process a line."""
         try:
             self._input.write(line.encode() + b"\n")
             self._input.flush()
         except BrokenPipeError:
-            raise self._gone() from None
+            raise self._end_error() from None
 
-    def hear(self) -> list[dict[str, Any]]:
-        """Wait for something, and return the lines that have come."""
-        data = self.output.read1(_READ)  # type: ignore[attr-defined] # it is buffered
+    def receive(self) -> list[dict[str, Any]]:
+        """Wait for output of the process, and return the messages in it."""
+        data = self.output.read1(_READ_SIZE)  # type: ignore[attr-defined] # it is buffered
         if not data:
-            raise self._gone()
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        heard = [json.loads(line) for line in lines]
-        for said in heard:
-            if "failed" in said:
-                raise (NoThreadsError if said.get("threads") else ClientError)(said["failed"])
-        return heard
+            raise self._end_error()
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
+        messages = [json.loads(line) for line in lines]
+        for message in messages:
+            if "failed" in message:
+                raise (NoThreadsError if message.get("threads") else ClientError)(message["failed"])
+        return messages
 
     def stop(self) -> None:
-        """Let the time be over, and no reply that is under way be awaited."""
+        """End the load now, without waiting for the replies that are under way."""
         self.popen.send_signal(STOP)
 
-    def _gone(self) -> ClientError:
+    def _end_error(self) -> ClientError:
         return ClientError(f"the load client ended with exit code {self.popen.wait()}")
 
     def end(self, *, kill: bool) -> None:
-        """Let it end, or make it."""
+        """Close the pipes and wait until the process has ended; kill it first if `kill` is set."""
         if kill:
             self.popen.kill()
         with suppress(BrokenPipeError):
@@ -94,7 +94,7 @@ class Workers:
     """All processes of one run, as a context manager that leaves none behind.
 
     Args:
-        workload: What to do; each process has every n-th connection.
+        workload: The workload, of which each process has every n-th connection.
         pinning: The CPUs of the client, which the processes share out among them.
         engine: A key of `loadtest.load.worker.ENGINES`.
         processes: How many.
@@ -104,50 +104,52 @@ class Workers:
         self, workload: Workload, pinning: Pinning, engine: str = "epoll", processes: int = 1
     ) -> None:
         self.series: list[IntervalRow] = []
-        """What each second gave, in order."""
+        """The seconds of the run, in order."""
         self._result = LoadResult()
         self._duration = workload.duration
-        self._points: dict[int, IntervalTotals] = {}
+        self._intervals: dict[int, IntervalTotals] = {}
         self._rate = 0.0
-        self._begun = 0
+        self._start_ns = 0
         self._errors = 0
-        self._over = 0
+        self._finished_count = 0
         self._errors_of: dict[_Process, int] = {}
         self._processes: list[_Process] = []
-        self._interruptions = Deferred()
+        self._interruptions = DeferredInterrupts()
         self._stopped = False
         processes = min(processes, workload.connections)
         cpus = sorted(pinning.client)
         try:
             for number in range(processes):
-                mine = frozenset({cpus[number % len(cpus)]}) if pinning.split else pinning.client
-                told = {
+                worker_cpus = (
+                    frozenset({cpus[number % len(cpus)]}) if pinning.split else pinning.client
+                )
+                settings = {
                     "engine": engine,
                     "numbers": [number, workload.connections, processes],
                     "workload": asdict(workload),
                 }
-                with pinned(mine):
-                    self._processes.append(_Process(told))
+                with affinity(worker_cpus):
+                    self._processes.append(_Process(settings))
         except BaseException:
             self._end(kill=True)
             raise
 
-    def connected(self) -> int:
-        """Let every connection be made; return how many were.
+    def connect(self) -> int:
+        """Wait until every process has connected; return how many connections were made.
 
         Raises:
-            LoadError: This machine cannot carry so many.
+            LoadError: This machine cannot carry that many connections.
         """
         return sum(map(int, self._await("connected")))
 
-    def go(self) -> int:
-        """Let all connections begin; return when, in nanoseconds of `time.perf_counter_ns`."""
-        self._begun = time.perf_counter_ns() + _HEAD_START
+    def start(self) -> int:
+        """Start all connections; return when, in nanoseconds of `time.perf_counter_ns`."""
+        self._start_ns = time.perf_counter_ns() + _START_DELAY_NS
         for process in self._processes:
-            process.tell(f"go {self._begun}")
-        return self._begun
+            process.send(f"go {self._start_ns}")
+        return self._start_ns
 
-    def over(self, progress: Progress = no_progress) -> None:
+    def wait(self, progress: Progress = no_progress) -> None:
         """Wait for the end of the workload's time, or of its messages.
 
         From now on, an interruption (Ctrl-C) ends the time early: what was measured until then
@@ -158,47 +160,55 @@ class Workers:
 
     @property
     def interrupted(self) -> bool:
-        """The run was ended before its time."""
+        """An interruption ended the run before its time."""
         return self._stopped
 
     def close(self) -> LoadResult:
-        """Let all connections end; return what came of them."""
+        """End all connections; return the result of all processes together."""
         for process in self._processes:
-            process.tell("close")
+            process.send("close")
         total = self._result
-        for said, recovery in self._await("result", more="recovery"):
+        for counts, recovery in self._await("result", extra_key="recovery"):
             total.recovery.add(HdrHistogram.decode(recovery))
-            total.add_counts(LoadResult(**said))
-        for number in sorted(self._points):
+            total.add_counts(LoadResult(**counts))
+        for number in sorted(self._intervals):
             self._finish_second(number)
         self._complete_series()
         return total
 
-    # -- what they say ---------------------------------------------------------------------------
+    # -- messages of the processes ---------------------------------------------------------------
 
     def _await(
-        self, wanted: str, progress: Progress = no_progress, more: str | None = None
+        self, key: str, progress: Progress = no_progress, extra_key: str | None = None
     ) -> list[Any]:
-        """Wait until each has said what is `wanted`, and `more` with it; take in all else."""
-        found: list[Any] = []
+        """Wait for a message with `key` from each process; return the values in them.
+
+        Args:
+            key: The key of the value.
+            progress: Called repeatedly meanwhile.
+            extra_key: A second key, to return pairs of values; None: single values.
+        """
+        replies: list[Any] = []
         with selectors.DefaultSelector() as selector:
             for process in self._processes:
                 selector.register(process.output, selectors.EVENT_READ, process)
-            while len(found) < len(self._processes):
-                self._heed_interruptions()
-                for key, _ in selector.select(_TICK):
-                    for said in key.data.hear():
-                        if "second" in said:
-                            self._take_in(key.data, said["second"])
-                        self._over += "over" in said
-                        if wanted in said:
-                            found.append((said[wanted], said[more]) if more else said[wanted])
-                            selector.unregister(key.fileobj)
-                passed = (time.perf_counter_ns() - self._begun) / 1e9
-                progress(passed, self._rate, self._errors)
-        return found
+            while len(replies) < len(self._processes):
+                self._check_interruptions()
+                for ready, _ in selector.select(_PROGRESS_INTERVAL):
+                    for message in ready.data.receive():
+                        if "second" in message:
+                            self._add_second(ready.data, message["second"])
+                        self._finished_count += "over" in message
+                        if key in message:
+                            replies.append(
+                                (message[key], message[extra_key]) if extra_key else message[key]
+                            )
+                            selector.unregister(ready.fileobj)
+                elapsed = (time.perf_counter_ns() - self._start_ns) / 1e9
+                progress(elapsed, self._rate, self._errors)
+        return replies
 
-    def _heed_interruptions(self) -> None:
+    def _check_interruptions(self) -> None:
         count = self._interruptions.count
         if count > 1:
             raise KeyboardInterrupt
@@ -207,50 +217,50 @@ class Workers:
             for process in self._processes:
                 process.stop()
 
-    def _take_in(self, process: _Process, second: dict[str, Any]) -> None:
+    def _add_second(self, process: _Process, second: dict[str, Any]) -> None:
         histograms = {
             name: HdrHistogram.decode(second.pop(name)) for name in ("latency", "raw", "lag")
         }
-        told = Second(**second, **histograms)
-        self._result.add(told)
-        point = self._points.setdefault(told.number, IntervalTotals())
-        point.heard += 1
-        point.seconds = max(point.seconds, told.seconds)
-        self._errors_of[process] = told.errors
-        point.errors = sum(self._errors_of.values())
-        point.latency.add(told.latency)
-        told.release()
-        if point.heard >= len(self._processes) - self._over:
-            self._finish_second(told.number)
+        report = Second(**second, **histograms)
+        self._result.add(report)
+        interval = self._intervals.setdefault(report.number, IntervalTotals())
+        interval.reports += 1
+        interval.seconds = max(interval.seconds, report.seconds)
+        self._errors_of[process] = report.errors
+        interval.errors = sum(self._errors_of.values())
+        interval.latency.add(report.latency)
+        report.release()
+        if interval.reports >= len(self._processes) - self._finished_count:
+            self._finish_second(report.number)
 
     def _finish_second(self, number: int) -> None:
-        point = self._points.pop(number)
-        said = point.as_json(number)
-        release(point.latency)
-        if self._points.get(number + 1) is None and not said["messages"] and said["seconds"] < 1:
-            return  # the rest of the last one, in which nothing came
-        self._rate = said["messages"] / point.seconds if point.seconds else 0.0
-        self.series.append(said)
-        self._errors = point.errors
+        interval = self._intervals.pop(number)
+        row = interval.as_json(number)
+        release(interval.latency)
+        if self._intervals.get(number + 1) is None and not row["messages"] and row["seconds"] < 1:
+            return  # the rest of the last second, in which no reply came
+        self._rate = row["messages"] / interval.seconds if interval.seconds else 0.0
+        self.series.append(row)
+        self._errors = interval.errors
 
     def _complete_series(self) -> None:
-        """Let the seconds reach to the end of the time, also where every connection failed before.
+        """Extend the series to the end of the duration, even if every connection failed before.
 
-        A rate over the part of a second that they lived would be one that nobody had.
+        Otherwise, the last rate would be taken over the fraction of a second that they lasted.
         """
         if self._duration is None or self._stopped:
             return
-        known = {one["second"]: one for one in self.series}
-        last = max(known, default=0)
+        rows = {row["second"]: row for row in self.series}
+        last = max(rows, default=0)
         for number in range(last, math.ceil(self._duration)):
-            one = known.get(number)
-            if one is None:
-                one = IntervalTotals().as_json(number)
-                one["errors"] = self._result.errors.total()
-                self.series.append(one)
-            one["seconds"] = max(one["seconds"], round(min(1.0, self._duration - number), 3))
+            row = rows.get(number)
+            if row is None:
+                row = IntervalTotals().as_json(number)
+                row["errors"] = self._result.errors.total()
+                self.series.append(row)
+            row["seconds"] = max(row["seconds"], round(min(1.0, self._duration - number), 3))
 
-    # -- their end -------------------------------------------------------------------------------
+    # -- the end of the processes ----------------------------------------------------------------
 
     def _end(self, *, kill: bool) -> None:
         for process in self._processes:

@@ -9,12 +9,12 @@ class IntervalRow(TypedDict):
     """One second of a run, as it stands in a time series."""
 
     second: int
-    """Which, from 0."""
+    """The number of the second, from 0."""
     seconds: float
     """How much of it was measured."""
     messages: int
     errors: int
-    """Since the start."""
+    """Failed connections since the start."""
     p50_us: int | None
     p99_us: int | None
     max_us: int | None
@@ -24,13 +24,14 @@ class IntervalTotals:
     """One second of a run, over all processes."""
 
     def __init__(self) -> None:
-        self.heard = 0
+        self.reports = 0
+        """Processes that have reported this second."""
         self.seconds = 0.0
         self.errors = 0
         self.latency = histogram()
 
     def as_json(self, second: int) -> IntervalRow:
-        """Return what stands in a time series, where this is its second `second`."""
+        """Return the row of the time series for second number `second`."""
         messages = self.latency.get_total_count()
         return {
             "second": second,

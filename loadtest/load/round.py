@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from clients.load import LoadResult
+from clients.load_result import LoadResult
 from clients.workload import Workload
 from loadtest.load.client_limit import ClientLimit, judge
 from loadtest.load.coordinator import Progress, Workers, no_progress
@@ -15,13 +15,13 @@ from loadtest.machine.pinning import Pinning
 from loadtest.machine.processes import signal_name
 from loadtest.machine.sampler import Sampler
 from loadtest.machine.sockets import queue_length
-from loadtest.machine.usage import Peaks, Watched, busy_seconds
+from loadtest.machine.usage import Peaks, WatchedProcesses, busy_seconds
 
-_SETTLED = 0.5  # seconds without a change after which a server is taken to accept no more
+_SETTLE_TIME = 0.5  # seconds without a change after which a server is assumed to accept no more
 
 _POLL_INTERVAL = 0.02
 
-_TIME_TO_END = 1.0  # seconds that a process may take from closing its sockets to its end
+_EXIT_GRACE = 1.0  # seconds that a process may take from closing its sockets to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,10 @@ class EndedEarly:
     server_gone: bool
     """The server's processes had ended."""
     exit_code: int | None = None
-    """Of the process that we had started; negative: the signal that killed it. None: unknown."""
+    """Exit code of the process that we had started; negative: the signal that killed it.
+
+    None: unknown.
+    """
 
     def __str__(self) -> str:
         return f"ended early: {self.how}"
@@ -59,7 +62,7 @@ class EndedEarly:
 
 @dataclass(slots=True)
 class Round:
-    """What one round gave. None: not known."""
+    """The figures of one round; None: not known."""
 
     load: LoadResult
     client_cpu_percent: float
@@ -69,23 +72,23 @@ class Round:
     peaks: Peaks | None = None
     limit: ClientLimit = field(default_factory=ClientLimit)
     series: list[IntervalRow] = field(default_factory=list)
-    """What each second gave."""
+    """The seconds of the round."""
     interrupted: bool = False
-    """It was ended before its time."""
+    """An interruption ended it before its time."""
     connections_made: int | None = None
     client_wait_percent: float = 0.0
-    """Time for which the client could have run, and somebody else had its core, likewise."""
+    """Time that the client was ready to run while another process had its core; 100 is one core."""
     duration: float | None = None
-    """Seconds that were asked for; None: a number of messages was."""
+    """Seconds that the workload was to take; None: it was a number of messages."""
     asking: int = 0
     """Connections for which a message was due."""
-    watched: Watched | None = None
-    """Whose the server's figures are."""
+    server_processes: WatchedProcesses | None = None
+    """The processes that the server's figures are of."""
     ended_early: EndedEarly | None = None
     others_share: float | None = None
-    """Of all CPUs' time: what neither the client nor the server used, and was not idle."""
+    """Share of the CPUs' time that programs other than the client and the server used."""
     server_wait_share: float = 0.0
-    """Of the time: for how long the server could have run, and somebody else had the CPU."""
+    """Share of the time that the server was ready to run while another process had the CPU."""
 
     @property
     def throughput(self) -> float:
@@ -104,9 +107,9 @@ class Round:
 class RoundInterrupt(KeyboardInterrupt):
     """A round was ended before its time, by Ctrl-C or a signal; it has what was measured so far."""
 
-    def __init__(self, cut_short: Round) -> None:
+    def __init__(self, partial_round: Round) -> None:
         super().__init__()
-        self.round = cut_short
+        self.round = partial_round
 
 
 def measure(
@@ -117,69 +120,71 @@ def measure(
     engine: Engine | None = None,
     exit_code: Callable[[], int | None] | None = None,
 ) -> Round:
-    """Run `workload` once.
+    """Run `workload` once, and return its figures.
 
     Args:
-        workload: What to ask of which server.
+        workload: The load, and the server to put under it.
         pinning: The CPUs of the client.
-        server_pid: The server's process, where we have started it; another is looked for.
-        progress: Called again and again.
-        engine: Which client; None: one process of threads.
+        server_pid: The server's process if we have started it; None: it is found by its socket.
+        progress: Called repeatedly.
+        engine: The load client; None: one process of threads.
         exit_code: Tells how that process ended, as `subprocess.Popen.poll` does.
 
     Raises:
-        loadtest.load.coordinator.ClientError: This machine cannot carry so many connections.
+        loadtest.load.coordinator.ClientError: This machine cannot carry that many connections.
         RoundInterrupt: It was ended before its time.
     """
     engine = engine or Engine()
     allow_descriptors(workload.connections)
     watch = Sampler(server_pid, (workload.host, workload.port))
     with Workers(workload, pinning, engine.name, engine.processes) as workers, watch:
-        made = workers.connected()
+        connections_made = workers.connect()
         _settle(workload.host, workload.port)
-        # Before they go: where the machine is busy, a short round may be over until we have a turn.
-        before, machine = watch.usage(), _Machine(pinning)
-        begun = workers.go()
+        # Before the start: on a busy machine, a short round may be over before we run again.
+        before, sample = watch.usage(), _CpuSample(pinning)
+        start_ns = workers.start()
         if workload.warmup:
-            time.sleep(max(0.0, (begun - time.perf_counter_ns()) / 1e9 + workload.warmup))
-            before, machine = watch.usage(), _Machine(pinning)
-        workers.over(progress)
-        lasted = (time.perf_counter_ns() - begun) / 1e9
-        after, machine = watch.usage(), _Machine(pinning).since(machine)
-        gone = watch.has_ended()
+            time.sleep(max(0.0, (start_ns - time.perf_counter_ns()) / 1e9 + workload.warmup))
+            before, sample = watch.usage(), _CpuSample(pinning)
+        workers.wait(progress)
+        elapsed = (time.perf_counter_ns() - start_ns) / 1e9
+        after, sample = watch.usage(), _CpuSample(pinning).since(sample)
+        server_gone = watch.has_ended()
         pss = watch.pss_bytes()
         load = workers.close()
-        early = None  # what was interrupted ended as it was told to
+        early = None  # an interrupted round ends as it was asked to
         if not workers.interrupted:
-            early = _ended_early(workload, load, lasted, watch, exit_code, gone=gone)
+            early = _early_end(workload, load, elapsed, watch, exit_code, server_gone=server_gone)
     result = Round(load, client_cpu_percent=100 * load.cpu_share)
     result.client_wait_percent = 100 * load.wait_share
     result.series = workers.series
     result.interrupted = workers.interrupted
-    result.connections_made = made
+    result.connections_made = connections_made
     result.asking, result.duration = _asking(workload), workload.duration
     result.ended_early = early
-    result.watched = watch.watched
-    used = after.seconds - before.seconds
-    known = watch.watched is not None
-    if known:
+    result.server_processes = watch.server_processes
+    server_cpu_seconds = after.seconds - before.seconds
+    is_watched = watch.server_processes is not None
+    if is_watched:
         result.server_pss_bytes = pss
         result.peaks = watch.peaks
-        if not (early and early.server_gone):  # what it used last, nobody has seen
-            result.server_cpu_seconds = used
-    if known:
-        result.others_share = machine.others_share(load.cpu_share, used)
+        if not (early and early.server_gone):  # its last CPU time was not seen
+            result.server_cpu_seconds = server_cpu_seconds
+    if is_watched:
+        result.others_share = sample.others_share(load.cpu_share, server_cpu_seconds)
         result.server_wait_share = after.longest_wait_since(before)
-    if early:  # which is nobody's limit
+    if early:  # such a round shows no limit
         return result
     result.limit = judge(
         load,
         workload,
         client_share=load.cpu_share / min(engine.processes, workload.connections),
         client_waited=load.wait_share / min(engine.processes, workload.connections),
-        client_cores_busy=machine.client_share if pinning.split else None,
-        server_share=used / ((after.at - before.at) * len(pinning.server)) if known else None,
-        busiest_server_thread=after.busiest_since(before) if known else None,
+        client_cores_busy=sample.client_share if pinning.split else None,
+        server_share=server_cpu_seconds / ((after.at - before.at) * len(pinning.server))
+        if is_watched
+        else None,
+        busiest_server_thread=after.busiest_since(before) if is_watched else None,
         capacity=engine.capacity,
     )
     if result.interrupted:
@@ -187,8 +192,8 @@ def measure(
     return result
 
 
-class _Machine:
-    """How much the CPUs of client and server have been used, by all processes."""
+class _CpuSample:
+    """The CPU time that all processes have used on the CPUs of client and server."""
 
     def __init__(self, pinning: Pinning) -> None:
         self._pinning = pinning
@@ -197,8 +202,8 @@ class _Machine:
         self.programs = busy_seconds(pinning.client | pinning.server, interrupts=False)
         self.ours = time.process_time()
 
-    def since(self, before: "_Machine") -> Self:
-        """Return this minus what was `before`."""
+    def since(self, before: "_CpuSample") -> Self:
+        """Subtract an earlier sample, and return this one."""
         self.at -= before.at
         self.client -= before.client
         self.programs -= before.programs
@@ -211,47 +216,47 @@ class _Machine:
         return self.client / (self.at * len(self._pinning.client))
 
     def others_share(self, client_share: float, server_seconds: float) -> float:
-        """Return how much of the CPUs' time neither client nor server used, nor was idle."""
+        """Return the share of the CPUs' time that other programs used."""
         others = self.programs - self.ours - server_seconds - client_share * self.at
         cpus = len(self._pinning.client | self._pinning.server)
         return max(0.0, others / (self.at * cpus))
 
 
-def _ended_early(
+def _early_end(
     workload: Workload,
     load: LoadResult,
-    lasted: float,
+    elapsed: float,
     watch: Sampler,
     exit_code: Callable[[], int | None] | None,
     *,
-    gone: bool,
+    server_gone: bool,
 ) -> EndedEarly | None:
     """Return why a round ended before its time; None where it did not.
 
     Args:
-        workload: What was asked.
-        load: What came of it.
-        lasted: Seconds from the start until no connection had anything more to do.
+        workload: The workload of the round.
+        load: Its result.
+        elapsed: Seconds from the start until no connection had anything more to do.
         watch: Watches the server.
         exit_code: Tells how the server's process ended.
-        gone: At that moment nothing was left of the server.
+        server_gone: At that moment, no process of the server was left.
     """
     failed = load.gone >= workload.asking
     if workload.duration is None:
         early = load.verified + load.drained < (workload.messages or 0)
     else:
-        between = workload.asking / workload.rate if workload.rate else 0.0
-        early = lasted + between < workload.warmup + workload.duration
-    if not ((early and failed) or (gone and (early or workload.duration is not None))):
+        interval = workload.asking / workload.rate if workload.rate else 0.0
+        early = elapsed + interval < workload.warmup + workload.duration
+    if not ((early and failed) or (server_gone and (early or workload.duration is not None))):
         return None
-    deadline = time.monotonic() + _TIME_TO_END  # its sockets are closed a little before its end
-    while failed and watch.watched and not gone and time.monotonic() < deadline:
+    deadline = time.monotonic() + _EXIT_GRACE  # its sockets are closed a little before its end
+    while failed and watch.server_processes and not server_gone and time.monotonic() < deadline:
         time.sleep(_POLL_INTERVAL)
-        gone = watch.has_ended()
-    if not gone:
-        return EndedEarly("every connection had failed", lasted, server_gone=False)
+        server_gone = watch.has_ended()
+    if not server_gone:
+        return EndedEarly("every connection had failed", elapsed, server_gone=False)
     code = exit_code() if exit_code else None
-    return EndedEarly(describe_end(code, watch), lasted, server_gone=True, exit_code=code)
+    return EndedEarly(describe_end(code, watch), elapsed, server_gone=True, exit_code=code)
 
 
 def _asking(workload: Workload) -> int:
@@ -266,26 +271,26 @@ def describe_end(code: int | None, watch: Sampler) -> str:
     """Return how a server ended, as the end of a sentence.
 
     Args:
-        code: What its process exited with; negative: the signal that killed it. None: unknown.
-        watch: Has watched it.
+        code: The exit code of its process; negative: the signal that killed it. None: unknown.
+        watch: The sampler that has watched it.
     """
     if code is None:
-        return f"the server ({watch.watched}) was gone"
+        return f"the server ({watch.server_processes}) was gone"
     if code >= 0:
         return f"the server process exited with {code}"
     return f"the server process was killed by {signal_name(-code)}"
 
 
 def _settle(host: str, port: int) -> None:
-    """Wait until the server has accepted everyone, or accepts no more.
+    """Wait until the server has accepted every connection, or accepts no more.
 
-    A connection is made as soon as the kernel has queued it. Where the server forks for each, the
-    clients who are served already would keep it from the others: the measurement would be of a
-    server that is still starting.
+    A connection is made as soon as the kernel has queued it. If the server forks for each, the load
+    of the clients that it serves already would delay accepting the others, and the measurement
+    would be of a server that is still starting.
     """
     waiting = queue_length(host, port)
-    changed = time.monotonic()
-    while waiting and time.monotonic() < changed + _SETTLED:
+    last_change = time.monotonic()
+    while waiting and time.monotonic() < last_change + _SETTLE_TIME:
         time.sleep(_POLL_INTERVAL)
-        if (now_waiting := queue_length(host, port)) != waiting:
-            waiting, changed = now_waiting, time.monotonic()
+        if (now := queue_length(host, port)) != waiting:
+            waiting, last_change = now, time.monotonic()

@@ -5,7 +5,7 @@ import resource
 from loadtest.errors import ClientError
 
 RESERVED_DESCRIPTORS = 32
-"""What a process needs besides its connections, with some to spare."""
+"""Descriptors that a process needs besides its connections, with some to spare."""
 
 
 def allow_descriptors(connections: int) -> None:

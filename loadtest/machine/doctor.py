@@ -1,4 +1,4 @@
-"""What on this machine skews the results, and the command that mends it."""
+"""What on this machine skews the results, and the command that fixes it."""
 
 import os
 import resource
@@ -16,43 +16,43 @@ _DESCRIPTORS = 1024
 _BACKLOG = 4096
 _PORTS = 20_000
 _TIME_WAIT = 0.5  # of the ports
-_LOAD = 0.25  # of the CPUs
-_ASK = "ask who administers this machine for"
+_LOAD = 0.25  # per CPU
+_ASK_ADMIN = "ask the administrator of this machine for"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check of this machine."""
 
     subject: str
     value: str
     problem: str = ""
-    """What it will do to the numbers; nothing where it is fine."""
+    """Its effect on the results; empty: it is fine."""
     remedy: str = ""
-    """The command that mends it, or what else to do."""
+    """The command that fixes it, or what else to do."""
 
 
 def _by_root(command: str, otherwise: str) -> str:
-    """Return advice that takes root's rights, as far as this user can follow it.
+    """Return advice that needs root, in a form that this user can follow.
 
     Args:
         command: What root types.
-        otherwise: What to ask for where there is no way to become root.
+        otherwise: What to ask the administrator for, if this user cannot become root.
     """
     if os.geteuid() == 0:
         return command
     if shutil.which("sudo"):
         return " && ".join(f"sudo {one}" for one in command.split(" && "))
-    return f"{_ASK} {otherwise}"
+    return f"{_ASK_ADMIN} {otherwise}"
 
 
 def examine(capacities: Mapping[str, float]) -> list[Finding]:
-    """Look at everything; what cannot be read is left out.
+    """Check everything that skews results; what cannot be read is left out.
 
     Args:
-        capacities: Messages per second that load clients can reach, by engine; none: not known.
+        capacities: Messages per second that load clients can reach, by engine; empty: not known.
     """
-    looks = (
+    checks = (
         _descriptors,
         _backlog,
         _ports,
@@ -63,19 +63,19 @@ def examine(capacities: Mapping[str, float]) -> list[Finding]:
         _swap,
         _load,
         _compiler,
-        lambda: _calibrated(capacities),
+        lambda: _calibration(capacities),
     )
-    return [finding for look in looks if (finding := look()) is not None]
+    return [finding for check in checks if (finding := check()) is not None]
 
 
 def _descriptors() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    shown = f"{_limit(soft)} (at most {_limit(hard)})"
+    value = f"{_limit(soft)} (at most {_limit(hard)})"
     if hard == resource.RLIM_INFINITY or hard >= _DESCRIPTORS:
-        return Finding("open files", shown)
+        return Finding("open files", value)
     return Finding(
         "open files",
-        shown,
+        value,
         f"no more than {max(0, hard - RESERVED_DESCRIPTORS)} connections at a time",
         _by_root(
             f"prlimit --pid $$ --nofile={_DESCRIPTORS * 20}   # as ulimit -Hn",
@@ -106,12 +106,12 @@ def _backlog() -> Finding | None:
 
 def _ports() -> Finding:
     first, last = local_ports()
-    shown = f"{first} - {last}"
+    value = f"{first} - {last}"
     if last - first >= _PORTS:
-        return Finding("local ports", shown)
+        return Finding("local ports", value)
     return Finding(
         "local ports",
-        shown,
+        value,
         f"{last - first} connections to one server, those in TIME_WAIT included",
         _by_root(
             'sysctl -w net.ipv4.ip_local_port_range="10240 65535"',
@@ -225,13 +225,13 @@ def _how_to_get_a_compiler() -> str:
     what = "a C compiler and the headers of the C library"
     if shutil.which("apt-get"):
         return _by_root("apt-get install gcc libc6-dev", what)
-    return f"install {what}" if os.geteuid() == 0 else f"{_ASK} {what}"
+    return f"install {what}" if os.geteuid() == 0 else f"{_ASK_ADMIN} {what}"
 
 
-def _calibrated(capacities: Mapping[str, float]) -> Finding:
+def _calibration(capacities: Mapping[str, float]) -> Finding:
     if capacities:
-        shown = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(capacities.items()))
-        return Finding("calibration", shown)
+        value = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in sorted(capacities.items()))
+        return Finding("calibration", value)
     return Finding(
         "calibration",
         "none",

@@ -1,4 +1,4 @@
-"""Where and with what a measurement was made: a number without it cannot be compared."""
+"""The machine and software of a measurement, without which its numbers cannot be compared."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 class ThisPython(TypedDict):
-    """The interpreter that measured."""
+    """The interpreter that runs echoload."""
 
     implementation: str
     version: str
@@ -35,14 +35,14 @@ class ThisPython(TypedDict):
 
 
 class Pinning(TypedDict):
-    """CPUs of server and client; empty: all."""
+    """The CPUs of server and client; empty: all."""
 
     server: list[int]
     client: list[int]
 
 
 class Limits(TypedDict):
-    """What the system allows: soft and hard limits; -1 is no limit."""
+    """What the system allows: soft and hard limits; -1: unlimited."""
 
     open_files: list[int]
     processes: list[int]
@@ -50,7 +50,7 @@ class Limits(TypedDict):
 
 
 class Environment(TypedDict):
-    """Where and with what a measurement was made."""
+    """The machine and software of a measurement."""
 
     time: str
     command: str
@@ -105,7 +105,7 @@ def describe(pinning: tuple[list[int], list[int]]) -> Environment:
 
 
 def cpu_model() -> str | None:
-    """Return what this machine's CPU calls itself."""
+    """Return the model name of this machine's CPU."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -114,7 +114,7 @@ def cpu_model() -> str | None:
 
 
 def number_in(path: str) -> int | None:
-    """Return the number that a file of the kernel's holds; None where it holds none."""
+    """Return the number in a file of /proc or /sys; None if there is none."""
     with suppress(OSError, ValueError):
         return int(Path(path).read_text(encoding="ascii"))
     return None

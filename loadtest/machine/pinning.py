@@ -26,11 +26,11 @@ def choose(mode: str, processes: int = 1) -> Pinning:
 
     Args:
         mode: ``split`` gives the server one core, and each of the client's processes another, as
-            far as there are so many; ``0:1-3`` gives exactly those.
-        processes: Of the client.
+            far as there are enough; ``0:1-3`` gives exactly those.
+        processes: How many processes the client has.
 
     Raises:
-        ValueError: It is none of these; the message completes "--pin must be ...".
+        ValueError: The mode is not one of these; the message completes "--pin must be ...".
     """
     cpus = sorted(os.sched_getaffinity(0))
     if mode == "off" or (mode == "split" and len(cpus) == 1):
@@ -41,27 +41,27 @@ def choose(mode: str, processes: int = 1) -> Pinning:
         return Pinning(frozenset(cpus[:1]), frozenset(cpus[1 : 1 + processes]))
     server, colon, client = mode.partition(":")
     try:
-        chosen = [parse_affinity(part) for part in (server, client) if colon]
+        parts = [parse_affinity(part) for part in (server, client) if colon]
     except ValueError:
-        chosen = []
-    sets = [frozenset(part) for part in chosen if not isinstance(part, str)]
+        parts = []
+    sets = [frozenset(part) for part in parts if not isinstance(part, str)]
     if len(sets) != 2:  # noqa: PLR2004 - the server's and the client's
         raise ValueError("split, off, or SERVERCPUS:CLIENTCPUS such as 0:1-3")
-    if strange := sorted(frozenset.union(*sets) - frozenset(cpus)):
-        raise ValueError(f"CPUs that this process may use ({_listed(cpus)}), not {strange[0]}")
+    if foreign := sorted(frozenset.union(*sets) - frozenset(cpus)):
+        raise ValueError(f"CPUs that this process may use ({_join(cpus)}), not {foreign[0]}")
     return Pinning(*sets)
 
 
-def _listed(cpus: list[int]) -> str:
+def _join(cpus: list[int]) -> str:
     return ", ".join(map(str, cpus))
 
 
 @contextmanager
-def pinned(cpus: frozenset[int]) -> Iterator[None]:
-    """Confine this thread to `cpus` for a while; what it starts meanwhile stays confined."""
-    before = os.sched_getaffinity(0)
+def affinity(cpus: frozenset[int]) -> Iterator[None]:
+    """Confine this thread to `cpus` within the block; processes started in it stay confined."""
+    previous = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, previous)

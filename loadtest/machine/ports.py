@@ -1,4 +1,4 @@
-"""The TCP ports of this machine: those the kernel gives away, and one for a server."""
+"""The TCP ports of this machine: those of outgoing connections, and one for a server."""
 
 import random
 import socket
@@ -11,7 +11,7 @@ from loadtest.machine.environment import number_in
 
 _LOOPBACK = "127.0.0.1"
 _FIRST_UNPRIVILEGED, _LAST = 1024, 65535
-_ENOUGH = 1000
+_ENOUGH_CANDIDATES = 1000
 _ATTEMPTS = 100
 
 
@@ -26,45 +26,45 @@ def local_ports() -> tuple[int, int]:
 def free_port() -> int:
     """Return a port of the loopback address on which nothing listens, for a server to be started.
 
-    It is not one of those that the kernel gives to outgoing connections: any program could get it
-    until the server listens. (Where hardly any others are left, it is.)
+    It is not one of those that the kernel gives to outgoing connections, because any program could
+    get that before the server listens (unless hardly any others are left).
     """
     first, last = local_ports()
-    others: list[int] = [*range(_FIRST_UNPRIVILEGED, first), *range(last + 1, _LAST + 1)]
-    if len(others) >= _ENOUGH:
-        for port in random.sample(others, _ATTEMPTS):
+    candidates: list[int] = [*range(_FIRST_UNPRIVILEGED, first), *range(last + 1, _LAST + 1)]
+    if len(candidates) >= _ENOUGH_CANDIDATES:
+        for port in random.sample(candidates, _ATTEMPTS):
             with suppress(OSError), socket.socket() as probe:
                 probe.bind((_LOOPBACK, port))
                 return port
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
-        found: int = probe.getsockname()[1]
-        return found
+        free: int = probe.getsockname()[1]
+        return free
 
 
-_PORTS = 0.5  # of the local ports in TIME_WAIT, above which new connections are not begun
+_MAX_TIME_WAIT_SHARE = 0.5  # of the local ports; above it, no new connections are made
 
 _COOL_DOWN = 65.0  # seconds: a little more than TIME_WAIT lasts (Linux: 60)
 
-_REUSED = 1.1  # seconds: likewise, where they are taken again
+_REUSE_DELAY = 1.1  # seconds: the same, where the kernel reuses such ports
 
 _POLL_INTERVAL = 0.2
 
 
-def cool_down(needed: int, during: Callable[[float, float, int], None]) -> None:
+def cool_down(needed: int, progress: Callable[[float, float, int], None]) -> None:
     """Wait while too many of this machine's ports are in TIME_WAIT to begin `needed` connections.
 
     The side that closes first keeps the pair of ports for a minute (RFC 9293, section 3.6.1), and a
-    round that reconnects for every message leaves thousands. Linux takes them again after a second
-    where it may (net.ipv4.tcp_tw_reuse, which by default it does on the loopback).
+    round that reconnects for every message leaves thousands. Linux reuses them after a second
+    if net.ipv4.tcp_tw_reuse allows it, as it does by default on the loopback.
     """
     first, last = local_ports()
-    longest = _REUSED if number_in("/proc/sys/net/ipv4/tcp_tw_reuse") else _COOL_DOWN
-    begun = time.monotonic()
-    while (passed := time.monotonic() - begun) < longest:
-        if time_wait() + needed < _PORTS * (last - first):
+    longest_seconds = _REUSE_DELAY if number_in("/proc/sys/net/ipv4/tcp_tw_reuse") else _COOL_DOWN
+    start = time.monotonic()
+    while (elapsed := time.monotonic() - start) < longest_seconds:
+        if time_wait() + needed < _MAX_TIME_WAIT_SHARE * (last - first):
             return
-        during(passed, 0.0, 0)
+        progress(elapsed, 0.0, 0)
         time.sleep(_POLL_INTERVAL)
 
 

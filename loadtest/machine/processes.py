@@ -1,4 +1,4 @@
-"""Processes of this machine as /proc tells of them: who is whose child, what each has used."""
+"""Processes of this machine as /proc shows them: their parents, and the CPU time they used."""
 
 import os
 import signal
@@ -16,16 +16,16 @@ _INTERPRETERS = ("python", "pypy", "node", "ruby", "perl", "java", "sh", "bash",
 
 
 class Key(NamedTuple):
-    """A process, which its number alone does not tell from a later one."""
+    """The identity of a process: its number may be given to another one later."""
 
     pid: int
     start: int
-    """When it began, in ticks since the machine did."""
+    """When it started, in clock ticks since boot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process as one look found it."""
+    """A process at one moment."""
 
     key: Key
     parent: int
@@ -34,7 +34,7 @@ class Process:
     threads: int
     rss_bytes: int
     waited_ns: int
-    """CPU time of the children that it has waited for, and of those that they had waited for."""
+    """CPU time of the children that it has waited for, and of theirs in turn."""
 
     @property
     def pid(self) -> int:
@@ -45,23 +45,23 @@ class Process:
 class Table(NamedTuple):
     """All processes of this machine at one moment."""
 
-    listed: frozenset[int]
-    """Those that there were before any of them was looked at."""
+    pids: frozenset[int]
+    """The process numbers, listed before any process was read."""
     processes: dict[int, Process]
-    """Those that were still there when it was their turn."""
+    """The processes that still existed when they were read."""
 
 
 def table() -> Table:
     """Return all processes of this machine."""
-    listed: frozenset[int] = frozenset()
+    pids: frozenset[int] = frozenset()
     with suppress(OSError):  # a system without it
-        listed = frozenset(int(one) for one in os.listdir("/proc") if one.isdigit())  # noqa: PTH208 - a tenth of the time
-    found = ((pid, process(pid)) for pid in listed)
-    return Table(listed, {pid: one for pid, one in found if one is not None})
+        pids = frozenset(int(one) for one in os.listdir("/proc") if one.isdigit())  # noqa: PTH208 - a tenth of the time
+    processes = ((pid, process(pid)) for pid in pids)
+    return Table(pids, {pid: one for pid, one in processes if one is not None})
 
 
 def process(pid: int) -> Process | None:
-    """Return a process; None where it is gone."""
+    """Return a process; None if it no longer exists."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -79,28 +79,28 @@ def process(pid: int) -> Process | None:
     )
 
 
-def descendants(roots: Iterable[int], found: Table) -> set[int]:
-    """Return processes, with all that are below them."""
+def descendants(roots: Iterable[int], snapshot: Table) -> set[int]:
+    """Return the numbers of processes and of all their descendants."""
     children: dict[int, list[int]] = {}
-    for one in found.processes.values():
+    for one in snapshot.processes.values():
         children.setdefault(one.parent, []).append(one.pid)
-    reached: set[int] = set()
-    waiting = [pid for pid in roots if pid in found.processes]
-    while waiting:
-        pid = waiting.pop()
-        if pid not in reached:
-            reached.add(pid)
-            waiting += children.get(pid, ())
-    return reached
+    tree: set[int] = set()
+    pending = [pid for pid in roots if pid in snapshot.processes]
+    while pending:
+        pid = pending.pop()
+        if pid not in tree:
+            tree.add(pid)
+            pending += children.get(pid, ())
+    return tree
 
 
-def ancestors(pid: int, found: Table) -> set[int]:
-    """Return a process, with all that are above it."""
-    above: set[int] = set()
-    while pid in found.processes and pid not in above:
-        above.add(pid)
-        pid = found.processes[pid].parent
-    return above
+def ancestors(pid: int, snapshot: Table) -> set[int]:
+    """Return the numbers of a process and of all its ancestors."""
+    chain: set[int] = set()
+    while pid in snapshot.processes and pid not in chain:
+        chain.add(pid)
+        pid = snapshot.processes[pid].parent
+    return chain
 
 
 def now_in_ticks() -> int:
@@ -119,32 +119,32 @@ def cpu_ns(pid: int) -> int:
     read as nothing.
 
     Raises:
-        OSError: It is gone.
+        OSError: The process is gone.
     """
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 class ThreadTime(NamedTuple):
-    """Nanoseconds of one thread."""
+    """The run time and waiting time of one thread, in nanoseconds."""
 
     ran: int = 0
     waited: int = 0
-    """For a CPU, that another thread had."""
+    """For a CPU that another thread had."""
 
 
 def thread_times(pid: int) -> dict[int, ThreadTime]:
     """Return the times of each living thread of a process (schedstat)."""
-    found: dict[int, ThreadTime] = {}
+    times: dict[int, ThreadTime] = {}
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with suppress(OSError, IndexError, ValueError):
                 ran, waited, *_ = map(int, (task / "schedstat").read_bytes().split())
-                found[int(task.name)] = ThreadTime(ran, waited)
-    return found
+                times[int(task.name)] = ThreadTime(ran, waited)
+    return times
 
 
 def program(one: Process) -> str:
-    """Return what people call a process: its name, and of an interpreter, its script's as well."""
+    """Return the name of a process; of an interpreter, with the name of its script."""
     if not one.name.startswith(_INTERPRETERS):
         return one.name
     with suppress(OSError):
@@ -162,7 +162,7 @@ def program(one: Process) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a name that a process has given itself so that it can be shown on a terminal."""
+    """Return a name, which the process itself has chosen, in a form that is safe on a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""A server's processes, watched as they come and go: what they use, and who they are."""
+"""The sampler, which watches the processes of a server, and what they use."""
 
 import os
 import threading
@@ -21,19 +21,19 @@ from loadtest.machine.processes import (
     table,
     thread_times,
 )
-from loadtest.machine.usage import Peaks, Usage, Watched, pss_bytes
+from loadtest.machine.usage import Peaks, Usage, WatchedProcesses, pss_bytes
 
-_PERIOD = 0.5  # seconds between two looks; each costs the client's core some time
+_SAMPLE_INTERVAL = 0.5  # seconds; each sample costs the client's core some time
 
-_LOOKS = 4  # at most, until one has seen no process end under it
+_MAX_SAMPLES = 4  # at most, until no process ends during one
 
 _SERVICE_MANAGERS = frozenset({"systemd", "init", "launchd", "xinetd", "inetd"})
-"""They keep the sockets that they hand to others, and everything runs below them."""
+"""They keep the sockets that they pass on to services, and all processes descend from them."""
 
 
 @dataclass(slots=True)
 class _Account:
-    """What one process has used, as far as was seen; it stays when the process is gone.
+    """The CPU time of one process, as far as it was seen; the account outlives the process.
 
     A process that is waited for adds its CPU time to its parent's `waited_ns`. So that nothing
     counts twice, `settled_ns` is the part of it that has an account here, too.
@@ -43,15 +43,15 @@ class _Account:
     name: str
     program: str
     earlier_ns: int = 0
-    """Used before it was watched."""
+    """CPU time from before it was watched."""
     own_ns: int = 0
     waited_ns: int = 0
     settled_ns: int = 0
     unseen_ns: int = 0
-    """Of children that ended between two looks: what is left of `waited_ns`."""
+    """CPU time of children that ended between two samples: the rest of `waited_ns`."""
     alive: bool = True
     gone: bool = False
-    """It has been waited for: even a zombie lives no more."""
+    """It has been waited for, so not even a zombie is left."""
 
     @property
     def used_ns(self) -> int:
@@ -62,12 +62,12 @@ class Sampler:
     """Watches the processes of a server as they come and go.
 
     These are the process that was started, those that hold the socket that listens on an address,
-    and all below them. Once watched, a process stays so when its parent ends; when it ends itself,
-    what it had used stays in the sum.
+    and all their descendants. Once watched, a process is still watched when its parent ends; when
+    it ends itself, its CPU time stays in the sum.
 
     Args:
-        pid: The server's process, where we have started it.
-        address: Where the server listens. If that is not on this machine, nothing is found by it.
+        pid: The server's process, if we have started it.
+        address: Where the server listens. On another machine, no process holds it.
     """
 
     def __init__(self, pid: int | None = None, address: tuple[str, int] | None = None) -> None:
@@ -78,29 +78,34 @@ class Sampler:
         self._root: Key | None = None
         self._address = sockets.ListeningAddress(*address) if address else None
         self._accounts: dict[Key, _Account] = {}
-        self._searched: set[Key] = set()  # they do not hold it
+        self._non_holders: set[Key] = set()  # processes that do not hold the socket
         self._inodes: frozenset[int] = frozenset()
-        self._most: Counter[str] = Counter()
-        self._begun = now_in_ticks()
-        self._first_look = True
+        self._most_processes: Counter[str] = Counter()
+        self._start_ticks = now_in_ticks()
+        self._is_first_sample = True
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sampler", daemon=True)
         self.look()
 
-    # -- what was seen ---------------------------------------------------------------------------
+    # -- figures ---------------------------------------------------------------------------------
 
     @property
-    def watched(self) -> Watched | None:
-        """Whose figures they are; None where no process was found."""
-        return Watched(dict(self._most), self._pid is None) if self._most else None
+    def server_processes(self) -> WatchedProcesses | None:
+        """The processes that the figures are of; None if there is none."""
+        return (
+            WatchedProcesses(dict(self._most_processes), self._pid is None)
+            if self._most_processes
+            else None
+        )
 
     def has_ended(self) -> bool:
-        """Tell whether there was a server of which nothing is left.
+        """Tell whether there was a server and it has ended.
 
-        That is so when none of its processes lives, or none that has, or had, its listening socket.
+        It has ended when none of its processes lives, or none that holds, or held, its listening
+        socket.
         """
-        living = {one.key for one in self._take()}
+        living = {one.key for one in self._sample()}
         with self._lock:
             if not self._accounts:
                 return False
@@ -108,10 +113,10 @@ class Sampler:
                 return True
             if not self.holders or living & self.holders:
                 return False
-            found = table()  # perhaps somebody else has the socket now
-            self._searched.clear()
-            self.holders |= self._new_holders(found, set())
-            return not any(_is_there(key, found) for key in self.holders)
+            snapshot = table()  # another process may hold the socket now
+            self._non_holders.clear()
+            self.holders |= self._new_holders(snapshot, set())
+            return not any(_is_there(key, snapshot) for key in self.holders)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the processes have used so far, those that ended included."""
@@ -119,26 +124,26 @@ class Sampler:
 
     def usage(self) -> Usage:
         """Return the CPU time that the processes have used so far, those that ended included."""
-        living = self._take(_LOOKS)
+        living = self._sample(_MAX_SAMPLES)
         threads: dict[int, ThreadTime] = {}
         for one in living:
             threads |= thread_times(one.pid)
         with self._lock:
-            used = sum(one.used_ns for one in self._accounts.values())
-        return Usage(time.monotonic(), used / 1e9, threads)
+            used_ns = sum(one.used_ns for one in self._accounts.values())
+        return Usage(time.monotonic(), used_ns / 1e9, threads)
 
     def pss_bytes(self, *, files: bool = True) -> int | None:
-        """Return the memory in use, each shared page counted once; None where it cannot be told.
+        """Return the memory in use, each shared page counted once; None if unknown.
 
         Args:
-            files: With the pages of files, such as libraries. Their share changes whenever any
-                program that uses the same library starts or ends.
+            files: Count the pages of files, such as libraries, as well. Their share changes
+                whenever any program that uses the same library starts or ends.
         """
-        return pss_bytes(self._take(), files=files)
+        return pss_bytes(self._sample(), files=files)
 
     def look(self) -> None:
-        """Take the present values into the accounts and the peaks."""
-        self._take()
+        """Update the accounts and the peaks."""
+        self._sample()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -149,94 +154,96 @@ class Sampler:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(_PERIOD):
+        while not self._stop.wait(_SAMPLE_INTERVAL):
             self.look()
 
-    # -- who belongs to it -----------------------------------------------------------------------
+    # -- membership ------------------------------------------------------------------------------
 
-    def _take(self, looks: int = 1) -> list[Process]:
-        """Take the present values into the accounts and the peaks; return the living processes.
+    def _sample(self, max_samples: int = 1) -> list[Process]:
+        """Update the accounts and the peaks; return the living processes.
 
         Args:
-            looks: How often to look, at most, until what was used is known of all; if it is more
-                than one, what is not known then is decided.
+            max_samples: How often to sample, at most, until the CPU time of every process is known;
+                if it is more than one, what is still unknown in the last sample is decided.
         """
         with self._lock:
-            if looks > 1 and not self.holders:
-                self._searched.clear()
-            exact, clear = looks > 1, False
-            while looks and not clear:
-                looks -= 1
-                found = table()
-                members = self._members(found)
-                clear = self._read(found, members, decide=exact and not looks)
+            if max_samples > 1 and not self.holders:
+                self._non_holders.clear()
+            is_exact, is_complete = max_samples > 1, False
+            while max_samples and not is_complete:
+                max_samples -= 1
+                snapshot = table()
+                members = self._members(snapshot)
+                is_complete = self._update_accounts(
+                    snapshot, members, decide=is_exact and not max_samples
+                )
             living = [one for one in members if not one.zombie]
-            self._first_look = False
-            if len(living) > self._most.total():
-                known = (self._accounts.get(one.key) for one in living)
-                self._most = Counter(account.program for account in known if account)
+            self._is_first_sample = False
+            if len(living) > self._most_processes.total():
+                accounts = (self._accounts.get(one.key) for one in living)
+                self._most_processes = Counter(account.program for account in accounts if account)
             peaks = self.peaks
             peaks.rss_bytes = max(peaks.rss_bytes, sum(one.rss_bytes for one in living))
             peaks.threads = max(peaks.threads, sum(one.threads for one in living))
             peaks.processes = max(peaks.processes, len(living))
         return living
 
-    def _members(self, found: Table) -> list[Process]:
+    def _members(self, snapshot: Table) -> list[Process]:
         """Return the processes of the server."""
-        present = found.processes
-        if self._pid is not None and self._root is None and (root := present.get(self._pid)):
+        processes = snapshot.processes
+        if self._pid is not None and self._root is None and (root := processes.get(self._pid)):
             self._root = root.key
-        seeds = {key for key in (*self._accounts, self._root) if key and _is_there(key, found)}
-        members = descendants((key.pid for key in seeds), found)
-        new = self._new_holders(found, members)
+        seeds = {key for key in (*self._accounts, self._root) if key and _is_there(key, snapshot)}
+        members = descendants((key.pid for key in seeds), snapshot)
+        new = self._new_holders(snapshot, members)
         self.holders |= new
-        members |= descendants((key.pid for key in new), found)
-        return [present[pid] for pid in members]
+        members |= descendants((key.pid for key in new), snapshot)
+        return [processes[pid] for pid in members]
 
-    def _new_holders(self, found: Table, members: set[int]) -> set[Key]:
-        """Return who holds the listening socket, of those that were not searched for it yet.
+    def _new_holders(self, snapshot: Table, members: set[int]) -> set[Key]:
+        """Return the holders of the listening socket, among the processes not yet examined for it.
 
-        A service manager does not count, nor does a process that we run below: what else is below
-        them is not the server.
+        Service managers do not count, nor do our own ancestors: their other descendants are not the
+        server.
 
         Args:
-            found: All processes.
-            members: The server's. One of these will do, which most often is the first.
+            snapshot: All processes.
+            members: The server's processes. One holder among them is enough.
         """
         inodes = self._address.inodes() if self._address else frozenset()
-        if inodes - self._inodes:  # it listens on a new one
-            self._searched.clear()
+        if inodes - self._inodes:  # there is a new listening socket
+            self._non_holders.clear()
         self._inodes = inodes
-        new = {
+        candidates = {
             one.key
-            for one in found.processes.values()
-            if one.key not in self._searched and not (self.holders and one.pid in members)
+            for one in snapshot.processes.values()
+            if one.key not in self._non_holders and not (self.holders and one.pid in members)
         }
-        self._searched |= new
-        holding = sockets.holders(inodes, (key.pid for key in new))
-        above_us = ancestors(os.getpid(), found) if holding else set()
+        self._non_holders |= candidates
+        holder_pids = sockets.holders(inodes, (key.pid for key in candidates))
+        own_ancestors = ancestors(os.getpid(), snapshot) if holder_pids else set()
         return {
             key
-            for key in new
-            if key.pid in holding
-            and key.pid not in above_us
-            and found.processes[key.pid].name not in _SERVICE_MANAGERS
+            for key in candidates
+            if key.pid in holder_pids
+            and key.pid not in own_ancestors
+            and snapshot.processes[key.pid].name not in _SERVICE_MANAGERS
         }
 
-    # -- what they have used ---------------------------------------------------------------------
+    # -- CPU time --------------------------------------------------------------------------------
 
-    def _read(self, found: Table, members: list[Process], *, decide: bool) -> bool:
-        """Take what processes have used into their accounts; tell whether it is known of all.
+    def _update_accounts(self, snapshot: Table, members: list[Process], *, decide: bool) -> bool:
+        """Update the accounts of processes; tell whether the CPU time of all of them is known.
 
-        What a process has used is on its own clock until it has been waited for, and in its
-        parent's sum from then on. The sums were read before the clocks here: of a process that was
-        gone before, its parent's sum has it; of one whose clock can still be read, it has not. Of
-        one that was there and is gone now, it cannot be told.
+        The CPU time of a process is on its own clock until it has been waited for, and in its
+        parent's sum from then on. The sums are read before the clocks here. If a process was gone
+        before, its parent's sum includes it; if its clock can still be read, the sum does not. If
+        it was there and is gone now, that is unknown.
 
         Args:
-            found: All processes.
-            members: The server's.
-            decide: Then take the sum to have it, which at worst is too little.
+            snapshot: All processes.
+            members: The server's processes.
+            decide: Assume that the sum includes what is unknown, which at worst is too little.
         """
         unclear: set[Key] = set()
         for one in members:
@@ -249,39 +256,41 @@ class Sampler:
                 continue
             if account is None:
                 account = self._accounts[one.key] = _Account(one.parent, "", "")
-                if one.key.start < self._begun and not self._first_look:
+                if one.key.start < self._start_ticks and not self._is_first_sample:
                     account.earlier_ns = own_ns + one.waited_ns
-            if account.name != one.name:  # it has become another program, perhaps
+            if account.name != one.name:  # it may have executed another program
                 account.name, account.program = one.name, program(one)
             account.parent, account.alive = one.parent, not one.zombie
             account.own_ns = max(account.own_ns, own_ns)
             account.waited_ns = one.waited_ns
-        gone = {
+        gone_keys = {
             key
             for key, account in self._accounts.items()
-            if not (account.gone or _is_there(key, found))
+            if not (account.gone or _is_there(key, snapshot))
         }
-        unclear |= {key for key in gone if key.pid in found.listed - found.processes.keys()}
+        unclear |= {
+            key for key in gone_keys if key.pid in snapshot.pids - snapshot.processes.keys()
+        }
         if decide:
-            gone |= unclear
+            gone_keys |= unclear
         elif unclear:
             return False
-        self._close(gone, found)
+        self._close_accounts(gone_keys, snapshot)
         return True
 
-    def _close(self, gone: set[Key], found: Table) -> None:
-        """Close the accounts of those that are gone: their parents' sums have it, too, now."""
-        for key in gone:
+    def _close_accounts(self, gone_keys: set[Key], snapshot: Table) -> None:
+        """Close the accounts of processes that are gone: their parents' sums now include them."""
+        for key in gone_keys:
             account = self._accounts[key]
             account.gone, account.alive = True, False
-            above = found.processes.get(account.parent)
-            if above and (parent := self._accounts.get(above.key)):
+            parent_process = snapshot.processes.get(account.parent)
+            if parent_process and (parent := self._accounts.get(parent_process.key)):
                 parent.settled_ns += account.own_ns + account.waited_ns
         for account in self._accounts.values():
-            left = account.waited_ns - account.settled_ns
-            account.unseen_ns = max(account.unseen_ns, left)
+            unseen_ns = account.waited_ns - account.settled_ns
+            account.unseen_ns = max(account.unseen_ns, unseen_ns)
 
 
-def _is_there(key: Key, found: Table) -> bool:
-    one = found.processes.get(key.pid)
+def _is_there(key: Key, snapshot: Table) -> bool:
+    one = snapshot.processes.get(key.pid)
     return one is not None and one.key == key

@@ -1,4 +1,4 @@
-"""Sockets of this machine as /proc has them, and the processes that hold them (proc(5))."""
+"""Sockets of this machine as /proc lists them, and the processes that hold them (proc(5))."""
 
 import ipaddress
 import os
@@ -26,11 +26,11 @@ class Endpoint:
 
     port: int
     state: str
-    """As proc(5) writes it: ``0A`` listens."""
+    """As proc(5) writes it; ``0A``: it is listening."""
     queued: int
-    """Bytes that nobody has read; of one that listens, connections that wait to be accepted."""
+    """Unread bytes; of a listening socket, connections that wait to be accepted."""
     inode: int = 0
-    """By which /proc/PID/fd names the socket."""
+    """The number by which /proc/PID/fd names the socket."""
     hexadecimal: str = "00000000"
     """The local address, as proc(5) writes it."""
 
@@ -39,11 +39,11 @@ class Endpoint:
         """The local address."""
         # Words of four bytes, each in the order of this machine.
         words = (self.hexadecimal[at : at + 8] for at in range(0, len(self.hexadecimal), 8))
-        return _plain(ipaddress.ip_address(b"".join(bytes.fromhex(word)[::-1] for word in words)))
+        return _as_ipv4(ipaddress.ip_address(b"".join(bytes.fromhex(word)[::-1] for word in words)))
 
 
 def endpoints(table: str) -> Iterator[Endpoint]:
-    """Yield what one of the `TCP_TABLES` has, first those that listen; nothing where it is not."""
+    """Yield the sockets in one of the `TCP_TABLES`, listening ones first; none if it is missing."""
     with suppress(OSError), Path(table).open(encoding="ascii") as lines:
         next(lines, "")
         for line in lines:
@@ -78,10 +78,10 @@ def queue_length(host: str, port: int) -> int | None:
     """
     if not is_unix(host):
         return accept_queue(port)
-    # One that waits has a socket of the server's, with its name, that no process has yet.
-    found = list(_unix_sockets(host))
-    waiting = sum(one.waits for one in found)
-    return waiting if any(one.listens for one in found) else None
+    # A waiting connection has a socket with the server's name that no process holds yet.
+    socks = list(_unix_sockets(host))
+    waiting = sum(one.waits for one in socks)
+    return waiting if any(one.listens for one in socks) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class _UnixSocket:
     inode: int
     listens: bool
     waits: bool
-    """It is a client's, that nobody has accepted."""
+    """It is a connection that has not been accepted."""
 
 
 _UNIX_TABLE = "/proc/net/unix"
@@ -97,7 +97,7 @@ _ACCEPTS, _CONNECTING = 0x10000, b"02"  # SO_ACCEPTCON in flags; SS_CONNECTING (
 
 
 def _unix_sockets(host: str) -> Iterator[_UnixSocket]:
-    """Yield the sockets with the name of a UNIX socket; proc(5) shows a NUL as ``@``, too."""
+    """Yield the sockets that have the name of a UNIX socket; proc(5) shows a NUL as ``@``, too."""
     name = os.fsencode(host.removeprefix(UNIX))
     with suppress(OSError), Path(_UNIX_TABLE).open("rb") as lines:
         next(lines, b"")
@@ -109,7 +109,7 @@ def _unix_sockets(host: str) -> Iterator[_UnixSocket]:
 
 
 class ListeningAddress:
-    """Where a server listens, if that is on this machine.
+    """The address on which a server listens, if that is on this machine.
 
     Args:
         host: A name, an address or a UNIX socket.
@@ -121,34 +121,34 @@ class ListeningAddress:
         self._addresses = frozenset() if is_unix(host) else addresses_here(host, port)
 
     def inodes(self) -> frozenset[int]:
-        """Return the sockets that listen there now."""
+        """Return the inodes of the sockets that listen on the address now."""
         if is_unix(self._host):
             return frozenset(one.inode for one in _unix_sockets(self._host) if one.listens)
         return listening_inodes(self._addresses, self._port)
 
 
 def addresses_here(host: str, port: int) -> frozenset[IpAddress]:
-    """Return the addresses of a host; none where one of them is another machine's."""
+    """Return the addresses of a host; none if one of them belongs to another machine."""
     with suppress(OSError, UnicodeError, ValueError):
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        found = frozenset(_read(str(info[4][0])) for info in infos)
-        if all(one.is_loopback or one.is_unspecified for one in found):
-            return found
-        cards = chain.from_iterable(psutil.net_if_addrs().values())
-        own = {
-            _read(card.address)
-            for card in cards
-            if card.family in {socket.AF_INET, socket.AF_INET6}
+        addresses = frozenset(_parse_address(str(info[4][0])) for info in infos)
+        if all(one.is_loopback or one.is_unspecified for one in addresses):
+            return addresses
+        interfaces = chain.from_iterable(psutil.net_if_addrs().values())
+        own_addresses = {
+            _parse_address(interface.address)
+            for interface in interfaces
+            if interface.family in {socket.AF_INET, socket.AF_INET6}
         }
-        if all(one.is_loopback or one in own for one in found):
-            return found
+        if all(one.is_loopback or one in own_addresses for one in addresses):
+            return addresses
     return frozenset()
 
 
 def listening_inodes(addresses: frozenset[IpAddress], port: int) -> frozenset[int]:
-    """Return the sockets that listen on a port for one of `addresses`, or for every address.
+    """Return the inodes of the sockets that listen on a port, at `addresses` or at every address.
 
-    There are several where each process of a server has its own (SO_REUSEPORT).
+    There are several if each process of a server has its own (SO_REUSEPORT).
     """
     return frozenset(
         one.inode
@@ -158,24 +158,26 @@ def listening_inodes(addresses: frozenset[IpAddress], port: int) -> frozenset[in
 
 
 def holders(inodes: frozenset[int], pids: Iterable[int]) -> set[int]:
-    """Return those processes that hold one of the sockets; not those of which we may not know."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    return {pid for pid in pids if wanted and _holds(pid, wanted)}
+    """Return the processes that hold one of the sockets, as far as we may look at them."""
+    links = {f"socket:[{inode}]" for inode in inodes}
+    return {pid for pid in pids if links and _holds(pid, links)}
 
 
-def _holds(pid: int, wanted: set[str]) -> bool:
+def _holds(pid: int, links: set[str]) -> bool:
     with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
         for one in descriptors:
             with suppress(OSError):
-                if os.readlink(one.path) in wanted:  # noqa: PTH115 - there may be thousands
+                if os.readlink(one.path) in links:  # noqa: PTH115 - there may be thousands
                     return True
     return False
 
 
-def _read(text: str) -> IpAddress:
-    return _plain(ipaddress.ip_address(text.partition("%")[0]))  # after it, an IPv6 scope
+def _parse_address(text: str) -> IpAddress:
+    return _as_ipv4(
+        ipaddress.ip_address(text.partition("%")[0])
+    )  # what follows it is an IPv6 scope
 
 
-def _plain(address: IpAddress) -> IpAddress:
-    """Return the IPv4 address that an IPv6 address stands for, where it does."""
+def _as_ipv4(address: IpAddress) -> IpAddress:
+    """Return the IPv4 address that an IPv6 address maps to, or the address itself."""
     return getattr(address, "ipv4_mapped", None) or address

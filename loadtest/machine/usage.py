@@ -1,4 +1,4 @@
-"""What a server's processes use while it is measured: CPU time, memory, threads."""
+"""What the processes of a server use while it is measured: CPU time, memory, threads."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -25,13 +25,13 @@ class Peaks:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """Whose figures a sampler's are."""
+class WatchedProcesses:
+    """The processes that a sampler's figures are of."""
 
     programs: Mapping[str, int]
-    """How many processes of which program, when they were most."""
+    """Processes by the name of their program, when there were most of them."""
     by_socket: bool
-    """They were found by the listening socket that they hold, and not started by us."""
+    """We did not start them: they were found by the listening socket that they hold."""
 
     def __str__(self) -> str:
         number = sum(self.programs.values())
@@ -46,27 +46,30 @@ class Usage:
     """CPU time that a server's processes have used."""
 
     at: float
-    """When, as `time.monotonic` counts."""
+    """The time of the sample, as `time.monotonic` counts."""
     seconds: float = 0.0
     threads: Mapping[int, ThreadTime] = field(default_factory=dict)
-    """Of each living thread, by its number."""
+    """The times of each living thread, by its number."""
 
     def busiest_since(self, before: "Usage") -> float:
-        """Return the CPU time of the thread that used most since, as a share of one core."""
+        """Return the CPU time since `before` of the busiest thread, as a share of one core."""
         return self._most_since(before, lambda time: time.ran)
 
     def longest_wait_since(self, before: "Usage") -> float:
-        """Return for which share of the time since a thread could have run, and got no CPU."""
+        """Return the longest time since `before` that a thread waited for a CPU, as a share."""
         return self._most_since(before, lambda time: time.waited)
 
-    def _most_since(self, before: "Usage", part: Callable[[ThreadTime], int]) -> float:
+    def _most_since(self, before: "Usage", attribute: Callable[[ThreadTime], int]) -> float:
         none = ThreadTime()
-        passed = self.at - before.at
+        elapsed = self.at - before.at
         most = max(
-            (part(now) - part(before.threads.get(tid, none)) for tid, now in self.threads.items()),
+            (
+                attribute(now) - attribute(before.threads.get(tid, none))
+                for tid, now in self.threads.items()
+            ),
             default=0,
         )
-        return most / 1e9 / passed if passed else 0.0
+        return most / 1e9 / elapsed if elapsed else 0.0
 
 
 class _Numbered(Protocol):
@@ -75,18 +78,18 @@ class _Numbered(Protocol):
 
 
 def pss_bytes(processes: Iterable[_Numbered], *, files: bool) -> int | None:
-    """Return the memory of processes, each shared page counted once; None where it cannot be told.
+    """Return the memory of processes, each shared page counted once; None if unknown.
 
     Args:
-        processes: Those that live.
-        files: With the pages of files, such as libraries.
+        processes: The living processes.
+        files: Count the pages of files, such as libraries, as well.
     """
-    wanted = ("Pss:",) if files else ("Pss_Anon:", "Pss_Shmem:")
+    prefixes = ("Pss:",) if files else ("Pss_Anon:", "Pss_Shmem:")
     total = 0
     for process in processes:
         with suppress(OSError, IndexError):
             for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith(wanted):
+                if line.startswith(prefixes):
                     total += int(line.split()[1]) * 1024
     return total or None
 
@@ -95,15 +98,15 @@ def busy_seconds(cpus: Iterable[int], *, interrupts: bool = True) -> float:
     """Return how long CPUs have not been idle so far, by all processes (proc(5), /proc/stat).
 
     Args:
-        cpus: Their numbers.
-        interrupts: With the time for which they served interrupts, which is nobody's.
+        cpus: The numbers of the CPUs.
+        interrupts: Count the time for which they served interrupts, which belongs to no process.
     """
-    wanted = {f"cpu{number}" for number in cpus}
+    names = {f"cpu{number}" for number in cpus}
     ticks = 0
     with suppress(OSError, ValueError):
         for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
             name, *times = line.split()
-            if name in wanted:
+            if name in names:
                 user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, times)
                 ticks += user + nice + system + steal + (irq + softirq) * interrupts
     return ticks * _TICK_NS / 1e9

@@ -15,34 +15,34 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server that is none of ours."""
+    """A server that is not ours."""
 
     name: str
     needs: str
-    """What it takes to run it: a Python package, or a compiler."""
+    """The Python package, or the compiler, that it needs."""
 
     @property
     def source(self) -> Path:
-        """The file that it is."""
+        """The source file of the server."""
         suffix = {"cc": ".c", "go": ".go"}.get(self.needs, ".py")
         return _HERE / f"{self.name.replace('-', '_')}{suffix}"
 
     @property
     def missing(self) -> str:
-        """What is missing to run it here; nothing where nothing is."""
+        """What is missing to run it here; empty: nothing."""
         if self.needs in {"cc", "go"}:
             return "" if shutil.which(self.needs) else f"the command {self.needs}"
-        found = importlib.util.find_spec(self.needs)
-        return "" if found else f"the package {self.needs}"
+        spec = importlib.util.find_spec(self.needs)
+        return "" if spec else f"the package {self.needs}"
 
     def command(self, folder: Path) -> list[str]:
         """Return the command that starts it, to which the port is added; compile it if need be.
 
         Args:
-            folder: Where to put what is compiled.
+            folder: The folder for compiled programs.
 
         Raises:
-            RuntimeError: The compiler does not accept it, or there is no such folder.
+            RuntimeError: The compiler rejects it, or the folder does not exist.
         """
         if self.needs not in {"cc", "go"}:
             return [sys.executable, "-P", "-m", f"loadtest.peers.{self.source.stem}"]
@@ -54,14 +54,14 @@ class Peer:
         program = folder / self.name
         if not program.exists():
             words = ["cc", "-O2", "-pthread"] if self.needs == "cc" else ["go", "build"]
-            compiled = subprocess.run(
+            completed = subprocess.run(
                 [*words, "-o", str(program), str(self.source)],
                 capture_output=True,
                 text=True,
                 check=False,
             )
-            if compiled.returncode:
-                raise RuntimeError(f"cannot compile {self.source.name}: {compiled.stderr.strip()}")
+            if completed.returncode:
+                raise RuntimeError(f"cannot compile {self.source.name}: {completed.stderr.strip()}")
         return [str(program)]
 
 
@@ -84,8 +84,8 @@ PEERS = {
     )
 }
 
-# What a backend is measured against: stock servers of its model (for a process per client, also the
-# least that it takes in Python), and C of its model.
+# The peers of each backend: stock servers of its model (for a process per client, also the minimal
+# one in Python), and a server of its model in C.
 STOCK = {
     "process": ("socketserver-forking", "multiprocessing-process", "python-fork"),
     "thread": ("socketserver-threading",),
@@ -108,6 +108,6 @@ LIMIT = {
 
 
 def peers_of(backend: str) -> tuple[str, ...]:
-    """Return the names of what a backend is compared with; none for one that is not ours."""
+    """Return the names of a backend's peers; a backend that is not ours has none."""
     limit = LIMIT.get(backend)
     return (*STOCK.get(backend, ()), *((limit,) if limit else ()))

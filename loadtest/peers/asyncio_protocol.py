@@ -9,16 +9,16 @@ class EchoServerProtocol(asyncio.Protocol):
     """Serves one client."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what writes."""
+        """Keep the transport, to write to it."""
         self.transport = cast("asyncio.Transport", transport)  # for the type checker
 
     def data_received(self, data: bytes) -> None:
-        """Echo."""
+        """Echo the data."""
         self.transport.write(data)
 
 
 async def main() -> None:
-    """Serve for ever."""
+    """Serve forever."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         EchoServerProtocol, "127.0.0.1", int(sys.argv[1]), backlog=4096

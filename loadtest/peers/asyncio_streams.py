@@ -5,7 +5,7 @@ import sys
 
 
 async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Echo until the client's end."""
+    """Echo until the client ends the stream."""
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
@@ -14,7 +14,7 @@ async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def main() -> None:
-    """Serve for ever."""
+    """Serve forever."""
     server = await asyncio.start_server(handle, "127.0.0.1", int(sys.argv[1]), backlog=4096)
     async with server:
         await server.serve_forever()

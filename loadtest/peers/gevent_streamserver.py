@@ -7,7 +7,7 @@ from gevent.socket import socket
 
 
 def handle(client: socket, _address: object) -> None:
-    """Echo until the client's end."""
+    """Echo until the client ends the stream."""
     while data := client.recv(65536):
         client.sendall(data)
 

@@ -6,7 +6,7 @@ from multiprocessing import get_context
 
 
 def serve(client: socket.socket) -> None:
-    """Echo until the client's end."""
+    """Echo until the client ends the stream."""
     with client:
         while data := client.recv(65536):
             client.sendall(data)

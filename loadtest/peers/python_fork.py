@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def reap(_number: int, _frame: object) -> None:
-    """Leave no zombies."""
+    """Reap children that have ended, so that there are no zombies."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

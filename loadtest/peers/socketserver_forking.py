@@ -8,7 +8,7 @@ class EchoHandler(socketserver.BaseRequestHandler):
     """Serves one client."""
 
     def handle(self) -> None:
-        """Echo until the client's end."""
+        """Echo until the client ends the stream."""
         while data := self.request.recv(65536):
             self.request.sendall(data)
 
@@ -18,7 +18,7 @@ class Server(socketserver.ForkingTCPServer):
 
     allow_reuse_address = True
     request_queue_size = 4096  # it is 5
-    max_children = 20_000  # it is 40: the 41st client would wait for another one's end
+    max_children = 20_000  # it is 40: the 41st client would wait until another one leaves
 
 
 if __name__ == "__main__":

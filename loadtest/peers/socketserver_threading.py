@@ -8,7 +8,7 @@ class EchoHandler(socketserver.BaseRequestHandler):
     """Serves one client."""
 
     def handle(self) -> None:
-        """Echo until the client's end."""
+        """Echo until the client ends the stream."""
         while data := self.request.recv(65536):
             self.request.sendall(data)
 
@@ -17,7 +17,7 @@ class Server(socketserver.ThreadingTCPServer):
     """As documented, but for limits that would be measured instead of the model."""
 
     allow_reuse_address = True
-    daemon_threads = True  # or its end would wait for every client's
+    daemon_threads = True  # otherwise, server_close would wait for every client
     request_queue_size = 4096  # it is 5
 
 

@@ -6,13 +6,13 @@ import trio
 
 
 async def handle(stream: trio.SocketStream) -> None:
-    """Echo until the client's end."""
+    """Echo until the client ends the stream."""
     async for data in stream:
         await stream.send_all(data)
 
 
 async def main() -> None:
-    """Serve for ever."""
+    """Serve forever."""
     await trio.serve_tcp(handle, int(sys.argv[1]), host="127.0.0.1", backlog=4096)
 
 

@@ -31,7 +31,7 @@ else ran on the machine. A dashed line is of a server that served only some of t
 
 SCALING = """
 The same servers as one thing changes; the bar through a point is its 95 % interval. A flat line
-does not care; one that falls (or, for CPU, rises) shows where a model stops to scale, but not where
+does not care; one that falls (or, for CPU, rises) shows where a model stops scaling, but not where
 it ends in open points with an arrow: there the client was the limit, and the server can do more
 (≥). A dashed line leads to a point at which only some of the clients were served.
 """

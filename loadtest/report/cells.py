@@ -1,4 +1,4 @@
-"""What stands in the cells of every table, and under it."""
+"""The cells of every table, and the remarks under it."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -22,7 +22,7 @@ HEADINGS = (
     ("client", "CPU"),
 )
 
-RANKED = (
+RANKING_HEADINGS = (
     ("target", ""),
     ("rank", "by CPU"),
     ("server CPU per message", "times the reference"),
@@ -32,11 +32,11 @@ RANKED = (
 )
 
 NONE = "\N{EN DASH}"
-"""What stands where there is no value."""
+"""The cell of a value that is not known."""
 
-SERVED = 6  # the columns that can be bad news
+SERVED_COLUMN = 6  # the columns that can show a failure
 
-ERRORS = 7
+ERRORS_COLUMN = 7
 
 
 def cells(row: Row) -> list[str]:
@@ -63,8 +63,8 @@ def _range(speed: Spread) -> str:
     return f"{rate(low)} - {rate(high)}"
 
 
-def ranked(results: list[Row], comparison: Comparison) -> list[list[str]]:
-    """Return the rows of a comparison, the best first, one cell for each of `RANKED`."""
+def ranking_cells(results: list[Row], comparison: Comparison) -> list[list[str]]:
+    """Return the rows of a comparison, the best first, one cell for each of `RANKING_HEADINGS`."""
     cpu, speed = (comparison["figures"][name] for name in ("cpu_us_per_message", "throughput"))
     rows = {row["target"]: row for row in results if row["sweep"] == comparison["sweep"]}
 
@@ -87,7 +87,7 @@ def ranked(results: list[Row], comparison: Comparison) -> list[list[str]]:
 
 
 def place(number: int | None) -> str:
-    """Return a rank; a dash where there is none."""
+    """Return a rank; a dash if there is none."""
     return NONE if number is None else f"{number}."
 
 
@@ -99,99 +99,104 @@ def _place_by_rate(row: Row, number: int | None) -> str:
 
 
 def bound(one: str, two: str | None, limited: set[str]) -> str:
-    """Return how to read a ratio where the client limited a side, which can do more than that."""
+    """Return the sign of a ratio in which the client limited a side, which can do more."""
     signs = {(True, True): "? ", (True, False): "≥ ", (False, True): "≤ "}
     return "" if one == two else signs.get((one in limited, two in limited), "")
 
 
 def ratio(value: RatioRow | None, sign: str = "") -> str:
-    """Return a ratio with its interval, and how to read it; a dash where it is not known."""
+    """Return a ratio with its sign and its interval; a dash if it is not known."""
     if value is None:
         return NONE
     return f"{sign}{value['median']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
 
 
-def remarks(found: Document) -> list[str]:
-    """Return what a reader must know to read the tables."""
-    rows, said = found["results"], []
+def remarks(document: Document) -> list[str]:
+    """Return the sentences that a reader of the tables must know."""
+    rows, sentences = document["results"], []
     if any(row["client_limited"] for row in rows):
-        said.append(
+        sentences.append(
             "≥: the client was at its limit, and the server (where it could be watched) was not: "
             "it can do more than this. Compare such servers by CPU per message, within this run."
         )
-        said += _whom_the_client_limited(rows)
+        sentences += _client_limit_remarks(rows)
     for row in rows:
-        said += [f"{label(row)}: {remark}" for remark in row.get("remarks", ())]
+        sentences += [f"{label(row)}: {remark}" for remark in row.get("remarks", ())]
         if row["verified"] and row["starved"]:
-            said.append(
+            sentences.append(
                 f"{label(row)}: {row['starved']} of {row['connections']} connections never got "
                 "a reply; its rate and latency are those of the connections that did"
-                f"{', and it has no rank by rate' if found['comparison'] else ''}."
+                f"{', and it has no rank by rate' if document['comparison'] else ''}."
             )
-        if (late := row["dropped"] - row.get("unsent", 0)) > 0:
-            said.append(
-                f"{label(row)}: {late} messages that were due were never sent (dropped): "
+        if (overdue := row["dropped"] - row.get("unsent", 0)) > 0:
+            sentences.append(
+                f"{label(row)}: {overdue} messages that were due were never sent (dropped): "
                 "the server, or this client, could not keep up with the rate."
             )
-        said += _on_connections(row)
+        sentences += _connection_remarks(row)
         if row["raw_latency_us"]["p99"] is not None:
             raw, lag = row["raw_latency_us"], row["lag_us"]
-            said.append(
+            sentences.append(
                 f"{label(row)}: latency counts from when a message was due; from when it was sent, "
                 f"p50 {milliseconds(raw['p50'])} ms, p99 {milliseconds(raw['p99'])} ms, max "
                 f"{milliseconds(raw['max'])} ms. The client itself was late by "
                 f"{milliseconds(lag['p50'])} ms (p50), {milliseconds(lag['p99'])} ms (p99)."
             )
         if not row["verified"]:
-            said.append(f"{label(row)}: nothing was verified; this is a failure, not a result.")
-    if shaky := [label(row) for row in rows if row["unstable"]]:
-        said.append(
-            f"Unstable: {', '.join(shaky)}: the standard deviation of the rounds is above 10 %, or "
-            "one is 50 % off. Try more rounds, longer ones, or a quieter machine (echoload doctor)."
+            sentences.append(
+                f"{label(row)}: nothing was verified; this is a failure, not a result."
+            )
+    if unstable := [label(row) for row in rows if row["unstable"]]:
+        sentences.append(
+            f"Unstable: {', '.join(unstable)}: the standard deviation of the rounds is above 10 %, "
+            "or one is 50 % off. Try more rounds, longer ones, or a quieter machine (echoload "
+            "doctor)."
         )
-    for comparison in found["comparison"]:
-        said += _on_ranks(comparison)
-    return list(dict.fromkeys([*said, *found["notes"]]))
+    for comparison in document["comparison"]:
+        sentences += _rank_remarks(comparison)
+    return list(dict.fromkeys([*sentences, *document["notes"]]))
 
 
-def _on_connections(row: Row) -> list[str]:
-    """Return what became of connections that did not last."""
-    said = []
-    made = row.get("connections_made")
-    if made is not None and made < row["connections"]:
-        said.append(f"{label(row)}: only {made} of {row['connections']} connections were made.")
+def _connection_remarks(row: Row) -> list[str]:
+    """Return sentences about the connections of a row that did not last."""
+    sentences = []
+    connections_made = row.get("connections_made")
+    if connections_made is not None and connections_made < row["connections"]:
+        sentences.append(
+            f"{label(row)}: only {connections_made} of {row['connections']} connections were made."
+        )
     if unsent := row.get("unsent"):
-        said.append(
+        sentences.append(
             f"{label(row)}: {unsent} messages that were due were never sent (dropped): they "
             "had no connection (any more); --reconnect makes lost ones again."
         )
-    if ended := row.get("ended_idle"):
-        said.append(
-            f"{label(row)}: the server ended {ended} connections while it owed nothing on them, as "
-            "one that drains does; that is not an error."
+    if ended_idle := row.get("ended_idle"):
+        sentences.append(
+            f"{label(row)}: the server ended {ended_idle} connections while it owed nothing on "
+            "them, as one that drains does; that is not an error."
         )
     if count := row.get("reconnects"):
-        took = row["recovery_us"]
-        said.append(
+        delay = row["recovery_us"]
+        sentences.append(
             f"{label(row)}: {count} connections were lost and made again; until each was served "
-            f"again, it took p50 {milliseconds(took['p50'])} ms, p99 {milliseconds(took['p99'])} "
-            f"ms, max {milliseconds(took['max'])} ms."
+            f"again, it took p50 {milliseconds(delay['p50'])} ms, p99 {milliseconds(delay['p99'])} "
+            f"ms, max {milliseconds(delay['max'])} ms."
         )
-    return said
+    return sentences
 
 
-def _whom_the_client_limited(rows: list[Row]) -> list[str]:
-    limited: dict[str, list[str]] = {}
+def _client_limit_remarks(rows: list[Row]) -> list[str]:
+    targets: dict[str, list[str]] = {}
     for row in rows:
-        if row["client_limited"] and (because := row["client_limited_because"]):
-            limited.setdefault(because, []).append(label(row))
+        if row["client_limited"] and (reason := row["client_limited_because"]):
+            targets.setdefault(reason, []).append(label(row))
     return [
-        f"{', '.join(names)}: the client was the limit because {because}."
-        for because, names in limited.items()
+        f"{', '.join(names)}: the client was the limit because {reason}."
+        for reason, names in targets.items()
     ]
 
 
-def _on_ranks(comparison: Comparison) -> list[str]:
+def _rank_remarks(comparison: Comparison) -> list[str]:
     least, rounds = comparison["least_rounds"], comparison["rounds"]
     if rounds < least:
         sentence = (
@@ -210,25 +215,25 @@ def _on_ranks(comparison: Comparison) -> list[str]:
         "Ranks: after as many as are better with 95 % confidence in all of them at once "
         f"(Mann-Whitney, Holm over all pairs; {rounds} rounds, at least {least} needed)."
     )
-    said = [ranks]
+    sentences = [ranks]
     if alike:
-        said.append(f"Not told apart by CPU per message: {', '.join(alike)}.")
-    return said
+        sentences.append(f"Not told apart by CPU per message: {', '.join(alike)}.")
+    return sentences
 
 
 def or_dash(value: _Value | None, form: Callable[[_Value], object]) -> str:
-    """Return a value in its form; a dash where it is not known."""
+    """Return a formatted value; a dash if it is not known."""
     return NONE if value is None else str(form(value))
 
 
 def rate(value: float) -> str:
-    """Return messages a second."""
+    """Return a rate in messages per second."""
     thousand = 1000
     return f"{value / thousand:.1f}k" if value >= thousand else f"{value:.0f}"
 
 
 def milliseconds(microseconds: float | None) -> str:
-    """Return milliseconds, with three digits."""
+    """Return a time in milliseconds, with three digits."""
     if microseconds is None:
         return NONE
     value = microseconds / 1000

@@ -2,7 +2,7 @@
 
 The drawing is small, and grows with the page: on a phone it is about as wide as its viewBox, so
 that text stays readable. Colours are names of CSS variables, which the page sets for light and
-dark. What must not be missed does not hang on colour: where some clients were never served, bars
+dark. What must not be missed does not depend on colour: where some clients were never served, bars
 are hatched (by the page's pattern ``hatch``) and lines dashed, and both say how many were.
 """
 
@@ -11,22 +11,30 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from loadtest.report.axes import WIDTH, Axis, draw_across, draw_up, linear, rounded, text_width
+from loadtest.report.axes import (
+    WIDTH,
+    Axis,
+    draw_x_axis,
+    draw_y_axis,
+    linear,
+    svg_number,
+    text_width,
+)
 from loadtest.report.marks import Bar, Line, Point
 
 _RIGHT, _TOP, _BOTTOM = 14, 12, 40
 
 _ROOM_FOR_ARROWS = 12
 
-_BAR, _GAP = 18, 10
+_BAR_HEIGHT, _GAP = 18, 10
 
-_ROW = 14  # from one line of text to the next
+_LINE_HEIGHT = 14  # from one line of text to the next
 
 _LONGEST_LABEL, _LONGEST_END_LABEL = 18, 14  # characters
 
-_DODGE = 3  # between points that stand at the same place of the x axis
+_DODGE = 3  # between points at the same place on the x axis
 
-_PALEST = 0.45
+_MIN_OPACITY = 0.45
 
 COLOURS = 8
 
@@ -34,15 +42,20 @@ COLOURS = 8
 def bars(values: Sequence[Bar], form: Callable[[float], str], title: str) -> Markup:
     """Draw horizontal bars with 95 % intervals."""
     axis = linear(max((bar.high for bar in values), default=1.0), form)
-    height = _TOP + len(values) * (_BAR + _GAP) + _BOTTOM - 14
-    names = [_shortened(bar.label, _LONGEST_LABEL) for bar in values]
+    height = _TOP + len(values) * (_BAR_HEIGHT + _GAP) + _BOTTOM - 14
+    names = [_shorten(bar.label, _LONGEST_LABEL) for bar in values]
     left, right = 12 + max(map(text_width, names), default=0), WIDTH - _RIGHT - 8
-    parts = [draw_across(axis, left, right, height - _BOTTOM + 14, _TOP)]
+    parts = [draw_x_axis(axis, left, right, height - _BOTTOM + 14, _TOP)]
     for position, (bar, name) in enumerate(zip(values, names, strict=True)):
-        y = _TOP + position * (_BAR + _GAP) + _GAP / 2
+        y = _TOP + position * (_BAR_HEIGHT + _GAP) + _GAP / 2
         end, low, high = (axis.place(x, left, right) for x in (bar.value, bar.low, bar.high))
-        middle = y + _BAR / 2
-        place = {"x": rounded(left), "y": rounded(y), "long": rounded(end - left), "thick": _BAR}
+        middle = y + _BAR_HEIGHT / 2
+        place = {
+            "x": svg_number(left),
+            "y": svg_number(y),
+            "long": svg_number(end - left),
+            "thick": _BAR_HEIGHT,
+        }
         parts.append(
             Markup(
                 '<g class="mark" data-series="{series}" tabindex="0" data-tip="{tip}">'
@@ -55,18 +68,18 @@ def bars(values: Sequence[Bar], form: Callable[[float], str], title: str) -> Mar
             ).format(
                 series=bar.series,
                 tip=bar.tip,
-                name=rounded(left - 6),
-                text=rounded(middle + 4),
+                name=svg_number(left - 6),
+                text=svg_number(middle + 4),
                 label=name,
-                hit=rounded(y - _GAP / 2),
+                hit=svg_number(y - _GAP / 2),
                 width=WIDTH,
-                tall=_BAR + _GAP,
+                tall=_BAR_HEIGHT + _GAP,
                 kinds=" bound" if bar.bound else "",
                 colour=bar.series % COLOURS,
-                low=rounded(low),
-                high=rounded(high),
-                middle=rounded(middle),
-                up=rounded(middle - 4),
+                low=svg_number(low),
+                high=svg_number(high),
+                middle=svg_number(middle),
+                up=svg_number(middle - 4),
                 hatch=_hatch(bar, **place) if bar.partial else "",
                 note=_note(bar.note, left, low, high, middle) if bar.note else "",
                 **place,
@@ -83,10 +96,10 @@ def _hatch(bar: Bar, **place: object) -> Markup:
 
 
 def _note(text: str, left: float, low: float, high: float, middle: float) -> Markup:
-    """Write on a bar where it is long enough, and else behind it."""
+    """Write a note on a bar if it is long enough, else behind it."""
     inside = low - left > text_width(text) + 8 or high + 8 + text_width(text) > WIDTH
     return Markup('<text class="note" x="{}" y="{}">{}</text>').format(
-        rounded(left + 5 if inside else high + 7), rounded(middle + 4), text
+        svg_number(left + 5 if inside else high + 7), svg_number(middle + 4), text
     )
 
 
@@ -100,24 +113,24 @@ def lines(
     *,
     dots: bool = False,
 ) -> Markup:
-    """Draw lines, with a place to point at for each of their points, and labels at their ends."""
+    """Draw lines, with labels at their ends, and a target for the pointer at each point."""
     texts = [_end_label(line) for line in values]
     rows = sum(map(len, texts))
     bounds = any(point.bound for line in values for point in line.points)
     top = _TOP + _ROOM_FOR_ARROWS * bounds
-    height = max(280, top + _ROW * rows + _BOTTOM)
+    height = max(280, top + _LINE_HEIGHT * rows + _BOTTOM)
     bottom = height - _BOTTOM
     left = 10 + max(text_width(y.form(tick)) for tick in y.ticks)
     gutter = WIDTH - max(text_width(text) for one in texts for text in one) - 4
     right = gutter - 14
-    # Points at the same place of the x axis stand side by side, and none on the y axis.
+    # Points at the same place on the x axis are drawn side by side, and none on the y axis.
     shift = _DODGE if dots else 0
     inset = shift * (len(values) + 1)
     parts = [
-        draw_across(x, left + inset, right - inset, bottom, top),
-        draw_up(y, left, right, bottom, top),
+        draw_x_axis(x, left + inset, right - inset, bottom, top),
+        draw_y_axis(y, left, right, bottom, top),
         Markup('<text class="title" x="{}" y="{}">{}</text>').format(
-            rounded((left + right) / 2), height - 4, x_title
+            svg_number((left + right) / 2), height - 4, x_title
         ),
     ]
     places = [
@@ -131,21 +144,23 @@ def lines(
         ]
         for number, line in enumerate(values)
     ]
-    ends = _apart([where[-1][1] for where in places], [len(text) for text in texts], top, bottom)
+    ends = _spread_out(
+        [line_places[-1][1] for line_places in places], [len(text) for text in texts], top, bottom
+    )
     notes = []
-    drawn: Counter[int] = Counter()
-    same = Counter(line.series for line in values)
-    for line, where, text, end in zip(values, places, texts, ends, strict=True):
-        # The same target, under something else, is paler.
-        share = drawn[line.series] / max(1, same[line.series] - 1)
-        drawn[line.series] += 1
+    counts: Counter[int] = Counter()
+    totals = Counter(line.series for line in values)
+    for line, line_places, text, end in zip(values, places, texts, ends, strict=True):
+        # Further lines of the same target are paler.
+        share = counts[line.series] / max(1, totals[line.series] - 1)
+        counts[line.series] += 1
         marks = [
             _dot(point, place, tip(line, point), y, bottom, top)
             if dots
             else Markup(
                 '<circle class="hit" cx="{}" cy="{}" r="7" tabindex="-1" data-tip="{}"/>'
-            ).format(rounded(place[0]), rounded(place[1]), tip(line, point))
-            for point, place in zip(line.points, where, strict=True)
+            ).format(svg_number(place[0]), svg_number(place[1]), tip(line, point))
+            for point, place in zip(line.points, line_places, strict=True)
         ]
         parts.append(
             Markup(
@@ -154,34 +169,34 @@ def lines(
             ).format(
                 series=line.series,
                 colour=line.series % COLOURS,
-                opacity=rounded(1 - share * (1 - _PALEST), 2),
-                paths=_paths(line, where),
+                opacity=svg_number(1 - share * (1 - _MIN_OPACITY), 2),
+                paths=_paths(line, line_places),
                 marks=Markup("").join(marks),
-                label=_at_end(text, where[-1], gutter, end),
+                label=_at_end(text, line_places[-1], gutter, end),
             )
         )
-        if dots:  # over everything, and the last one at the end
+        if dots:  # drawn over everything; the note of the last point is in the end label
             notes += [
                 Markup('<text class="note" data-series="{}" x="{}" y="{}">{}</text>').format(
-                    line.series, rounded(place[0] + 7), rounded(place[1] + 15), point.partial
+                    line.series, svg_number(place[0] + 7), svg_number(place[1] + 15), point.partial
                 )
-                for point, place in zip(line.points[:-1], where, strict=False)
+                for point, place in zip(line.points[:-1], line_places, strict=False)
                 if point.partial
             ]
     return _figure([*parts, *notes], height, title)
 
 
-def _paths(line: Line, where: Sequence[tuple[float, float]]) -> Markup:
-    """Draw what joins the points: whole where all clients were served at both ends."""
+def _paths(line: Line, places: Sequence[tuple[float, float]]) -> Markup:
+    """Draw the segments between points: solid if all clients were served at both ends."""
     paths = {"line": "", "line partial": ""}
-    for number in range(1, len(where)):
+    for number in range(1, len(places)):
         ends = line.points[number - 1 : number + 1]
         kind = "line partial" if any(point.partial for point in ends) else "line"
         before = paths[kind]
-        begin = "M" + " ".join(map(rounded, where[number - 1]))
-        last = " ".join(map(rounded, where[number]))
-        goes_on = before.endswith(begin[1:])
-        paths[kind] = f"{before}{'' if goes_on else begin}L{last}"
+        begin = "M" + " ".join(map(svg_number, places[number - 1]))
+        last = " ".join(map(svg_number, places[number]))
+        is_continued = before.endswith(begin[1:])
+        paths[kind] = f"{before}{'' if is_continued else begin}L{last}"
     return Markup("").join(
         Markup('<path class="{}" d="{}"/>').format(kind, path)
         for kind, path in paths.items()
@@ -207,18 +222,23 @@ def _dot(
         parts.append(
             Markup(
                 '<path class="interval" d="M{x} {low}V{high}M{a} {low}h6M{a} {high}h6"/>'
-            ).format(x=rounded(across), low=rounded(low), high=rounded(high), a=rounded(across - 3))
+            ).format(
+                x=svg_number(across),
+                low=svg_number(low),
+                high=svg_number(high),
+                a=svg_number(across - 3),
+            )
         )
     if point.bound:
         parts.append(
             Markup('<path class="arrow" d="M{x} {y}v-9m-3.5 4l3.5 -4l3.5 4"/>').format(
-                x=rounded(across), y=rounded(min(high, up - 4))
+                x=svg_number(across), y=svg_number(min(high, up - 4))
             )
         )
     kind = "dot bound" if point.bound else "dot"
     parts.append(
         Markup('<circle class="{}" cx="{}" cy="{}" r="3.5" tabindex="-1" data-tip="{}"/>').format(
-            kind, rounded(across), rounded(up), tip
+            kind, svg_number(across), svg_number(up), tip
         )
     )
     return Markup("").join(parts)
@@ -226,48 +246,50 @@ def _dot(
 
 def _end_label(line: Line) -> list[str]:
     """Return the lines of text at a line's end."""
-    label = _shortened(line.short or line.label, _LONGEST_END_LABEL)
+    label = _shorten(line.short or line.label, _LONGEST_END_LABEL)
     return [label, *filter(None, [line.points[-1].partial])]
 
 
-def _apart(wanted: Sequence[float], rows: Sequence[int], top: float, bottom: float) -> list[float]:
-    """Return where texts of so many rows begin, near where they are wanted, and none over another.
+def _spread_out(
+    middles: Sequence[float], rows: Sequence[int], top: float, bottom: float
+) -> list[float]:
+    """Return where texts begin, near the middles that are wanted, so that none overlap.
 
     Args:
-        wanted: Where the middle of each should be.
-        rows: How many rows each has.
+        middles: The wanted middle of each text.
+        rows: The number of rows of each text.
         top: Where the first may begin.
         bottom: Where the last must end.
     """
-    order = sorted(range(len(wanted)), key=lambda one: wanted[one])
-    found = [0.0] * len(wanted)
-    free = top - _ROW / 2
+    order = sorted(range(len(middles)), key=lambda one: middles[one])
+    tops = [0.0] * len(middles)
+    next_top = top - _LINE_HEIGHT / 2
     for one in order:
-        found[one] = free = max(free, wanted[one] - rows[one] * _ROW / 2)
-        free += rows[one] * _ROW
-    limit = bottom + _ROW / 2
+        tops[one] = next_top = max(next_top, middles[one] - rows[one] * _LINE_HEIGHT / 2)
+        next_top += rows[one] * _LINE_HEIGHT
+    limit = bottom + _LINE_HEIGHT / 2
     for one in reversed(order):
-        found[one] = min(found[one], limit - rows[one] * _ROW)
-        limit = found[one]
-    return found
+        tops[one] = min(tops[one], limit - rows[one] * _LINE_HEIGHT)
+        limit = tops[one]
+    return tops
 
 
 def _at_end(text: Sequence[str], end: tuple[float, float], gutter: float, begin: float) -> Markup:
-    """Write a line's label beside its end, and lead from the one to the other."""
-    middle = begin + len(text) * _ROW / 2
+    """Write the label of a line beside its end, and draw a leader between them."""
+    middle = begin + len(text) * _LINE_HEIGHT / 2
     return Markup(
         '<path class="leader" d="M{} {}L{} {}"/><text class="end" y="{}">{}</text>'
     ).format(
         *(
-            rounded(end[0] + 5),
-            rounded(end[1]),
-            rounded(gutter - 3),
-            rounded(middle),
-            rounded(begin + _ROW - 4),
+            svg_number(end[0] + 5),
+            svg_number(end[1]),
+            svg_number(gutter - 3),
+            svg_number(middle),
+            svg_number(begin + _LINE_HEIGHT - 4),
         ),
         Markup("").join(
             Markup('<tspan x="{}" dy="{}">{}</tspan>').format(
-                rounded(gutter), _ROW if row else 0, one
+                svg_number(gutter), _LINE_HEIGHT if row else 0, one
             )
             for row, one in enumerate(text)
         ),
@@ -276,12 +298,12 @@ def _at_end(text: Sequence[str], end: tuple[float, float], gutter: float, begin:
 
 def _figure(parts: Sequence[Markup], height: float, title: str) -> Markup:
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, rounded(height), title, Markup("").join(parts)
+        WIDTH, svg_number(height), title, Markup("").join(parts)
     )
 
 
-def _shortened(label: str, longest: int) -> str:
-    """Return a label without its middle where it is too long: what tells two apart is at an end."""
+def _shorten(label: str, longest: int) -> str:
+    """Return a label, shortened in the middle: labels differ at their ends."""
     if len(label) <= longest:
         return label
     tail = longest // 2

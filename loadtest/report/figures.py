@@ -1,4 +1,4 @@
-"""The charts of the page: which figures each shows, and of which rows."""
+"""The charts of the page, made from the figures of the rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _NINES = (10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.95, 99.99, 99.999)
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing, how to read it, and the same as a table."""
+    """A drawing, with a caption, and its figures as a table."""
 
     title: str
     drawing: Markup
@@ -27,7 +27,7 @@ class Chart:
     rows: Sequence[Sequence[str]]
 
 
-def numbered(rows: list[Row]) -> list[tuple[int, Row]]:
+def number_targets(rows: list[Row]) -> list[tuple[int, Row]]:
     """Return rows with the number of their target, which has the same colour in all charts."""
     names = list(dict.fromkeys(row["target"] for row in rows))
     return [(names.index(row["target"]), row) for row in rows]
@@ -37,23 +37,23 @@ def _short(row: Row) -> str:
     return " ".join([row["target"], *(str(value) for value in row["sweep"].values())])
 
 
-def _partial(row: Row) -> str:
-    """Return how many of the clients were served; nothing where all were."""
+def _served_share(row: Row) -> str:
+    """Return how many of the clients were served; empty: all of them."""
     return f"{row['connections_served']} of {row['connections']}" if row["starved"] else ""
 
 
-def _served(partial: str) -> str:
+def _served_note(partial: str) -> str:
     return f"; {partial} clients served" if partial else ""
 
 
 def _interval(spread: Spread) -> tuple[float | None, float | None]:
-    """Return the ends of a 95 % interval; one round has none."""
+    """Return the ends of the 95 % interval; a single round has none."""
     several = len(spread["rounds"]) > 1
     return (spread["low"], spread["high"]) if several else (None, None)
 
 
-def _known(spread: Spread) -> tuple[float, float, float] | None:
-    """Return a median and the ends of its interval; None where there is nothing to be drawn."""
+def _median_interval(spread: Spread) -> tuple[float, float, float] | None:
+    """Return a median and the ends of its interval; None if there is nothing to draw."""
     median, low, high = spread["median"], spread["low"], spread["high"]
     return None if not median or low is None or high is None else (median, low, high)
 
@@ -65,13 +65,13 @@ def _throughput(rows: list[Row]) -> Chart | None:
             *speed,
             f"{label(row)}: {'at least ' if row['client_limited'] else ''}{speed[0]:,.0f} "
             f"messages/s, 95 % interval {speed[1]:,.0f} to {speed[2]:,.0f}"
-            f"{_served(_partial(row))}",
+            f"{_served_note(_served_share(row))}",
             number,
             bound=f"≥ {rate(speed[0])}" if row["client_limited"] else "",
-            partial=_partial(row),
+            partial=_served_share(row),
         )
-        for number, row in numbered(rows)
-        if (speed := _known(row["throughput"]))
+        for number, row in number_targets(rows)
+        if (speed := _median_interval(row["throughput"]))
     ]
     if not bars:
         return None
@@ -100,12 +100,12 @@ def _cpu(rows: list[Row]) -> Chart | None:
             _short(row),
             *cpu,
             f"{label(row)}: {cpu[0]:.2f} µs for each message, 95 % interval "
-            f"{cpu[1]:.2f} to {cpu[2]:.2f}{_served(_partial(row))}",
+            f"{cpu[1]:.2f} to {cpu[2]:.2f}{_served_note(_served_share(row))}",
             number,
-            partial=_partial(row),
+            partial=_served_share(row),
         )
-        for number, row in numbered(rows)
-        if (cpu := _known(row["server"]["cpu"]))
+        for number, row in number_targets(rows)
+        if (cpu := _median_interval(row["server"]["cpu"]))
     ]
     if not bars:
         return None
@@ -128,18 +128,18 @@ def _cpu(rows: list[Row]) -> Chart | None:
 def _latency(rows: list[Row]) -> Chart | None:
     lines = []
     table = []
-    for number, row in numbered(rows):
+    for number, row in number_targets(rows):
         histogram = HdrHistogram.decode(row["latency_histogram"])
         total = histogram.get_total_count()
         if not total:
             continue
-        # Beyond so many nines there is no message left to be slower than.
+        # Beyond these percentiles, there is less than one message.
         shares = [share for share in _NINES if total * (1 - share / 100) >= 1]
         points = [
             Point(
                 100 / (100 - share),
                 max(1.0, histogram.get_value_at_percentile(share)),
-                partial=_partial(row),
+                partial=_served_share(row),
             )
             for share in shares
         ]
@@ -149,7 +149,7 @@ def _latency(rows: list[Row]) -> Chart | None:
             (
                 label(row),
                 *(milliseconds(figures[key]) for key in ("p50", "p90", "p99", "p999", "max")),
-                _partial(row) or "all",
+                _served_share(row) or "all",
             )
         )
     if not lines:
@@ -166,7 +166,7 @@ def _latency(rows: list[Row]) -> Chart | None:
             "per cent of the messages that were answered within …",
             lambda line, point: (
                 f"{line.label}: {percent_tick(point.x)} % within {point.y / 1000:.3g} ms"
-                f"{_served(point.partial)}"
+                f"{_served_note(point.partial)}"
             ),
         ),
         captions.LATENCY,
@@ -180,14 +180,16 @@ def _over_time(rows: list[Row]) -> Chart | None:
         Line(
             label(row),
             [
-                Point(one["second"] + 1, one["messages"] / one["seconds"], partial=_partial(row))
+                Point(
+                    one["second"] + 1, one["messages"] / one["seconds"], partial=_served_share(row)
+                )
                 for one in row["series"]
-                if one["seconds"] > 0.5  # noqa: PLR2004 - of less, a rate says nothing
+                if one["seconds"] > 0.5  # noqa: PLR2004 - a rate over less time means nothing
             ],
             number,
             _short(row),
         )
-        for number, row in numbered(rows)
+        for number, row in number_targets(rows)
     ]
     lines = [line for line in lines if len(line.points) > 1]
     if not lines:
@@ -204,7 +206,7 @@ def _over_time(rows: list[Row]) -> Chart | None:
             "seconds",
             lambda line, point: (
                 f"{line.label}, second {point.x:g}: {point.y:,.0f} messages/s"
-                f"{_served(point.partial)}"
+                f"{_served_note(point.partial)}"
             ),
         ),
         captions.OVER_TIME,
@@ -242,52 +244,62 @@ def _scaling(rows: list[Row], figure: str) -> Chart | None:
                     *_interval(spread),
                     # The client's limit does not bound the server's CPU per message.
                     bound=throughput and row["client_limited"],
-                    partial=_partial(row),
+                    partial=_served_share(row),
                 )
             )
-    numbers = {row["target"]: number for number, row in numbered(rows)}
-    drawn = [
+    numbers = {row["target"]: number for number, row in number_targets(rows)}
+    chart_lines = [
         Line(target, sorted(points, key=lambda one: one.x), numbers[target])
         for target, points in lines.items()
     ]
-    if not drawn:
+    if not chart_lines:
         return None
     unit = "messages/s" if throughput else "µs/message"
-    points = [point for line in drawn for point in line.points]
-    what = "Throughput" if throughput else "Server CPU per message"
+    points = [point for line in chart_lines for point in line.points]
+    title = "Throughput" if throughput else "Server CPU per message"
     return Chart(
-        f"{what} over {name}",
+        f"{title} over {name}",
         charts.lines(
-            drawn,
+            chart_lines,
             axes.steps([point.x for point in points], lambda value: f"{value:g}"),
             axes.linear(
                 max(point.high or point.y for point in points),
                 rate_tick if throughput else time_tick,
             ),
-            f"{what} over {name}",
+            f"{title} over {name}",
             name,
             lambda line, point: (
-                f"{line.label}, {name} {point.x:g}: {_value(point)} {unit}"
-                + ("" if point.low is None else f", 95 % interval {' to '.join(_ends(point))}")
-                + _served(point.partial)
+                f"{line.label}, {name} {point.x:g}: {_value_text(point)} {unit}"
+                + (
+                    ""
+                    if point.low is None
+                    else f", 95 % interval {' to '.join(_interval_texts(point))}"
+                )
+                + _served_note(point.partial)
             ),
             dots=True,
         ),
         captions.SCALING,
         ("target", name, unit, "95 % from", "to", "served"),
         [
-            (line.label, f"{point.x:g}", _value(point), *_ends(point), point.partial or "all")
-            for line in drawn
+            (
+                line.label,
+                f"{point.x:g}",
+                _value_text(point),
+                *_interval_texts(point),
+                point.partial or "all",
+            )
+            for line in chart_lines
             for point in line.points
         ],
     )
 
 
-def _value(point: Point) -> str:
+def _value_text(point: Point) -> str:
     return f"{'≥ ' if point.bound else ''}{point.y:,.5g}"
 
 
-def _ends(point: Point) -> list[str]:
+def _interval_texts(point: Point) -> list[str]:
     return [NONE if end is None else f"{end:,.5g}" for end in (point.low, point.high)]
 
 

@@ -1,4 +1,4 @@
-"""What charts draw: bars, points, and lines of them."""
+"""The marks of charts: bars, points, and lines through points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A value, and how sure it is."""
+    """A bar of a chart: a value and its interval."""
 
     label: str
     value: float
@@ -14,26 +14,26 @@ class Bar:
     high: float
     tip: str
     series: int
-    """Which colour: the same in all charts."""
+    """The number of its colour, which is the same in all charts."""
     bound: str = ""
-    """What the value is a lower bound of, as it is written on the bar; empty: it is not one."""
+    """The text on the bar of a value that is a lower bound; empty: it is not one."""
     partial: str = ""
     """How many of the clients were served ("64 of 400"); empty: all of them."""
 
     @property
     def note(self) -> str:
-        """What is written on it."""
+        """The text on the bar."""
         return ", ".join(filter(None, (self.bound, self.partial)))
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A value at a place of the x axis."""
+    """A point of a line: a value at a place on the x axis."""
 
     x: float
     y: float
     low: float | None = None
-    """The ends of its 95 % interval; None: there is none."""
+    """The lower end of its 95 % interval; None: there is none."""
     high: float | None = None
     bound: bool = False
     """The value is a lower bound."""
@@ -49,4 +49,4 @@ class Line:
     points: Sequence[Point]
     series: int
     short: str = ""
-    """What stands at its end; empty: the label."""
+    """The text at its end; empty: the label."""

@@ -1,4 +1,4 @@
-"""A document as one self-contained page, to be read without a network or a mouse."""
+"""Documents as one self-contained page, which can be read without a network or a mouse."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,20 +6,20 @@ from pathlib import Path
 import jinja2
 
 from loadtest.report import charts
-from loadtest.report.cells import HEADINGS, RANKED, cells, ranked, remarks
-from loadtest.report.figures import CHARTS, numbered
-from loadtest.results.document import beside, label
+from loadtest.report.cells import HEADINGS, RANKING_HEADINGS, cells, ranking_cells, remarks
+from loadtest.report.figures import CHARTS, number_targets
+from loadtest.results.document import label, merge_runs
 from loadtest.results.schema import Comparison, Document, Row
 
 
-def page(found: list[Document], names: tuple[str, ...] = ()) -> str:
+def page(documents: list[Document], names: tuple[str, ...] = ()) -> str:
     """Return documents as a page, several runs side by side.
 
     Args:
-        found: What was measured.
-        names: The files that it comes from; needed for several.
+        documents: The measurements.
+        names: The files that they come from; needed if there are several.
     """
-    together = beside(found, names)
+    merged = merge_runs(documents, names)
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -27,35 +27,45 @@ def page(found: list[Document], names: tuple[str, ...] = ()) -> str:
         undefined=jinja2.StrictUndefined,
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
     )
-    rows = together["results"]
+    rows = merged["results"]
     return environment.get_template("page.html.jinja").render(
         charts=[chart for make in CHARTS if (chart := make(rows)) is not None],
-        series={number: row["target"] for number, row in numbered(rows)}.items(),
+        series={number: row["target"] for number, row in number_targets(rows)}.items(),
         headings=[" ".join(heading).strip() for heading in HEADINGS],
         cells=[cells(row) for row in rows],
         comparisons=[
-            _ranking(one, comparison) for one in found for comparison in one["comparison"]
+            _ranking(document, comparison)
+            for document in documents
+            for comparison in document["comparison"]
         ],
         errors=[_errors(row) for row in rows if row["errors"]],
-        remarks=[remark for one in found for remark in remarks(one)],
-        environments=[(name, _flat(one["environment"])) for name, one in _named(found, names)],
-        plans=[(name, _flat(one["plan"])) for name, one in _named(found, names)],
-        command=found[0]["environment"]["command"],
-        time=found[0]["environment"]["time"],
+        remarks=[remark for document in documents for remark in remarks(document)],
+        environments=[
+            (name, _flatten(document["environment"]))
+            for name, document in _with_names(documents, names)
+        ],
+        plans=[
+            (name, _flatten(document["plan"])) for name, document in _with_names(documents, names)
+        ],
+        command=documents[0]["environment"]["command"],
+        time=documents[0]["environment"]["time"],
         colours=charts.COLOURS,
     )
 
 
-def _named(found: list[Document], names: tuple[str, ...]) -> list[tuple[str, Document]]:
-    return list(zip(names if len(found) > 1 else [""], found, strict=False))
+def _with_names(documents: list[Document], names: tuple[str, ...]) -> list[tuple[str, Document]]:
+    return list(zip(names if len(documents) > 1 else [""], documents, strict=False))
 
 
-def _ranking(found: Document, comparison: Comparison) -> dict[str, object]:
+def _ranking(document: Document, comparison: Comparison) -> dict[str, object]:
     reference = comparison["reference"] or "the reference"
     return {
         "title": ", ".join(f"{name}={value}" for name, value in comparison["sweep"].items()),
-        "headings": [" ".join(one).strip().replace("the reference", reference) for one in RANKED],
-        "rows": ranked(found["results"], comparison),
+        "headings": [
+            " ".join(heading).strip().replace("the reference", reference)
+            for heading in RANKING_HEADINGS
+        ],
+        "rows": ranking_cells(document["results"], comparison),
     }
 
 
@@ -69,11 +79,11 @@ def _errors(row: Row) -> dict[str, object]:
     }
 
 
-def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
+def _flatten(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, str]]:
+    pairs = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name} ")
+            pairs += _flatten(value, f"{prefix}{name} ")
         elif value is not None:
-            found.append((f"{prefix}{name}".replace("_", " "), str(value)))
-    return found
+            pairs.append((f"{prefix}{name}".replace("_", " "), str(value)))
+    return pairs

@@ -32,19 +32,19 @@ _COLUMNS = (
 )
 
 
-def as_csv(found: Document) -> str:
+def as_csv(document: Document) -> str:
     """Return a document as CSV."""
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS)
     writer.writeheader()
-    own = found["environment"]["interpreter"]
-    for row in found["results"]:
+    own_interpreter = document["environment"]["interpreter"]
+    for row in document["results"]:
         cpu = row["server"]["cpu"]["rounds"]
         for number, speed in enumerate(row["throughput"]["rounds"]):
             writer.writerow(
                 {
-                    **_facts(row, row["interpreter"] or own),
-                    "interrupted": found.get("interrupted", False),
+                    **_facts(row, row["interpreter"] or own_interpreter),
+                    "interrupted": document.get("interrupted", False),
                     "round": number + 1,
                     "messages_per_second": speed,
                     "server_cpu_us_per_message": cpu[number] if number < len(cpu) else "",

@@ -1,4 +1,4 @@
-"""What a measurement gave, as one value that every output is made from.
+"""The document of a measurement: the one value from which every output is made.
 
 A *document* is that value as JSON has it. Tables and pages are made from a document alone, so
 they can be made again from a saved one.
@@ -36,14 +36,14 @@ def document(
     notes: list[str],
     reference: str | None = None,
 ) -> Document:
-    """Return everything that a measurement gave.
+    """Return the document of a measurement.
 
     Args:
-        results: What was measured.
-        environment: Where and with what.
-        plan: What was asked for.
-        notes: What a reader must know.
-        reference: The target that others are compared with; None: nobody.
+        results: One for each target under each workload.
+        environment: The machine and software.
+        plan: The options of the measurement.
+        notes: Sentences that a reader must know.
+        reference: The target that others are compared with; None: there is none.
     """
     return {
         "schema": SCHEMA,
@@ -64,22 +64,22 @@ def document(
 
 def _comparisons(results: list[Result], reference: str | None) -> list[Comparison]:
     """Compare all targets under the same workload, for each workload of a sweep."""
-    together: dict[str, list[Result]] = {}
+    groups: dict[str, list[Result]] = {}
     for result in results:
-        together.setdefault(json.dumps(result.sweep), []).append(result)
+        groups.setdefault(json.dumps(result.sweep), []).append(result)
     return [
         _comparison(group, reference)
-        for group in together.values()
+        for group in groups.values()
         if len({result.target for result in group}) > 1
     ]
 
 
 def _comparison(results: list[Result], reference: str | None) -> Comparison:
-    # One that failed would keep the others from being told apart by the rounds that they have.
-    whole = [result for result in results if not result.failed]
-    rounds = min((len(result.rounds) for result in whole), default=0)
-    base = next((result for result in results if result.target == reference), None)
-    found: Comparison = {
+    # A failed target has fewer rounds, which must not limit the comparison of the others.
+    complete = [result for result in results if not result.stop_reason]
+    rounds = min((len(result.rounds) for result in complete), default=0)
+    reference_result = next((result for result in results if result.target == reference), None)
+    comparison: Comparison = {
         "sweep": results[0].sweep,
         "reference": reference,
         "rounds": rounds,
@@ -89,12 +89,12 @@ def _comparison(results: list[Result], reference: str | None) -> Comparison:
     for figure in FIGURES:
         values = {
             result.target: result.figure(figure)
-            for result in whole
+            for result in complete
             if result.figure(figure) and _can_be_ranked(result, figure)
         }
-        enough = rounds >= found["least_rounds"] and len(values) > 1
-        ranking = rank(values, lowest_first=figure == "cpu_us_per_message") if enough else None
-        found["figures"][figure] = {
+        is_enough = rounds >= comparison["least_rounds"] and len(values) > 1
+        ranking = rank(values, lowest_first=figure == "cpu_us_per_message") if is_enough else None
+        comparison["figures"][figure] = {
             "ranks": ranking.ranks if ranking else {},
             "pairs": [
                 {"one": one, "two": two, "p": p, "different": ranking.different(one, two)}
@@ -105,10 +105,10 @@ def _comparison(results: list[Result], reference: str | None) -> Comparison:
             "ratios": {
                 result.target: _as_row(paired_ratio(*pairs))
                 for result in results
-                if base and (pairs := _paired(result, base, figure))
+                if reference_result and (pairs := _pair_rounds(result, reference_result, figure))
             },
         }
-    return found
+    return comparison
 
 
 def _as_row(one: Ratio) -> RatioRow:
@@ -116,18 +116,19 @@ def _as_row(one: Ratio) -> RatioRow:
 
 
 def _can_be_ranked(result: Result, figure: str) -> bool:
-    """Tell whether a figure is one that others can be held against.
+    """Tell whether the figure of a result can be ranked.
 
-    Where the client was the limit, the rate is the client's; where connections got no reply, it is
-    that of the others, who had the server to themselves. What ended early is not a measurement.
+    If the client was the limit, the rate is the client's. If connections got no reply, it is the
+    rate of the others, which had the server to themselves. A round that ended early is not a
+    measurement.
     """
     if result.ended_early:
         return False
     return figure != "throughput" or not (result.client_limited or result.starves)
 
 
-def _paired(one: Result, two: Result, figure: str) -> tuple[list[float], list[float]] | None:
-    """Return the rounds that both have, in pairs; None where the figure is not known."""
+def _pair_rounds(one: Result, two: Result, figure: str) -> tuple[list[float], list[float]] | None:
+    """Return the rounds that both results have, in pairs; None if the figure is not known."""
     if one.ended_early or two.ended_early:
         return None
     pairs = list(zip(one.figure(figure), two.figure(figure), strict=False))
@@ -137,69 +138,69 @@ def _paired(one: Result, two: Result, figure: str) -> tuple[list[float], list[fl
 def ratios(results: list[Result]) -> dict[str, dict[str, dict[str, Ratio]]]:
     """Compare every backend with its peers: backend → peer → figure → ratio, round by round."""
     by_name = {result.target: result for result in results}
-    found: dict[str, dict[str, dict[str, Ratio]]] = {}
+    table: dict[str, dict[str, dict[str, Ratio]]] = {}
     for result in results:
         for name in peers_of(result.backend or ""):
             if (peer := by_name.get(name)) is not None and peer.rounds:
-                found.setdefault(result.target, {})[name] = {
+                table.setdefault(result.target, {})[name] = {
                     figure: paired_ratio(*pairs)
                     for figure in FIGURES
-                    if (pairs := _paired(result, peer, figure))
+                    if (pairs := _pair_rounds(result, peer, figure))
                 }
-    return found
+    return table
 
 
 def load(path: str) -> Document:
-    """Return a document that was saved; ``-`` is standard input.
+    """Return a saved document; ``-`` is standard input.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is none; the message is a sentence.
+        ValueError: It is not a document; the message is a sentence.
     """
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        found = json.loads(data)
+        value = json.loads(data)
     except ValueError:
         raise ValueError(f"{path} is not a JSON file") from None
-    if not _is_document(found):
+    if not _is_document(value):
         raise ValueError(f"{path} is not a result of echoload run or compare (schema {SCHEMA})")
-    return found
+    return value
 
 
-def _is_document(found: object) -> TypeGuard[Document]:
-    """Tell whether `found` has the shape of what `document` returns."""
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+def _is_document(value: object) -> TypeGuard[Document]:
+    """Tell whether `value` has the shape of what `document` returns."""
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         return False
-    rows = found.get("results")
-    if not rows or not isinstance(rows, list) or not found.keys() >= Document.__required_keys__:
+    rows = value.get("results")
+    if not rows or not isinstance(rows, list) or not value.keys() >= Document.__required_keys__:
         return False
     return all(isinstance(row, dict) and row.keys() >= Row.__required_keys__ for row in rows)
 
 
-def as_text(found: Document) -> str:
-    """Return a document as it is saved."""
-    return json.dumps(found, indent=2) + "\n"
+def as_text(document: Document) -> str:
+    """Return the JSON text of a document."""
+    return json.dumps(document, indent=2) + "\n"
 
 
-def beside(found: list[Document], names: tuple[str, ...]) -> Document:
-    """Return several runs as one document, each target called by its run, too.
+def merge_runs(documents: list[Document], names: tuple[str, ...]) -> Document:
+    """Merge several runs into one document, in which each target is named with its run.
 
-    What was compared within each run stays; runs are not compared with each other, because
-    something else than the target may have changed.
+    Runs are not compared with each other, because something other than the target may have
+    changed.
     """
-    if len(found) == 1:
-        return found[0]
+    if len(documents) == 1:
+        return documents[0]
     stems = [Path(name).stem for name in names]
     labels = stems if len(set(stems)) == len(stems) else names
-    together: Document = {**found[0], "results": [], "comparison": [], "ratios": {}, "notes": []}
-    for one, name in zip(found, labels, strict=True):
-        for row in one["results"]:
-            together["results"].append({**row, "target": f"{row['target']} ({name})"})
-    return together
+    merged: Document = {**documents[0], "results": [], "comparison": [], "ratios": {}, "notes": []}
+    for document, name in zip(documents, labels, strict=True):
+        for row in document["results"]:
+            merged["results"].append({**row, "target": f"{row['target']} ({name})"})
+    return merged
 
 
 def label(row: Row) -> str:
-    """Return what a row is of: the target, what a sweep set, the other Python."""
+    """Return the label of a row: its target, another Python, and the values of a sweep."""
     words = [row["target"]]
     if interpreter := row.get("interpreter"):
         words.append(

@@ -1,24 +1,24 @@
-"""What a server was seen to hold, while its clients were idle."""
+"""The result of holding idle connections open to a server."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What a server was seen to hold."""
+class HoldResult:
+    """The idle connections that a server held, and what they cost it."""
 
     target: str
     wanted: int
     held: int
     """Connections that were accepted, and still answered in the end."""
     bytes_each: float | None
-    """PSS that the server's process tree grew by, per connection; None where it cannot be told.
+    """PSS that the server's process tree grew by, per connection; None if unknown.
 
-    Without the pages of files: whose share they are depends on what else runs on this machine.
+    Pages of files are left out: their shares depend on what else runs on this machine.
     """
     seconds: float
-    """Until all were accepted."""
+    """The time until all were accepted."""
     cpu_percent_idle: float | None
-    """CPU of the server while nobody asks; 100 is one core. None: it is gone."""
+    """CPU of the server while no client sends; 100 is one core. None: the server is gone."""
     ended: str = ""
-    """How the server ended before it was told to, where it did."""
+    """How the server ended by itself; empty: it did not."""

@@ -35,18 +35,18 @@ class Objective:
     """Seconds, messages a second, or a count."""
 
     def holds(self, row: "Row") -> bool:
-        """Tell whether a result meets it; one that has no such figure does not."""
+        """Tell whether a result meets the objective; a result without the figure does not."""
         value = figure(row, self.figure)
         return value is not None and _SIGNS[self.sign](value, self.limit)
 
     @property
     def bound(self) -> str:
         """The condition without its figure, as ``< 20 ms``."""
-        return f"{self.sign} {shown(self.figure, self.limit)}"
+        return f"{self.sign} {format_figure(self.figure, self.limit)}"
 
     @property
     def wants_throughput(self) -> bool:
-        """It asks for a rate, of which a limited client shows only a part."""
+        """It requires a rate, for which a limited client shows only a lower bound."""
         return self.figure == "throughput" and self.sign in {">", ">="}
 
 
@@ -57,25 +57,25 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     ``errors``, ``dropped`` and ``starved`` are counts, ``throughput`` is in messages a second.
 
     Raises:
-        ValueError: It names none; the message completes "X must be ...".
+        ValueError: It is not a list of objectives; the message completes "X must be ...".
     """
-    found = []
+    objectives = []
     for part in text.split(","):
         match = _OBJECTIVE.fullmatch(part.strip())
         if match is None:
             raise ValueError(f"conditions such as p99<20ms,errors=0,throughput>10k, not {part!r}")
         if match["figure"] not in _FIGURES:
-            meant = match["figure"].replace(".", "")
-            guess = f"; did you mean {meant}?" if meant in _FIGURES else ""
+            name = match["figure"].replace(".", "")
+            guess = f"; did you mean {name}?" if name in _FIGURES else ""
             raise ValueError(f"a condition on a figure that there is: {', '.join(_FIGURES)}{guess}")
-        duration = match["figure"] in (*_LATENCIES, "cpu")
-        if duration and match["limit"].replace(".", "", 1).isdecimal() and float(match["limit"]):
+        is_duration = match["figure"] in (*_LATENCIES, "cpu")
+        if is_duration and match["limit"].replace(".", "", 1).isdecimal() and float(match["limit"]):
             raise ValueError(
                 f"clear without a unit: {part.strip()}ms, or {part.strip()}s, or {part.strip()}us?"
             )
-        limit = (parse_duration if duration else parse_quantity)(match["limit"])
-        found.append(Objective(part.strip(), match["figure"], match["sign"], limit))
-    return tuple(found)
+        limit = (parse_duration if is_duration else parse_quantity)(match["limit"])
+        objectives.append(Objective(part.strip(), match["figure"], match["sign"], limit))
+    return tuple(objectives)
 
 
 def figure(row: "Row", name: str) -> float | None:
@@ -93,7 +93,7 @@ def figure(row: "Row", name: str) -> float | None:
     return float(row["dropped"] if name == "dropped" else row["starved"])
 
 
-def shown(name: str, value: float | None) -> str:
+def format_figure(name: str, value: float | None) -> str:
     """Return a figure with its unit, as objectives name it."""
     if value is None:
         return "unknown"

@@ -1,4 +1,4 @@
-"""One server's rounds, and the figures that come of them."""
+"""The rounds of one server, and the figures computed from them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from clients.content import WRONG
 from clients.recording import histogram
 from loadtest.load.round import Round
-from loadtest.machine.usage import Watched
+from loadtest.machine.usage import WatchedProcesses
 from loadtest.results.schema import EarlyEnd, OtherPython, Row, Spread, Sweep
 from loadtest.results.statistics import (
     interval,
@@ -27,11 +27,11 @@ class Result:
     handler: str
     connections: int
     sweep: Sweep = field(default_factory=dict)
-    """What the sweep set for it, by the option's name."""
+    """The values that a sweep sets, by the option's name."""
     interpreter: OtherPython | None = None
     rounds: list[Round] = field(default_factory=list)
-    failed: str = ""
-    """Why it has no more rounds; nothing where all went well."""
+    stop_reason: str = ""
+    """Why it has no more rounds; empty: all of them were run."""
 
     @property
     def errors(self) -> Counter[str]:
@@ -65,64 +65,66 @@ class Result:
 
     @property
     def starves(self) -> bool:
-        """In some round, a connection that asked got no reply: its rate is that of the others."""
+        """In some round, a connection that sent got no reply: the rate is that of the others."""
         return any(one.load.served < one.asking for one in self.rounds)
 
     @property
     def failure(self) -> str:
-        """Why this is not a measurement, as the end of a sentence; nothing where it is one."""
-        ended = [(n, one.ended_early) for n, one in enumerate(self.rounds, 1) if one.ended_early]
+        """Why this is not a measurement, as the end of a sentence; empty: it is one."""
+        early_ends = [
+            (n, one.ended_early) for n, one in enumerate(self.rounds, 1) if one.ended_early
+        ]
         if not self.verified:
-            gone = [early.how for _, early in ended if early.server_gone]
-            return "; ".join(["nothing was verified", *gone[:1]])
-        if not ended:
+            server_ends = [early.how for _, early in early_ends if early.server_gone]
+            return "; ".join(["nothing was verified", *server_ends[:1]])
+        if not early_ends:
             return ""
-        number, first = ended[0]
+        number, first = early_ends[0]
         if len(self.rounds) == 1:
             return str(first)
-        many = f"{len(ended)} of {len(self.rounds)} rounds ended early"
+        many = f"{len(early_ends)} of {len(self.rounds)} rounds ended early"
         return f"{many}; in round {number}, {first.how}"
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader of these figures must know, as sentences without the target's name."""
-        said = []
+        """Sentences that a reader of these figures must know, without the target's name."""
+        sentences = []
         if self.verified and self.ended_early:
             duration = self.rounds[0].duration
             time = f"Its rate counts all of the {duration:g} s asked for. " if duration else ""
-            said.append(f"{self.failure}. {time}It is not ranked, and meets no objective.")
+            sentences.append(f"{self.failure}. {time}It is not ranked, and meets no objective.")
         empty = sum(not one.load.verified for one in self.rounds)
         if self.verified and empty:
-            said.append(
+            sentences.append(
                 f"{empty} of {len(self.rounds)} rounds verified nothing; they are in the median of "
                 "messages/s as 0, leave CPU per message unknown, and it is not ranked."
             )
-        watched = self.watched
-        if watched and watched.by_socket:
-            said.append(
-                f"watched: {watched}, by the listening socket. Of servers that it passes "
+        processes = self.server_processes
+        if processes and processes.by_socket:
+            sentences.append(
+                f"watched: {processes}, by the listening socket. Of servers that it passes "
                 "connections on to, the CPU and memory are not counted."
             )
-        return said
+        return sentences
 
     @property
-    def watched(self) -> Watched | None:
-        """Whose the server's figures are, in the round that had most processes."""
-        known = [one.watched for one in self.rounds if one.watched]
-        return max(known, key=lambda one: sum(one.programs.values()), default=None)
+    def server_processes(self) -> WatchedProcesses | None:
+        """The processes that the server's figures are of, in the round that had most of them."""
+        candidates = [one.server_processes for one in self.rounds if one.server_processes]
+        return max(candidates, key=lambda one: sum(one.programs.values()), default=None)
 
     @property
     def wrong(self) -> bool:
-        """Some reply was not what was owed."""
+        """Some reply was wrong."""
         return any(self.errors[kind] for kind in WRONG)
 
     def figure(self, name: str) -> list[float]:
-        """Return each round's throughput or CPU per message; empty where it is not known."""
+        """Return each round's throughput or CPU per message; empty if a round has none."""
         values = [getattr(one, name) for one in self.rounds]
         return values if all(values) else []
 
     def as_json(self) -> Row:
-        """Return the value that stands in ``results[]``."""
+        """Return the row of this result in a document."""
         rounds = [one.throughput for one in self.rounds]
         cpu = self.figure("cpu_us_per_message")
         latency, raw, lag, recovery = histogram(), histogram(), histogram(), histogram()
@@ -136,12 +138,14 @@ class Result:
         peaks = [one.peaks for one in self.rounds if one.peaks is not None]
         pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
         reasons = [reason for one in self.rounds for reason in one.limit.reasons]
-        watched = self.watched
-        # A round that was over at once had no time of which a share could be told.
-        told = [one for one in self.rounds if one.client_cpu_percent]
-        shares = [one.client_cpu_percent for one in told]
-        waits = [one.client_wait_percent for one in told]
-        middle = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][:1]
+        processes = self.server_processes
+        # A round that was over at once took no time, so it has no shares of it.
+        rounds_with_cpu = [one for one in self.rounds if one.client_cpu_percent]
+        shares = [one.client_cpu_percent for one in rounds_with_cpu]
+        waits = [one.client_wait_percent for one in rounds_with_cpu]
+        median_round = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][
+            :1
+        ]
         row: Row = {
             "target": self.target,
             "backend": self.backend,
@@ -175,8 +179,8 @@ class Result:
                 "pss_bytes": max(pss, default=None),
                 "threads": max((peak.threads for peak in peaks), default=None),
                 "processes": max((peak.processes for peak in peaks), default=None),
-                "watched": {"programs": watched.programs, "by_socket": watched.by_socket}
-                if watched
+                "watched": {"programs": processes.programs, "by_socket": processes.by_socket}
+                if processes
                 else None,
             },
             "client": {
@@ -187,14 +191,14 @@ class Result:
             "client_limited_rounds": sum(bool(one.limit) for one in self.rounds),
             "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
             "unstable": unstable(rounds) or unstable(cpu),
-            "series": middle[0].series if middle else [],
+            "series": median_round[0].series if median_round else [],
             "ended_early": self.ended_early,
             "rounds_without_a_reply": sum(not one.load.verified for one in self.rounds),
             "starves": self.starves,
             "remarks": self.remarks,
         }
-        if self.failed:
-            row["failed"] = self.failed
+        if self.stop_reason:
+            row["failed"] = self.stop_reason
         return row
 
 
@@ -204,11 +208,11 @@ def _spread(values: list[float], digits: int) -> Spread:
         return Spread(
             median=nothing, low=nothing, high=nothing, min=nothing, max=nothing, rounds=[]
         )
-    found = interval(values)
+    median_interval = interval(values)
     return Spread(
-        median=round(found.median, digits),
-        low=round(found.low, digits),
-        high=round(found.high, digits),
+        median=round(median_interval.median, digits),
+        low=round(median_interval.low, digits),
+        high=round(median_interval.high, digits),
         min=round(min(values), digits),
         max=round(max(values), digits),
         rounds=[round(value, digits) for value in values],

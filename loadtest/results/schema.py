@@ -1,7 +1,7 @@
-"""The shape of what is saved as JSON; `docs/result.schema.json` is made from it.
+"""The types of a saved document; `docs/result.schema.json` is made from them.
 
-These are dictionaries, because a document is read back from files and written to them again as it
-is. What later versions added may be missing (`NotRequired`).
+They are dictionaries, because a document is read from files and written to them again unchanged.
+Keys that later versions added may be missing (`NotRequired`).
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from loadtest.load.intervals import IntervalRow
 from loadtest.machine.environment import Environment
 
 Sweep = Mapping[str, str | float]
-"""What a sweep set, by the option's name."""
+"""The values that a sweep sets, by the option's name."""
 
 Percentiles = Mapping[str, int | None]
 """Microseconds by name: p50, p90, p95, p99, p999, max, and mean; None where nothing was counted."""
 
 Plan = Mapping[str, object]
-"""What was asked for, by the option's name."""
+"""The options of the measurement, by name."""
 
 
 class Spread(TypedDict):
@@ -33,12 +33,12 @@ class Spread(TypedDict):
 
 
 class WatchedPrograms(TypedDict):
-    """Whose figures the server's are."""
+    """The programs that the server's figures are of."""
 
     programs: Mapping[str, int]
     """Processes by the name of their program."""
     by_socket: bool
-    """They were found by the listening socket, and not started by this command."""
+    """This command did not start them, but found them by the listening socket."""
 
 
 class ServerFigures(TypedDict):
@@ -61,7 +61,7 @@ class ClientFigures(TypedDict):
 
     cpu_percent: float | None
     waited_percent: float | None
-    """How long it could have run and got no CPU."""
+    """Time that it was ready to run while another process had the CPU."""
 
 
 class EarlyEnd(TypedDict):
@@ -85,15 +85,15 @@ class Row(TypedDict):
     """One target under one workload."""
 
     target: str
-    """What it is called in tables."""
+    """The name of the target in tables."""
     backend: str | None
-    """None: it is not a server of this project."""
+    """None: the target is not a server of this project."""
     handler: str
     connections: int
-    """How many were asked for."""
+    """The connections of the workload, whether or not they were made."""
     sweep: Sweep
     interpreter: OtherPython | None
-    """None: the one that measured."""
+    """None: the target runs under the Python that measured."""
     connections_served: int
     """Connections that got a reply, in the round with the fewest."""
     connections_made: NotRequired[int | None]
@@ -102,9 +102,9 @@ class Row(TypedDict):
     latency_us: Percentiles
     """From when a message was due to its reply, in microseconds."""
     raw_latency_us: Percentiles
-    """From when it was sent; only with a rate."""
+    """From when a message was sent to its reply; only with a rate."""
     lag_us: Percentiles
-    """How late the client was; only with a rate."""
+    """How late the client sent messages; only with a rate."""
     latency_histogram: str
     """Of all rounds, in microseconds, as HdrHistogram encodes it (V2, base64)."""
     errors: dict[str, int]
@@ -118,7 +118,7 @@ class Row(TypedDict):
     dropped: int
     """Messages that were due and never sent."""
     unsent: NotRequired[int]
-    """Those of them that had no connection."""
+    """Dropped messages that had no connection."""
     ended_idle: NotRequired[int]
     """Connections that the server ended while it owed nothing."""
     reconnects: NotRequired[int]
@@ -126,7 +126,7 @@ class Row(TypedDict):
     recovery_us: NotRequired[Percentiles]
     """From the loss of a connection until it was served again."""
     starved: int
-    """Connections that asked and never got a reply, in the round with the most."""
+    """Connections that sent and never got a reply, in the round with the most."""
     server: ServerFigures
     client: ClientFigures
     client_limited: bool
@@ -141,9 +141,9 @@ class Row(TypedDict):
     rounds_without_a_reply: NotRequired[int]
     starves: NotRequired[bool]
     remarks: NotRequired[list[str]]
-    """What a reader must know, in sentences."""
+    """Sentences that a reader of the figures must know."""
     failed: NotRequired[str]
-    """Why it has no more rounds."""
+    """The error after which the target has no more rounds."""
 
 
 class RatioRow(TypedDict):
@@ -180,16 +180,16 @@ class Comparison(TypedDict):
 
     sweep: Sweep
     reference: str | None
-    """The target that the others are divided by."""
+    """The target with which the others are compared."""
     rounds: int
-    """How many all of them have."""
+    """The rounds that all targets have."""
     least_rounds: int
-    """How many a ranking of so many targets needs."""
+    """The rounds that a ranking of these targets needs."""
     figures: dict[str, ComparedFigure]
 
 
 class Document(TypedDict):
-    """Everything that a measurement gave."""
+    """The document of a measurement."""
 
     schema: str
     environment: Environment
@@ -199,6 +199,6 @@ class Document(TypedDict):
     ratios: Mapping[str, Mapping[str, Mapping[str, RatioRow]]]
     """Backend → peer → figure."""
     notes: list[str]
-    """What a reader must know, in sentences."""
+    """Sentences that a reader must know."""
     interrupted: NotRequired[bool]
-    """It did not come to its end."""
+    """The measurement was interrupted."""

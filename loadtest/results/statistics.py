@@ -1,4 +1,4 @@
-"""Figures from counts and rounds, and what may be said of their differences."""
+"""Figures from counts and rounds, and the significance of their differences."""
 
 import math
 import random
@@ -17,25 +17,25 @@ PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9,
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 SIGNIFICANT = 0.05
-_EXACT = 900  # pairs of values, above which the exact test takes too long
+_EXACT = 900  # pairs of values; with more, the exact test takes too long
 
 _SPREAD = 0.10  # standard deviation, as a share of the mean, from which rounds are unstable
-_OUTLIER = 0.50  # distance of the furthest round from the mean, likewise
+_OUTLIER = 0.50  # distance of the furthest round from the mean, as a share of the mean
 
 
 def percentiles(counts: HdrHistogram) -> dict[str, int | None]:
-    """Return the percentiles of a histogram of microseconds; None where it is empty."""
+    """Return the percentiles and the mean of a histogram of microseconds; None if it is empty."""
     if not counts.get_total_count():
         return dict.fromkeys(PERCENTILES)
-    found: dict[str, int | None] = {
+    figures: dict[str, int | None] = {
         name: int(counts.get_value_at_percentile(share)) for name, share in PERCENTILES.items()
     }
-    found["mean"] = round(_mean(counts))
-    return found
+    figures["mean"] = round(_mean(counts))
+    return figures
 
 
 def _mean(counts: HdrHistogram) -> float:
-    """Return what `get_mean_value` does; that takes 0.1 s, for it visits all empty buckets, too."""
+    """Return the mean; `get_mean_value` takes 0.1 s, because it visits empty buckets as well."""
     total = 0
     for index, count in enumerate(counts.counts):
         if count:
@@ -50,7 +50,7 @@ def _mean(counts: HdrHistogram) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A median, and the 95 % interval of it."""
+    """A median, and its 95 % interval."""
 
     median: float
     low: float
@@ -59,7 +59,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Ratio(Interval):
-    """The median of per-round ratios, and a 95 % interval of it."""
+    """The median of the ratios of the rounds, and its 95 % interval."""
 
     rounds: tuple[float, ...]
 
@@ -70,32 +70,32 @@ def interval(values: Sequence[float], seed: int = 1) -> Interval:
     That is how far the median moves when the rounds are drawn again, with replacement (Efron 1979).
     """
     draw = random.Random(seed)
-    return _around(
+    return _percentile_interval(
         median(values), (median(draw.choices(values, k=len(values))) for _ in range(_RESAMPLES))
     )
 
 
-def _around(middle: float, drawn: Iterable[float]) -> Interval:
-    """Return what most of the redrawn figures lie within."""
-    figures = sorted(drawn)
+def _percentile_interval(centre: float, resamples: Iterable[float]) -> Interval:
+    """Return the interval that contains 95 % of the resampled figures."""
+    figures = sorted(resamples)
     tail = round(len(figures) * (1 - _CONFIDENCE) / 2)
-    return Interval(middle, figures[tail], figures[-1 - tail])
+    return Interval(centre, figures[tail], figures[-1 - tail])
 
 
 def paired_ratio(values: Sequence[float], reference: Sequence[float], seed: int = 1) -> Ratio:
     """Return how many times `reference` the `values` are, round by round.
 
-    What changes from round to round on the machine falls on both, and so cancels out.
+    Changes on the machine from round to round affect both, and so cancel out.
     """
     ratios = [value / other for value, other in zip(values, reference, strict=True) if other]
-    found = interval(ratios, seed)
-    return Ratio(found.median, found.low, found.high, tuple(ratios))
+    median_interval = interval(ratios, seed)
+    return Ratio(median_interval.median, median_interval.low, median_interval.high, tuple(ratios))
 
 
 def unpaired_ratio(values: Sequence[float], reference: Sequence[float], seed: int = 1) -> Interval:
-    """Return how many times `reference` the `values` are, of rounds that were made apart."""
+    """Return how many times `reference` the `values` are, for rounds of different runs."""
     draw = random.Random(seed)
-    return _around(
+    return _percentile_interval(
         median(values) / median(reference),
         (
             median(draw.choices(values, k=len(values)))
@@ -119,7 +119,7 @@ def unstable(values: Sequence[float]) -> bool:
 
 Key = TypeVar("Key", bound=Hashable)
 
-# -- whether two differ --------------------------------------------------------------------------
+# -- whether two samples differ ------------------------------------------------------------------
 
 
 def mann_whitney(one: Sequence[float], two: Sequence[float]) -> float:
@@ -127,13 +127,13 @@ def mann_whitney(one: Sequence[float], two: Sequence[float]) -> float:
 
     The test of Mann and Whitney (1947), two-sided and exact, ties included: among all ways to deal
     the values into two hands of these sizes, the share of those whose rank sum is at least as far
-    from the middle. It supposes nothing of the values but that they can be ordered.
+    from the middle. It assumes only that the values can be ordered.
     """
     if not one or not two:
         return 1.0
     if len(one) * len(two) > _EXACT:
         return _approximate(one, two)
-    # Twice the mean rank: whole numbers, where ties have halves.
+    # Twice the mean rank, so that ties have whole numbers, too.
     pooled = Counter([*one, *two])
     ranks: dict[float, int] = {}
     below = 0
@@ -141,19 +141,19 @@ def mann_whitney(one: Sequence[float], two: Sequence[float]) -> float:
         ranks[value] = 2 * below + pooled[value] + 1
         below += pooled[value]
     ways: list[Counter[int]] = [Counter({0: 1}), *(Counter() for _ in one)]
-    for value in [*one, *two]:  # in how many ways so many values have a sum
+    for value in [*one, *two]:  # the number of ways in which `count` values have a sum
         for count in range(len(one), 0, -1):
             for total, number in ways[count - 1].items():
                 ways[count][total + ranks[value]] += number
     middle = len(one) * (below + 1)
     distance = abs(sum(ranks[value] for value in one) - middle)
-    dealt = ways[len(one)]
-    as_far = sum(number for total, number in dealt.items() if abs(total - middle) >= distance)
-    return as_far / dealt.total()
+    subsets = ways[len(one)]
+    extreme = sum(number for total, number in subsets.items() if abs(total - middle) >= distance)
+    return extreme / subsets.total()
 
 
 def _approximate(one: Sequence[float], two: Sequence[float]) -> float:
-    """Return the same for many values: U is then nearly normal, its variance less for ties."""
+    """Return the p-value for many values: U is nearly normal then, with less variance for ties."""
     pooled = Counter([*one, *two])
     wins = sum((a > b) + (a == b) / 2 for a in one for b in two)
     n, m = len(one), len(two)
@@ -166,23 +166,24 @@ def _approximate(one: Sequence[float], two: Sequence[float]) -> float:
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p-values adjusted for being many (Holm 1979).
+    """Return p-values that are adjusted for multiple comparisons (Holm 1979).
 
-    With each of them below 5 %, the probability that *any* difference is none is below 5 %.
+    With each of them below 5 %, the probability that *any* of the differences is due to chance
+    is below 5 %.
     """
     adjusted: dict[Key, float] = {}
-    least = 0.0
+    adjusted_p = 0.0
     for place, (key, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, p * (len(p_values) - place)))
-        adjusted[key] = least
+        adjusted_p = max(adjusted_p, min(1.0, p * (len(p_values) - place)))
+        adjusted[key] = adjusted_p
     return adjusted
 
 
 def least_rounds(targets: int) -> int:
     """Return how many rounds it takes before any difference among `targets` can be significant.
 
-    The clearest result that n rounds each can have is that all of the one are below all of the
-    other: 2 of C(2n, n) ways. Holm asks it to be below 5 % divided by the number of pairs.
+    The clearest result of n rounds each is that all values of one target are below all of the
+    other: 2 of C(2n, n) ways. Holm requires this to be below 5 % divided by the number of pairs.
     """
     pairs = max(1, targets * (targets - 1) // 2)
     rounds = 2
@@ -193,10 +194,10 @@ def least_rounds(targets: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Who comes before whom, as far as that can be said."""
+    """The order of targets, as far as their differences are significant."""
 
     ranks: dict[str, int]
-    """1 is the best; those that cannot be told apart from nobody better share a rank."""
+    """1 is the best; a rank is one more than the number of significantly better targets."""
     adjusted: dict[tuple[str, str], float]
     """For each pair, the p-value after Holm."""
 
@@ -207,10 +208,10 @@ class Ranking:
 
 
 def rank(rounds: Mapping[str, Sequence[float]], *, lowest_first: bool) -> Ranking:
-    """Compare all with all, and rank them: each after as many as are significantly better.
+    """Compare all targets with each other, and rank each after those that are significantly better.
 
     Args:
-        rounds: Each one's values.
+        rounds: The values of each target.
         lowest_first: A low value is a good one.
     """
     names = list(rounds)

@@ -1,34 +1,34 @@
-"""Whether a measurement meets its objectives, and is no worse than an earlier one (baseline)."""
+"""Whether a measurement meets its objectives, and is not worse than an earlier one (baseline)."""
 
 import math
 from dataclasses import dataclass
 
 from loadtest.results.document import label
-from loadtest.results.objectives import Objective, figure, shown
+from loadtest.results.objectives import Objective, figure, format_figure
 from loadtest.results.schema import Row
 from loadtest.results.statistics import SIGNIFICANT, holm, mann_whitney, unpaired_ratio
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of thresholds, as sentences."""
+    """The verdict on objectives or on a baseline, as sentences."""
 
-    broken: tuple[str, ...] = ()
-    unsure: tuple[str, ...] = ()
-    """What cannot be said of this measurement, either way."""
-    held: tuple[str, ...] = ()
-    """What holds of all that was measured; nothing where something does not."""
+    violations: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """What this measurement can neither confirm nor refute."""
+    confirmations: tuple[str, ...] = ()
+    """What holds for everything that was measured; empty if something does not."""
 
 
 def check_objectives(rows: list[Row], objectives: tuple[Objective, ...]) -> Verdict:
-    """Hold each result to each objective. What ended early meets none."""
-    one_by_one = [judge(row, objective) for row in rows for objective in objectives]
-    # Of what ended early, it is the same sentence for each of them.
-    broken = dict.fromkeys(sentence for verdict in one_by_one for sentence in verdict.broken)
-    unsure = tuple(sentence for verdict in one_by_one for sentence in verdict.unsure)
-    if broken or unsure or not objectives:
-        return Verdict(tuple(broken), unsure)
-    return Verdict(held=(_all_hold(rows, objectives),))
+    """Hold each result to each objective. A result that ended early meets none."""
+    verdicts = [judge(row, objective) for row in rows for objective in objectives]
+    # A result that ended early has the same sentence for each objective.
+    violations = dict.fromkeys(sentence for verdict in verdicts for sentence in verdict.violations)
+    doubts = tuple(sentence for verdict in verdicts for sentence in verdict.doubts)
+    if violations or doubts or not objectives:
+        return Verdict(tuple(violations), doubts)
+    return Verdict(confirmations=(_all_hold(rows, objectives),))
 
 
 def judge(row: Row, objective: Objective) -> Verdict:
@@ -37,77 +37,77 @@ def judge(row: Row, objective: Objective) -> Verdict:
         return Verdict((f"{label(row)}: no objective is met, because it ended early",))
     if objective.holds(row):
         return Verdict()
-    value = shown(objective.figure, figure(row, objective.figure))
+    value = format_figure(objective.figure, figure(row, objective.figure))
     sentence = f"{label(row)}: {objective.figure} {value}, which is not {objective.bound}"
     if objective.wants_throughput and row["client_limited"]:
-        return Verdict(unsure=(f"{sentence}, and the client was the limit",))
-    return Verdict(broken=(sentence,))
+        return Verdict(doubts=(f"{sentence}, and the client was the limit",))
+    return Verdict(violations=(sentence,))
 
 
 def _all_hold(rows: list[Row], objectives: tuple[Objective, ...]) -> str:
     """Return the sentence that names every objective, and how near the nearest result came."""
     parts = []
     for objective in objectives:
-        name, highest = objective.figure, objective.sign in {"<", "<=", "="}
+        name, is_upper_bound = objective.figure, objective.sign in {"<", "<=", "="}
         values = [(value, row) for row in rows if (value := figure(row, name)) is not None]
-        nearest, row = (max if highest else min)(values, key=lambda pair: pair[0])
-        of = f" of {label(row)}" if len(rows) > 1 else ""
-        parts.append(f"{name} {shown(name, nearest)}{of} ({objective.bound})")
+        nearest, row = (max if is_upper_bound else min)(values, key=lambda pair: pair[0])
+        suffix = f" of {label(row)}" if len(rows) > 1 else ""
+        parts.append(f"{name} {format_figure(name, nearest)}{suffix} ({objective.bound})")
     every = "every objective holds" + (f" of all {len(rows)} targets" if len(rows) > 1 else "")
     return f"{every}: {', '.join(parts)}"
 
 
-def check_regressions(rows: list[Row], baseline: list[Row], most: float) -> Verdict:
-    """Hold each result to what it was before.
+def check_regressions(rows: list[Row], baseline: list[Row], max_regression: float) -> Verdict:
+    """Hold each result to the baseline.
 
-    It is a regression where the median is worse by more than `most` (a share), and the rounds
-    differ beyond what chance would do (Mann-Whitney, Holm over all that is compared). Where the
-    median is worse and the rounds do not tell, more of them are needed.
+    It is a regression if the median is worse by more than `max_regression` (a share), and the
+    rounds differ significantly (Mann-Whitney, Holm over all comparisons). If the median is worse
+    and the difference of the rounds is not significant, more rounds are needed.
 
     Args:
         rows: The measurement.
-        baseline: Of an earlier one.
-        most: How much worse is allowed, as a share.
+        baseline: The rows of an earlier one.
+        max_regression: How much worse a figure may be, as a share.
     """
     before = {label(row): row for row in baseline}
     worse: dict[str, float] = {}
     p_values: dict[str, float] = {}
-    unsure: list[str] = []
-    compared: dict[str, None] = {}
-    for now in rows:
-        then = before.get(label(now))
-        if then is None or now.get("ended_early"):  # which is a failure of its own
+    doubts: list[str] = []
+    comparisons: dict[str, None] = {}
+    for row in rows:
+        earlier = before.get(label(row))
+        if earlier is None or row.get("ended_early"):  # an early end is reported as a failure
             continue
-        if then.get("ended_early"):
-            unsure.append(f"{label(now)} ended early in the baseline, so there is nothing to hold")
+        if earlier.get("ended_early"):
+            doubts.append(f"{label(row)} ended early in the baseline, so there is nothing to hold")
             continue
-        figures = [("server CPU per message", now["server"]["cpu"], then["server"]["cpu"], 1)]
-        if not now["client_limited"] and not then["client_limited"]:
-            figures.append(("throughput", now["throughput"], then["throughput"], -1))
-        for name, mine, its, direction in figures:
-            if not (its["rounds"] and all(its["rounds"])):
-                continue  # there was nothing to be kept
-            if not mine["rounds"]:
-                unsure.append(f"{label(now)}: {name} is not known, and was in the baseline")
+        figures = [("server CPU per message", row["server"]["cpu"], earlier["server"]["cpu"], 1)]
+        if not row["client_limited"] and not earlier["client_limited"]:
+            figures.append(("throughput", row["throughput"], earlier["throughput"], -1))
+        for name, spread, earlier_spread, direction in figures:
+            if not (earlier_spread["rounds"] and all(earlier_spread["rounds"])):
+                continue  # the baseline has no figure to compare with
+            if not spread["rounds"]:
+                doubts.append(f"{label(row)}: {name} is not known, and was in the baseline")
                 continue
-            ratio = unpaired_ratio(mine["rounds"], its["rounds"])
+            ratio = unpaired_ratio(spread["rounds"], earlier_spread["rounds"])
             sentence = (
-                f"{label(now)}: {name} is {ratio.median:.2f} times the baseline's "
+                f"{label(row)}: {name} is {ratio.median:.2f} times the baseline's "
                 f"[{ratio.low:.2f}, {ratio.high:.2f}]"
             )
-            p_values[sentence] = mann_whitney(mine["rounds"], its["rounds"])
+            p_values[sentence] = mann_whitney(spread["rounds"], earlier_spread["rounds"])
             worse[sentence] = ratio.median**direction - 1 if ratio.median else math.inf
-            compared[label(now)] = None
-    if not worse and not unsure:
-        return Verdict(unsure=("the baseline has nothing to compare these targets with",))
+            comparisons[label(row)] = None
+    if not worse and not doubts:
+        return Verdict(doubts=("the baseline has nothing to compare these targets with",))
     sure = {sentence for sentence, p in holm(p_values).items() if p <= SIGNIFICANT}
-    regressions = [sentence for sentence, share in worse.items() if share > most]
-    unsure += [sentence for sentence in regressions if sentence not in sure]
-    broken = tuple(sentence for sentence in regressions if sentence in sure)
-    if broken or unsure:
-        return Verdict(broken, tuple(unsure))
-    worst = max(worse, key=lambda sentence: worse[sentence])
-    without = [label(row) for row in rows if label(row) not in compared]
-    not_held = f"; not compared: {', '.join(without)}" if without else ""
-    nothing = f"the baseline holds: nothing is worse by more than {100 * most:.3g} %"
-    return Verdict(held=(f"{nothing}; the worst: {worst}{not_held}",))
+    regressions = [sentence for sentence, share in worse.items() if share > max_regression]
+    doubts += [sentence for sentence in regressions if sentence not in sure]
+    violations = tuple(sentence for sentence in regressions if sentence in sure)
+    if violations or doubts:
+        return Verdict(violations, tuple(doubts))
+    worst_sentence = max(worse, key=lambda sentence: worse[sentence])
+    others = [label(row) for row in rows if label(row) not in comparisons]
+    exceptions = f"; not compared: {', '.join(others)}" if others else ""
+    summary = f"the baseline holds: nothing is worse by more than {100 * max_regression:.3g} %"
+    return Verdict(confirmations=(f"{summary}; the worst: {worst_sentence}{exceptions}",))

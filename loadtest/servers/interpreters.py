@@ -15,11 +15,11 @@ class Interpreter:
 
     @property
     def label(self) -> str:
-        """What tables call it: ``3.13.1`` or, without the GIL, ``3.13.1t``."""
+        """Its name in tables: ``3.13.1`` or, without the GIL, ``3.13.1t``."""
         return self.version + ("" if self.gil else "t")
 
 
-_ASK = """
+_DESCRIBE = """
 import json, platform, sys
 missing = []
 for name in ("click", "structlog"):
@@ -31,18 +31,18 @@ print(json.dumps({"version": platform.python_version(), "gil": gil, "missing": m
 
 
 def find_interpreter(path: str) -> Interpreter:
-    """Return what there is to know of the Python at `path`.
+    """Return the description of the Python at `path`.
 
     Raises:
-        ValueError: It is none, or lacks what a server needs; the message is a sentence.
+        ValueError: It is not a Python, or lacks what a server needs; the message is a sentence.
     """
     try:
-        asked = subprocess.run(
-            [path, "-P", "-c", _ASK], capture_output=True, text=True, check=True, timeout=20
+        completed = subprocess.run(
+            [path, "-P", "-c", _DESCRIBE], capture_output=True, text=True, check=True, timeout=20
         )
-        found = json.loads(asked.stdout)
+        description = json.loads(completed.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         raise ValueError(f"{path} is not a Python 3.11 or later that runs") from None
-    if missing := " ".join(found["missing"]):
+    if missing := " ".join(description["missing"]):
         raise ValueError(f"{path} lacks what a server needs: {path} -m pip install {missing}")
-    return Interpreter(path, found["version"], found["gil"])
+    return Interpreter(path, description["version"], description["gil"])

@@ -1,4 +1,4 @@
-"""From what was typed to the targets that are compared, and the engine that can carry them."""
+"""The targets of a comparison, selected by options, and whether threads can carry the load."""
 
 import shlex
 import subprocess
@@ -19,19 +19,19 @@ from loadtest.servers.targets import BackendTarget, CommandTarget, PeerTarget, T
 
 BACKENDS = "process,thread,pool,selector,coroutine,gevent,asyncio"
 
-_MOST_THREADS = 2000
-_MOST_RATE = 2_000
-"""Messages a second that are due, of which threads still send each in time."""
+_MAX_THREADS = 2000
+_MAX_THREAD_RATE = 2_000
+"""The rate, in messages per second, up to which threads send each message in time."""
 
 
 class TargetSelection:
-    """What to compare.
+    """Selects the targets of a comparison.
 
     Args:
-        settings: Of every backend's server.
+        settings: The settings of every backend's server.
         folder: Where to compile peers.
-        notes: What the reader must know; added to.
-        own: Names of settings that were typed as options of their own.
+        notes: Sentences that the reader must know, to which more are added.
+        own: Names of settings that have options of their own.
     """
 
     def __init__(
@@ -45,60 +45,60 @@ class TargetSelection:
         self._own = own | {"handler", "handler_option"}
         self._folder = folder
         self._notes = notes
-        self._used: set[str] = set()
+        self._settings_in_use: set[str] = set()
 
     def targets(
         self,
         backends: str | None,
-        described: Sequence[str],
+        specs: Sequence[str],
         command: Sequence[str],
         *,
         peers: bool,
         pythons: Sequence[str],
     ) -> list[Target]:
-        """Return all targets; what cannot run here is noted instead.
+        """Return all targets; a note is added for each that cannot run here.
 
         Args:
-            backends: Names, separated by commas; None: the usual ones, unless others are given.
-            described: Further targets, as typed.
+            backends: Names, separated by commas; None: the usual ones, unless there are others.
+            specs: Further targets, as typed.
             command: The words of a command that starts one more.
-            peers: With the peers of every backend.
+            peers: Add the peers of every backend.
             pythons: Paths of interpreters under which to run every backend, too.
         """
         if backends is None:
-            backends = "" if described or command else BACKENDS
+            backends = "" if specs or command else BACKENDS
         elif not backends.strip(" ,"):
             usage("--backends names no backend")
         names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
-        found: list[Target] = [self._backend(TargetSpec(name), "--backends") for name in names]
+        targets: list[Target] = [self._backend(TargetSpec(name), "--backends") for name in names]
         for python in pythons:
-            found += self._under(python, names)
+            targets += self._backends_under(python, names)
         try:
-            found += [self._described(text) for text in described]
+            targets += [self._target_of_spec(text) for text in specs]
             if command:
-                found.append(self._typed(command))
+                targets.append(self._target_of_command(command))
         except ValueError as error:
             usage(f"--target: {error}")
         for setting in self._settings:
-            if setting not in self._used and any(target.backend for target in found):
+            if setting not in self._settings_in_use and any(target.backend for target in targets):
                 usage(f"--server-option {setting}: none of --backends has a use for it")
         if peers:
-            found += self._peers([target.backend for target in found if target.backend])
+            targets += self._peers([target.backend for target in targets if target.backend])
         if self._settings["handler"] != "echo" and any(
-            isinstance(one, PeerTarget) for one in found
+            isinstance(one, PeerTarget) for one in targets
         ):
             usage("peers echo, and do nothing else; leave out --handler")
-        return found
+        return targets
 
-    def _described(self, text: str) -> Target:
-        one = describe_target(text)
-        return other_target(one, self._folder) or self._backend(one, "--target")
+    def _target_of_spec(self, text: str) -> Target:
+        spec = describe_target(text)
+        return other_target(spec, self._folder) or self._backend(spec, "--target")
 
-    def _typed(self, command: Sequence[str]) -> Target:
+    def _target_of_command(self, command: Sequence[str]) -> Target:
         """Return the target of ``-- [LABEL=]COMMAND...``."""
         words = shlex.join(command)
         if "{port}" not in words and "PORT" not in words:
-            # It reads the environment's PORT; that cannot be seen from here.
+            # It may read PORT from the environment, which cannot be checked here.
             self._notes.append(
                 "The command has no {port}: it must listen on the environment's PORT."
             )
@@ -108,31 +108,33 @@ class TargetSelection:
             label = Path(first).name
         return CommandTarget(list(command), label)
 
-    def _backend(self, one: TargetSpec, source: str) -> BackendTarget:
-        own = {name.replace("-", "_"): value for name, value in one.settings.items()}
-        python = own.pop("python", None)
-        common = {name: value for name, value in self._settings.items() if name not in own}
-        mine = _settings_of(one.server, common, source, self._own)
-        self._used |= set(mine)
-        if own:
-            words = tuple(f"{name}={value}" for name, value in own.items())
-            mine |= _settings_of(
-                one.server, {**mine, **server_settings(words, source)}, source, self._own
+    def _backend(self, spec: TargetSpec, source: str) -> BackendTarget:
+        own_settings = {name.replace("-", "_"): value for name, value in spec.settings.items()}
+        python = own_settings.pop("python", None)
+        common_settings = {
+            name: value for name, value in self._settings.items() if name not in own_settings
+        }
+        settings = _settings_of(spec.server, common_settings, source, self._own)
+        self._settings_in_use |= set(settings)
+        if own_settings:
+            words = tuple(f"{name}={value}" for name, value in own_settings.items())
+            settings |= _settings_of(
+                spec.server, {**settings, **server_settings(words, source)}, source, self._own
             )
         interpreter = self._interpreter(python) if python else None
-        return BackendTarget(one.server, mine, one.label, interpreter)
+        return BackendTarget(spec.server, settings, spec.label, interpreter)
 
-    def _under(self, python: str, names: Sequence[str]) -> list[Target]:
-        """Return backends under another interpreter; what it lacks is noted."""
+    def _backends_under(self, python: str, names: Sequence[str]) -> list[Target]:
+        """Return backends under another interpreter; add a note for each that it cannot run."""
         interpreter = self._interpreter(python)
-        found: list[Target] = []
+        targets: list[Target] = []
         for name in names:
-            if lacking := _lacking(interpreter, name):
+            if lacking := _missing_for(interpreter, name):
                 self._notes.append(f"{name}@{interpreter.label} is left out: {lacking}.")
                 continue
-            mine = _settings_of(name, self._settings, "--backends", self._own)
-            found.append(BackendTarget(name, mine, None, interpreter))
-        return found
+            settings = _settings_of(name, self._settings, "--backends", self._own)
+            targets.append(BackendTarget(name, settings, None, interpreter))
+        return targets
 
     @staticmethod
     def _interpreter(path: str) -> Interpreter:
@@ -142,84 +144,84 @@ class TargetSelection:
             usage(f"--python: {error}")
 
     def _peers(self, backends: Sequence[str]) -> list[Target]:
-        found: list[Target] = []
+        targets: list[Target] = []
         for peer in dict.fromkeys(peer for name in backends for peer in peers_of(name)):
             if missing := PEERS[peer].missing:
                 self._notes.append(f"{peer} is left out: {missing} is not installed.")
             else:
-                found.append(PeerTarget(PEERS[peer], self._folder))
-        return found
+                targets.append(PeerTarget(PEERS[peer], self._folder))
+        return targets
 
 
-_TRY = """
+_LOAD_BACKEND = """
 import sys, echoserver
 try: echoserver.load_backend(sys.argv[1])
 except Exception as error: print(error)
 """
 
 
-def _lacking(interpreter: Interpreter, backend: str) -> str:
-    """Return why an interpreter cannot run a backend; nothing where it can."""
-    package = Path(__file__).resolve().parents[2]
-    asked = subprocess.run(
+def _missing_for(interpreter: Interpreter, backend: str) -> str:
+    """Return why an interpreter cannot run a backend; empty: it can."""
+    project = Path(__file__).resolve().parents[2]
+    completed = subprocess.run(
         [
             *(interpreter.path, "-P", "-c"),
-            _TRY,
+            _LOAD_BACKEND,
             backend,
         ],
-        env={"PYTHONPATH": str(package)},
+        env={"PYTHONPATH": str(project)},
         capture_output=True,
         text=True,
         check=False,
     )
-    return " ".join((asked.stdout or asked.stderr[-200:]).split()).rstrip(".")
+    return " ".join((completed.stdout or completed.stderr[-200:]).split()).rstrip(".")
 
 
 def _settings_of(
     backend: str, settings: Mapping[str, Any], source: str, own: frozenset[str]
 ) -> dict[str, Any]:
-    """Return those settings that a backend has a use for; complain now, not in the first round."""
+    """Return the settings that a backend uses; reject wrong ones now, not in the first round."""
     reads = load_backend(backend, source).reads
-    not_its_own = {
+    foreign = {
         setting.name
         for setting in all_settings()
         if setting.only_where_backend_reads and setting.name not in reads
     }
-    mine = {name: value for name, value in settings.items() if name not in not_its_own}
+    usable = {name: value for name, value in settings.items() if name not in foreign}
     sources = {
-        name: option_name(name) if name in own else f"--server-option {name}" for name in mine
+        name: option_name(name) if name in own else f"--server-option {name}" for name in usable
     }
-    EchoServer(Config(backend=backend, **mine, sources={"backend": source, **sources}))
-    return mine
+    EchoServer(Config(backend=backend, **usable, sources={"backend": source, **sources}))
+    return usable
 
 
 def server_settings(words: tuple[str, ...], source: str = "--server-option") -> dict[str, Any]:
-    """Read ``NAME=VALUE``; the server checks the values."""
-    known = {one.name: one for one in all_settings() if not one.hidden}
-    found: dict[str, Any] = {}
+    """Parse ``NAME=VALUE`` settings, whose values the server checks."""
+    settings_by_name = {setting.name: setting for setting in all_settings() if not setting.hidden}
+    settings: dict[str, Any] = {}
     for word in words:
         name, _, value = word.partition("=")
         name = name.strip().removeprefix("--").replace("-", "_")
         if not value:
             usage(f"{source} {word!r} is not NAME=VALUE, for example workers=2")
-        if name not in known:
-            usage(f"{source}: no setting is named {name!r}{did_you_mean(name, known)}")
+        if name not in settings_by_name:
+            usage(f"{source}: no setting is named {name!r}{did_you_mean(name, settings_by_name)}")
         if name in {"backend", "handler", "handler_option"}:
             usage(f"{source} {word!r}: --{name.replace('_', '-')} has a place of its own")
-        found[name] = value
-        if known[name].flag:
+        settings[name] = value
+        if settings_by_name[name].flag:
             try:
-                found[name] = known[name].parse(value)
+                settings[name] = settings_by_name[name].parse(value)
             except ValueError as error:
                 usage(f"{source} {word!r} must be {error}")
-    return found
+    return settings
 
 
 def too_much_for_threads(workload: Workload) -> str:
-    """Return why threads cannot carry a workload, whatever the server; nothing where they may."""
-    if workload.connections > _MOST_THREADS:
+    """Return why threads cannot carry a workload, whatever the server; empty: they may."""
+    if workload.connections > _MAX_THREADS:
         return f"{workload.connections} connections would be as many threads"
-    most = max(workload.rate or 0.0, workload.rate_end or 0.0)
-    if most > _MOST_RATE:
-        return f"threads would not send {most:,.0f} messages a second in time"
+    highest_rate = max(workload.rate or 0.0, workload.rate_end or 0.0)
+    if highest_rate > _MAX_THREAD_RATE:
+        return f"threads would not send {highest_rate:,.0f} messages a second in time"
     return ""

@@ -26,17 +26,17 @@ class TargetSpec:
 
     @property
     def is_command(self) -> bool:
-        """It is a command that starts a server."""
+        """The target is a command that starts a server."""
         return "{port}" in self.server
 
     @property
     def is_address(self) -> bool:
-        """It is a server that runs already."""
+        """The target is the address of a running server."""
         return not self.is_command and bool(is_unix(self.server) or _ADDRESS.fullmatch(self.server))
 
     @property
     def is_peer(self) -> bool:
-        """It is one of `loadtest.peers`."""
+        """The target is one of `loadtest.peers`."""
         return self.server in PEERS
 
 
@@ -44,7 +44,7 @@ def describe_target(text: str) -> TargetSpec:
     """Read a target as people type it.
 
     Raises:
-        ValueError: It is none; the message is a sentence.
+        ValueError: It is not a target; the message is a sentence.
     """
     label, text = split_label(text.strip())
     if "{port}" in text or is_unix(text):
@@ -62,45 +62,45 @@ def describe_target(text: str) -> TargetSpec:
 
 
 def split_label(text: str) -> tuple[str | None, str]:
-    """Return the label of ``LABEL=SERVER``, None where there is none, and what follows it.
+    """Split ``LABEL=SERVER`` into the label (None: there is none) and the server.
 
     A label may have spaces (``my server=python3 s.py {port}``). A command with an argument that has
-    a "=" (``python3 s.py --x=1 {port}``) has none: its first word can be run, and what stands after
-    the "=" can not.
+    a "=" (``python3 s.py --x=1 {port}``) has none: its first word can be run, and what follows the
+    "=" cannot.
     """
-    found = _LABEL.fullmatch(text)
-    if found is None:
+    match = _LABEL.fullmatch(text)
+    if match is None:
         return None, text
-    label, rest = found["label"], found["rest"]
+    label, rest = match["label"], match["rest"]
     words = label.split()
     if len(words) > 1:
-        option = any(word.startswith("-") for word in words)
-        if option or (shutil.which(words[0]) and not shutil.which((rest.split() or [""])[0])):
+        has_option = any(word.startswith("-") for word in words)
+        if has_option or (shutil.which(words[0]) and not shutil.which((rest.split() or [""])[0])):
             return None, text
     return label, rest
 
 
-def other_target(described: TargetSpec, folder: Path) -> "Target | None":
-    """Return the target where it is not a backend; None where it is.
+def other_target(spec: TargetSpec, folder: Path) -> "Target | None":
+    """Return the target that a spec names; None if it is a backend.
 
     Args:
-        described: What was typed.
+        spec: The target as typed.
         folder: Where to compile peers.
 
     Raises:
-        ValueError: It cannot be had; the message is a sentence.
+        ValueError: It cannot run here; the message is a sentence.
     """
-    if not (described.is_command or described.is_address or described.is_peer):
+    if not (spec.is_command or spec.is_address or spec.is_peer):
         return None
-    if described.settings:
-        raise ValueError(f"{described.server}: only a backend has settings")
-    if described.is_command:
-        words = shlex.split(described.server)
-        return CommandTarget(words, described.label or Path(words[0]).name)
-    if described.is_address:
-        host, port = parse_address(described.server)
-        return AddressTarget(host, port, described.label or described.server)
-    peer = PEERS[described.server]
+    if spec.settings:
+        raise ValueError(f"{spec.server}: only a backend has settings")
+    if spec.is_command:
+        words = shlex.split(spec.server)
+        return CommandTarget(words, spec.label or Path(words[0]).name)
+    if spec.is_address:
+        host, port = parse_address(spec.server)
+        return AddressTarget(host, port, spec.label or spec.server)
+    peer = PEERS[spec.server]
     if missing := peer.missing:
         raise ValueError(f"{peer.name} cannot run here: {missing} is not installed")
-    return PeerTarget(peer, folder, described.label)
+    return PeerTarget(peer, folder, spec.label)

@@ -18,29 +18,29 @@ from clients.address import format_address, is_unix
 from echoserver.config import option_name
 from echoserver.system.processes import ParentDeathSignal
 from loadtest.errors import LoadError
-from loadtest.machine.pinning import pinned
+from loadtest.machine.pinning import affinity
 from loadtest.machine.ports import free_port
 from loadtest.peers import Peer
-from loadtest.servers.commands import HOST, addressed
+from loadtest.servers.commands import HOST, fill_in_address
 from loadtest.servers.interpreters import Interpreter
 
 _START_TIMEOUT = 20.0  # seconds
 
 _STOP_TIMEOUT = 10.0
 
-_GLANCE = 0.01
+_POLL_INTERVAL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A server that accepts."""
+class RunningServer:
+    """The address and the process of a server that accepts connections."""
 
     host: str
     port: int
     pid: int | None
-    """Of the process that we have started; None where it was running already."""
+    """Of the process that we have started; None: the server was running already."""
     exit_code: Callable[[], int | None] | None = None
-    """Tells how that process ended, as `subprocess.Popen.poll` does; None: it is not ours."""
+    """Returns how that process ended, as `subprocess.Popen.poll` does; None: it is not ours."""
 
 
 class Target(Protocol):
@@ -52,23 +52,23 @@ class Target(Protocol):
 
     @property
     def backend(self) -> str | None:
-        """The backend that it is; None for another server."""
+        """The name of its backend; None: it is another server."""
 
     @property
     def interpreter(self) -> "Interpreter | None":
-        """The Python that runs it, where it is not this one."""
+        """The Python that runs it; None: this one."""
 
     @property
     def how_to_check(self) -> str:
-        """The command that shows what is wrong with it; empty where there is none."""
+        """The advice that names a command to diagnose it; empty: there is none."""
 
-    def started(self) -> AbstractContextManager[Running]:
-        """Start it, and end it with the block."""
+    def run(self) -> AbstractContextManager[RunningServer]:
+        """Start the server, and end it at the end of the block."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendTarget:
-    """A backend of ours, or a plugin."""
+    """A server of this project, with one of its backends or a plugin."""
 
     backend: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class BackendTarget:
         """The command that grades it."""
         words = ["echoserver", "--port", "{port}", "--backend", self.backend]
         for name, value in self.settings.items():
-            if name == "host":  # the grader says where to listen
+            if name == "host":  # the grader chooses the address
                 continue
             if isinstance(value, str) and value != "echo":
                 words += [option_name(name), value]
@@ -91,25 +91,25 @@ class BackendTarget:
 
     @property
     def name(self) -> str:
-        """Its label, or else the backend's name."""
+        """The label, or else the name of the backend."""
         if self.label:
             return self.label
         return self.backend + (f"@{self.interpreter.label}" if self.interpreter else "")
 
     @contextmanager
-    def started(self) -> Iterator[Running]:
-        """Start it, and drain it at the end of the block.
+    def run(self) -> Iterator[RunningServer]:
+        """Start the server, and drain it at the end of the block.
 
         Raises:
-            LoadError: It did not end.
-            echoserver.EchoServerError: It did not start.
+            LoadError: The server did not end.
+            echoserver.EchoServerError: The server did not start.
         """
         settings = {"log_level": "warning", **self.settings}
         path = self.interpreter.path if self.interpreter else None
         server = echoserver.spawn(backend=self.backend, interpreter=path, **settings)
         try:
             with server:
-                yield Running(server.host, server.port, server.pid, server.process.poll)
+                yield RunningServer(server.host, server.port, server.pid, server.process.poll)
         except subprocess.TimeoutExpired as error:
             raise LoadError(
                 f"the server of {self.name} did not end within {error.timeout:.0f} s of SIGTERM"
@@ -120,10 +120,10 @@ _NO_FOLDER = Path(os.devnull)
 
 
 class BuildDirectory:
-    """Where peers are compiled; gone at the end of the block.
+    """The directory in which peers are compiled; it is removed at the end of the block.
 
-    Where nothing can be written, as in a container that was started with --read-only, it is not a
-    folder: whatever need not be compiled runs all the same.
+    If no directory can be written to, as in a container with --read-only, the path is not a folder:
+    targets that need no compiling run all the same.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class BuildDirectory:
 
 
 def _scratch_file() -> IO[bytes]:
-    """Return a file without a name; in memory where no folder can be written to."""
+    """Return a temporary file without a name; in memory if no folder can be written to."""
     try:
         return tempfile.TemporaryFile()
     except OSError:
@@ -149,7 +149,7 @@ def _scratch_file() -> IO[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class PeerTarget:
-    """A server that is none of ours; it always echoes."""
+    """A server that is not ours, of `loadtest.peers`; it always echoes."""
 
     peer: Peer
     folder: Path
@@ -160,22 +160,22 @@ class PeerTarget:
 
     @property
     def name(self) -> str:
-        """Its label, or else the peer's name."""
+        """The label, or else the name of the peer."""
         return self.label or self.peer.name
 
     @contextmanager
-    def started(self) -> Iterator[Running]:
-        """Start it, and kill it, with whatever it has started, at the end of the block.
+    def run(self) -> Iterator[RunningServer]:
+        """Start the server; at the end of the block, kill it and everything that it started.
 
         Raises:
-            LoadError: It cannot be compiled, or does not accept.
+            LoadError: The server cannot be compiled, or does not accept.
         """
         try:
             command = self.peer.command(self.folder)
         except RuntimeError as error:
             raise LoadError(str(error)) from None
-        with _running(self.name, [*command, "{port}"]) as running:
-            yield running
+        with _run_command(self.name, [*command, "{port}"]) as server:
+            yield server
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +183,8 @@ class CommandTarget:
     """Any server that a command starts, in any language."""
 
     command: Sequence[str]
-    """Its words; ``{host}`` and ``{port}`` stand for where to listen, and PORT is in the
-    environment."""
+    """The words of the command; ``{host}`` and ``{port}`` stand for the address to listen on, and
+    PORT is in the environment."""
     name: str
     backend: None = None
     interpreter: None = None
@@ -195,19 +195,19 @@ class CommandTarget:
         return f"to see why: echoload check -- {shlex.join(self.command)}"
 
     @contextmanager
-    def started(self) -> Iterator[Running]:
-        """Start it, and kill it, with whatever it has started, at the end of the block.
+    def run(self) -> Iterator[RunningServer]:
+        """Start the server; at the end of the block, kill it and everything that it started.
 
         Raises:
-            LoadError: It does not accept.
+            LoadError: The server does not accept.
         """
-        with _running(self.name, self.command) as running:
-            yield running
+        with _run_command(self.name, self.command) as server:
+            yield server
 
 
 @dataclass(frozen=True, slots=True)
 class AddressTarget:
-    """A server that runs already, and goes on."""
+    """A server that runs already, and continues to run."""
 
     host: str
     port: int
@@ -218,53 +218,53 @@ class AddressTarget:
     @property
     def how_to_check(self) -> str:
         """The command that grades it."""
-        where = format_address(self.host, self.port)
-        if is_unix(self.host):  # which the grader does not take
-            return f"to see why: echoclient --ping {where}"
-        return f"to see why: echoload check {where}"
+        address = format_address(self.host, self.port)
+        if is_unix(self.host):  # the grader accepts no UNIX sockets
+            return f"to see why: echoclient --ping {address}"
+        return f"to see why: echoload check {address}"
 
     @contextmanager
-    def started(self) -> Iterator[Running]:
+    def run(self) -> Iterator[RunningServer]:
         """Do nothing: the server is running already."""
-        yield Running(self.host, self.port, None)
+        yield RunningServer(self.host, self.port, None)
 
 
 @contextmanager
-def started_on(target: Target, cpus: frozenset[int]) -> Iterator[Running]:
+def run_on(target: Target, cpus: frozenset[int]) -> Iterator[RunningServer]:
     """Start a target confined to CPUs, and end it with the block."""
     with ExitStack() as stack:
-        with pinned(cpus):  # what is started in it stays there
-            running = stack.enter_context(target.started())
-        yield running
+        with affinity(cpus):  # processes that are started in it stay confined
+            server = stack.enter_context(target.run())
+        yield server
 
 
 @contextmanager
-def _running(name: str, words: Sequence[str]) -> Iterator[Running]:
+def _run_command(name: str, words: Sequence[str]) -> Iterator[RunningServer]:
     """Run a command that serves, until the end of the block."""
     port = free_port()
-    command = addressed(words, port)
-    bond = ParentDeathSignal()
-    with _scratch_file() as said:
+    command = fill_in_address(words, port)
+    death_signal = ParentDeathSignal()
+    with _scratch_file() as output:
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, "PORT": str(port)},
-                # However this process ends, its server does, too.
-                preexec_fn=lambda: bond.arm(signal.SIGKILL),  # noqa: PLW1509 - no thread runs yet
+                # However this process ends, its server ends with it.
+                preexec_fn=lambda: death_signal.arm(signal.SIGKILL),  # noqa: PLW1509 - no thread runs yet
             )
         except OSError as error:
             raise LoadError(f"cannot start {command[0]}: {error.strerror}") from None
         try:
             if not _accepts(process, port):
-                said.seek(0)
-                last = said.read().decode(errors="replace").strip().splitlines()[-1:]
-                because = f"; it said: {last[0]}" if last else ""
-                raise LoadError(f"the server {name} does not accept on port {port}{because}")
-            yield Running(HOST, port, process.pid, process.poll)
+                output.seek(0)
+                last_line = output.read().decode(errors="replace").strip().splitlines()[-1:]
+                reason = f"; it said: {last_line[0]}" if last_line else ""
+                raise LoadError(f"the server {name} does not accept on port {port}{reason}")
+            yield RunningServer(HOST, port, process.pid, process.poll)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -277,5 +277,5 @@ def _accepts(process: "subprocess.Popen[bytes]", port: int) -> bool:
         with suppress(OSError):
             socket.create_connection((HOST, port), 1).close()
             return True
-        time.sleep(_GLANCE)
+        time.sleep(_POLL_INTERVAL)
     return False

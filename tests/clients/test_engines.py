@@ -298,15 +298,19 @@ def test_each_fault_is_called_by_its_name_once(
 def test_the_first_reply_may_take_longer(engine: str, options: dict[str, Any]) -> None:
     """Who was never served is starved, and may wait: a pool's next client does."""
 
+    unit = 0.4 * pace.slowness()
+
     def slow_at_first(data: bytes, number: int) -> bytes:
         if number not in seen:
             seen.add(number)
-            time.sleep(0.8)  # being late is what is tested
+            time.sleep(2 * unit)  # being late is what is tested
         return data
 
     seen: set[int] = set()
     with custom_server(slow_at_first) as address:
-        result = carry_out(engine, address, connections=3, duration=1.3, timeout=0.4, **options)
+        result = carry_out(
+            engine, address, connections=3, duration=3.3 * unit, timeout=unit, **options
+        )
     assert not result.errors, result.first_errors
     assert (result.served, result.starved) == (3, 0)
 

@@ -12,7 +12,7 @@ import pytest
 
 import echoserver
 from echoserver.admission.binding import bind
-from echoserver.system.sockets import undelivered
+from echoserver.system.sockets import undelivered_bytes
 from tests.conformance.test_connection import cpu_share
 from tests.conftest import StartServer
 from tests.support import inspection, pace, wire
@@ -163,7 +163,7 @@ def test_output_still_in_the_kernel_is_waited_for(start: StartServer) -> None:
     data = wire.capitals(400_000)
     with wire.connect(server.address, receive_buffer=4096) as sock:
         sock.sendall(data)
-        assert wire.eventually(lambda: undelivered(sock) == 0)  # the server has it all
+        assert wire.eventually(lambda: undelivered_bytes(sock) == 0)  # the server has it all
         server.process.send_signal(signal.SIGTERM)
         assert wire.eventually(lambda: _has_drawn_the_line(server.pid))
         assert not wire.difference(wire.read_to_end(sock), data)
@@ -213,7 +213,7 @@ def _has_drawn_the_line(pid: int) -> bool:
 
 
 def test_many_silent_clients_are_no_reason_for_exit_4(start: StartServer) -> None:
-    server = start(drain_timeout=8)
+    server = start(drain_timeout=40)  # which a crowded machine may need for so many forks
     assert wire.served(server.address)
     inspection.tell_all(server.pid, signal.SIGSTOP)
     for _ in range(800):

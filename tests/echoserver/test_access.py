@@ -274,7 +274,7 @@ class AddressTableMachine(RuleBasedStateMachine):
         for account, counter in enumerate(self.counted):
             for key, count in (+counter).items():
                 assert self.table._find(account, key)[1] == count
-            assert self.table._used(account) == len(+counter)
+            assert self.table._entry_count(account) == len(+counter)
 
     def teardown(self) -> None:
         self.table.close()

@@ -156,7 +156,7 @@ def test_an_address_that_another_one_includes_is_not_in_its_way(
 
 
 def test_a_free_port_is_free_at_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    listen, tried = binding._listening_at, []
+    listen, tried = binding._listen_at, []
 
     def taken_at_first(place: Any, port: int, config: echoserver.Config) -> Any:
         tried.append(port)
@@ -164,7 +164,7 @@ def test_a_free_port_is_free_at_every_address(monkeypatch: pytest.MonkeyPatch) -
             raise OSError(errno.EADDRINUSE, "")
         return listen(place, port, config)
 
-    monkeypatch.setattr(binding, "_listening_at", taken_at_first)
+    monkeypatch.setattr(binding, "_listen_at", taken_at_first)
     with listening("127.0.0.1", "127.0.0.2") as sockets:
         assert len({port for _, port in sockets.addresses}) == 1
     assert tried[0] == tried[2] == 0
@@ -283,7 +283,7 @@ def test_how_many_wait_at_a_unix_socket(folder: Path) -> None:
 def test_no_shedding_of_clients_of_unix_sockets(folder: Path) -> None:
     result = run("echoserver", "--overload", "shed-idle", "--host", unix(folder / "echo"))
     assert result.returncode == 2
-    assert "the kernel does not tell who has been silent" in sentence(result)
+    assert "the kernel does not tell which clients of a UNIX socket" in sentence(result)
 
 
 # -- the byte contract over UNIX sockets -----------------------------------------------------------
@@ -519,7 +519,7 @@ def test_several_sockets_that_are_handed_over(processes: tuple[str, ...], folder
             finally:
                 process.kill()
         assert process.returncode == 0
-        assert json.loads(announced)["addresses"] == ours.shown
+        assert json.loads(announced)["addresses"] == ours.display_addresses
         waiting = wire.connect((unix(path), 0))  # the file is the manager's
         assert waiting.send(b"X") == 1
 

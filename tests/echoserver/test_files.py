@@ -23,20 +23,20 @@ def fifo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    monkeypatch.setattr(files, "READ_TIMEOUT", 0.05)
 
 
 def test_a_regular_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(wire.content(files.LONGEST))
+    path.write_bytes(wire.content(files.MAX_FILE_SIZE))
     for reload in (False, True):
-        assert files.read_file(path, reload=reload) == wire.content(files.LONGEST)
+        assert files.read_file(path, reload=reload) == wire.content(files.MAX_FILE_SIZE)
 
 
 @pytest.mark.parametrize("reload", [False, True])
 def test_a_file_that_is_too_large_is_refused(reload: bool, tmp_path: Path) -> None:  # noqa: FBT001 - parametrised
     path = tmp_path / "file"
-    path.write_bytes(bytes(files.LONGEST + 1))
+    path.write_bytes(bytes(files.MAX_FILE_SIZE + 1))
     with pytest.raises(OSError, match="larger than 4 MiB"):
         files.read_file(path, reload=reload)
 
@@ -51,11 +51,11 @@ def test_a_pipe_is_read_at_the_start_only(fifo: Path) -> None:
 
 @pytest.mark.usefixtures("_hasty")
 def test_a_pipe_that_nobody_fills_is_given_up(fifo: Path) -> None:
-    with pytest.raises(TimeoutError, match="no end within"):
+    with pytest.raises(TimeoutError, match="does not end within"):
         files.read_file(fifo)
     writer = os.open(fifo, os.O_RDWR)
     os.write(writer, b"a beginning")
-    with pytest.raises(TimeoutError, match="no end within"):
+    with pytest.raises(TimeoutError, match="does not end within"):
         files.read_file(fifo)
     os.close(writer)
 

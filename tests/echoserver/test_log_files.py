@@ -96,7 +96,7 @@ def test_an_access_log_on_a_pipe_is_written_in_pieces_that_a_pipe_takes_whole() 
     while len(data) < len(ours) * 200 + len(others) * 300:
         data += os.read(reader, 1000)
     assert set(data.splitlines(keepends=True)) == {ours, others}
-    assert scoreboard.lost == 0
+    assert scoreboard.lost_lines == 0
     os.close(reader)
     os.close(writer)
 

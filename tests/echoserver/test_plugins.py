@@ -112,7 +112,7 @@ def test_the_trio_backend_conforms(environment: Path, selection: list[str]) -> N
         ("def __init__(self, x): pass", 3, "failed: error TypeError"),
         ("def serve(self, listener, service): raise RuntimeError('no')", 3, "reason no"),
         ("def serve(self, listener, service): raise SystemExit(0)", 3, "error SystemExit"),
-        ("def serve(self, listener, service): return", 3, "stopped serving, and nobody had told"),
+        ("def serve(self, listener, service): return", 3, "stopped serving without having been"),
         ("concurrency = classmethod(lambda cls, config: 1 // 0)", 2, "failed with ZeroDivision"),
         ("concurrency = classmethod(lambda cls, config: 'two')", 2, "not 'two'"),
         ("concurrency = classmethod(lambda cls, config: 0)", 2, "a whole number from 1, not 0"),

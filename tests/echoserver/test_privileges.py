@@ -109,13 +109,13 @@ def test_a_key_that_only_root_may_read_outlives_a_reload(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--user", "no-such-user"], 2, "--user: this system knows no 'no-such-user'"),
-        (["--user", "root"], 2, "root is what is to be given up"),
-        (["--user", "0"], 2, "root is what is to be given up"),
+        (["--user", "no-such-user"], 2, "--user: there is no 'no-such-user' on this system"),
+        (["--user", "root"], 2, "a server must not stay root"),
+        (["--user", "0"], 2, "a server must not stay root"),
         (
             ["--user", "nobody", "--group", "no-such-group"],
             2,
-            "this system knows no 'no-such-group'",
+            "there is no 'no-such-group' on this system",
         ),
         (["--user", "4123456"], 2, "has no entry; add --group"),
         (["--group", "nogroup"], 2, "--group alone leaves root in place; add --user"),
@@ -143,4 +143,4 @@ privileges.Identity.of("4321", "4321", str).assume()
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
-    assert "that takes root" in done.stderr
+    assert "that requires root" in done.stderr

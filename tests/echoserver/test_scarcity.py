@@ -109,7 +109,7 @@ def test_what_was_registered_for_the_end_is_still_done(tmp_path: Path) -> None:
 # On a busy machine, all that comes after the second signal can take longer than the main flow has.
 PATIENT = (
     "from echoserver import launch; from echoserver.lifecycle import signals; "
-    "signals._TO_NOTICE = 60.0; launch.echoserver()"
+    "signals._NOTICE_TIMEOUT = 60.0; launch.echoserver()"
 )
 
 SLOW_TO_IMPORT = """

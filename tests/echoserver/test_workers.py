@@ -194,7 +194,7 @@ def test_workers_that_were_suspended_with_their_master_are_not_replaced() -> Non
     """As by ``docker pause``: they had no time to answer. The master may be the first to go on."""
     change = (
         "from echoserver.runtime import master as w; "
-        "w._HEARTBEAT_INTERVAL, w.HEARTBEAT_TIMEOUT, w._SUSPENDED = 0.2, 2, 1.5"
+        "w._HEARTBEAT_INTERVAL, w.HEARTBEAT_TIMEOUT, w._SUSPENSION_THRESHOLD = 0.2, 2, 1.5"
     )
     with changed_server(change, "--workers", "2") as (process, address):
         master = psutil.Process(process.pid)

@@ -109,7 +109,7 @@ def because(client: float, waited: float, cores: float | None = None) -> tuple[s
 def test_the_reason_is_what_was_so() -> None:
     """A core that others had is not a busy client; its own CPU stands in the table."""
     assert because(0.95, 0.03) == ("its CPU was busy for 90% of the time or more",)
-    others = ("its core was never idle, and somebody else had it for a part of the time",)
+    others = ("its core was never idle, and another program had it for part of the time",)
     assert because(0.24, 0.70) == others
     assert because(0.24, 0.18, 0.99) == others
     assert because(0.24, 0.18, 0.50) == ()
@@ -125,8 +125,8 @@ def test_each_reason_is_said_once_with_its_targets() -> None:
     assert [one for one in remarks(found) if "the client was the limit because" in one] == [
         "a, b: the client was the limit because its CPU was busy for 90% of the time or more.",
         (
-            "c: the client was the limit because its core was never idle, and somebody else had it "
-            "for a part of the time."
+            "c: the client was the limit because its core was never idle, and another program had "
+            "it for part of the time."
         ),
     ]
 
@@ -274,9 +274,9 @@ def test_a_user_without_a_home_has_no_calibration(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr("pathlib.Path.home", homeless)
-    assert capacity.known() == {}
+    assert capacity.load_calibrations() == {}
     with pytest.raises(OSError, match="no home directory"):
-        capacity.keep({})
+        capacity.save_calibrations({})
 
 
 @pytest.mark.ci

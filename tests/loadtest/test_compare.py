@@ -272,7 +272,7 @@ def test_a_command_leaves_nothing_behind(tmp_path: Path) -> None:
         (["-t", "c-epoll,workers=2"], "only a backend has settings"),
         (["--backends", "thread", "-t", "thread"], "give one a label"),
         (["--reference", "gevnet"], "--reference gevnet is none of the targets"),
-        (["--python", "/no/python"], "/no/python is no Python"),
+        (["--python", "/no/python"], "/no/python is not a Python"),
         (["--sweep", "colour=1,2"], "connections=10,100,1000"),
         (["--sweep", "connections=0"], "more than 0"),
         (["--sweep", "pipeline=99999999999"], "1000 at most"),
@@ -439,16 +439,16 @@ def row(**changes: Any) -> Row:
 )
 def test_objectives(text: str, *, holds: bool) -> None:
     verdict = check_objectives([row()], parse_objectives(text))
-    assert (not verdict.broken) is holds
-    assert not verdict.unsure
+    assert (not verdict.violations) is holds
+    assert not verdict.doubts
     if not holds:
-        assert ", which is not " in verdict.broken[0]
+        assert ", which is not " in verdict.violations[0]
 
 
 def test_what_does_not_hold_has_its_unit_and_what_holds_is_said() -> None:
     found = [row(), row(target="other", latency_us={"p99": 23_100, "p50": 900})]
     broken = check_objectives(found, parse_objectives("p99<20ms,cpu<=9us,throughput>1k,errors>1"))
-    assert broken.broken == (
+    assert broken.violations == (
         "it: cpu 10 µs, which is not <= 9 µs",
         "it: throughput 100 messages/s, which is not > 1,000 messages/s",
         "it: errors 0, which is not > 1",
@@ -457,30 +457,30 @@ def test_what_does_not_hold_has_its_unit_and_what_holds_is_said() -> None:
         "other: throughput 100 messages/s, which is not > 1,000 messages/s",
         "other: errors 0, which is not > 1",
     )
-    assert not broken.held
+    assert not broken.confirmations
     held = check_objectives(found, parse_objectives("p99 < 2s, errors=0, throughput>50"))
-    assert held.held == (
+    assert held.confirmations == (
         (
             "every objective holds of all 2 targets: p99 23.1 ms of other (< 2 s), errors 0 of it "
             "(= 0), throughput 100 messages/s of it (> 50 messages/s)"
         ),
     )
     one = check_objectives([row()], parse_objectives("p50<1ms"))
-    assert one.held == ("every objective holds: p50 900 µs (< 1 ms)",)
-    assert check_objectives(found, ()).held == ()
+    assert one.confirmations == ("every objective holds: p50 900 µs (< 1 ms)",)
+    assert check_objectives(found, ()).confirmations == ()
 
 
 def test_a_baseline_that_holds_says_so() -> None:
     verdict = check_regressions([row(), row(target="new")], [row()], 0.10)
-    (said,) = verdict.held
+    (said,) = verdict.confirmations
     assert said.startswith("the baseline holds: nothing is worse by more than 10 %; the worst: it:")
     assert said.endswith("not compared: new")
 
 
 def test_a_rate_that_the_client_limited_is_no_verdict() -> None:
     limited = [row(client_limited=True)]
-    assert check_objectives(limited, parse_objectives("throughput>1k")).unsure
-    assert check_objectives(limited, parse_objectives("p99<1ms")).broken
+    assert check_objectives(limited, parse_objectives("throughput>1k")).doubts
+    assert check_objectives(limited, parse_objectives("p99<1ms")).violations
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ def test_a_rate_that_the_client_limited_is_no_verdict() -> None:
 )
 def test_regressions(now: dict[str, Any], *, broken: bool, unsure: bool) -> None:
     verdict = check_regressions([row(**now)], [row()], 0.10)
-    assert (bool(verdict.broken), bool(verdict.unsure)) == (broken, unsure)
+    assert (bool(verdict.violations), bool(verdict.doubts)) == (broken, unsure)
 
 
 @pytest.mark.slow
@@ -732,7 +732,7 @@ def test_doctor_names_what_will_bend_the_numbers() -> None:
         (
             1000,
             {"apt-get"},
-            ["ask who administers this machine for a C compiler"],
+            ["ask the administrator of this machine for a C compiler"],
             ["apt-get", "sudo"],
         ),
         (0, {"dnf"}, ["install a C compiler"], ["apt-get"]),
@@ -761,7 +761,9 @@ def test_doctor_advises_only_what_its_user_may_do(
         assert not re.search(rf"\b{words}\b", said), said
     if user and "sudo" not in programs:
         for subject in ill:
-            assert found[subject].remedy.startswith("ask who administers this machine"), subject
+            assert found[subject].remedy.startswith("ask the administrator of this machine"), (
+                subject
+            )
 
 
 NO_TEMPORARY_FOLDER = "import tempfile\ntempfile._candidate_tempdir_list = lambda: []\n"

@@ -17,9 +17,11 @@ import pytest
 
 import echoserver
 from clients.address import format_address
+from clients.connecting import Connector
 from clients.content import Content
 from clients.epoll import EpollLoad
 from clients.threads import ThreadLoad
+from clients.tls import Socket
 from clients.workload import Workload
 from tests.support import inspection, pace, preforked, wire
 from tests.support.launching import Child, command, few_tasks, free_port, run
@@ -360,7 +362,9 @@ def test_auto_takes_the_event_loop_where_threads_cannot_be_started(
 
 
 @pytest.mark.ci
-def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
+def test_connecting_to_who_accepts_nothing_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Once one has not been accepted within the timeout, the others are not tried."""
     file = tmp_path / "out.json"
     with socket.socket() as listener:
@@ -368,15 +372,16 @@ def test_connecting_to_who_accepts_nothing_ends_in_time(tmp_path: Path) -> None:
         listener.listen(0)
         words = ["-c", "3000", "-d", "100ms", "--timeout", "300ms", "--engine", "epoll"]
         load(listener.getsockname(), *words, "--json", str(file))
-        begun: list[object] = []
+        begun: list[float] = []
+        begin = Connector.begin
 
-        class Counting(EpollLoad):
-            def _begin(self, family: int, address: Any, timeout: float) -> Any:
-                begun.append(address)
-                return super()._begin(family, address, timeout)
+        def counted(connector: Connector, timeout: float) -> Socket:
+            begun.append(timeout)
+            return begin(connector, timeout)
 
+        monkeypatch.setattr(Connector, "begin", counted)
         host, port = listener.getsockname()
-        counting = Counting(Workload(host, port, connections=3000, timeout=0.1))
+        counting = EpollLoad(Workload(host, port, connections=3000, timeout=0.1))
         assert counting.connect() <= 2
         counting.start()
         counting.wait()

@@ -15,7 +15,7 @@ from clients import EpollLoad, LoadResult, ThreadLoad, Workload
 from clients.load import Load
 from clients.recording import folded
 from loadtest.errors import LoadError
-from loadtest.experiments.find_max import Found, Step, find_max
+from loadtest.experiments.find_max import SearchResult, Step, find_max
 from loadtest.experiments.hold import hold
 from loadtest.load.client_limit import ClientLimit
 from loadtest.load.round import EndedEarly, Round
@@ -331,23 +331,23 @@ def test_a_round_without_a_reply_is_said() -> None:
 def test_what_ended_early_meets_no_objective() -> None:
     found = [row(ended_early=[{"round": 1}]), row(ended_early=[])]
     verdict = check_objectives(found, parse_objectives("p99<20s,errors=0"))
-    assert len(verdict.broken) == 1
-    assert not verdict.held
-    assert not check_objectives(found, ()).broken
+    assert len(verdict.violations) == 1
+    assert not verdict.confirmations
+    assert not check_objectives(found, ()).violations
 
 
 def test_a_baseline_is_held_against_rounds_without_a_reply() -> None:
     """They were left out, and so the worst regression of all was none."""
     now = [row(rounds=[0.0] * 6, cpu=[10.0] * 6)]
     verdict = check_regressions(now, [row()], 0.10)
-    assert len(verdict.broken) == 1
-    assert "throughput is 0.00 times" in verdict.broken[0]
+    assert len(verdict.violations) == 1
+    assert "throughput is 0.00 times" in verdict.violations[0]
     unknown = row()
     unknown["server"]["cpu"]["rounds"] = []
     verdict = check_regressions([unknown], [row()], 0.10)
-    assert any("is not known, and was in the baseline" in one for one in verdict.unsure)
+    assert any("is not known, and was in the baseline" in one for one in verdict.doubts)
     gone = [row(ended_early=[{"round": 1}])]
-    assert any("ended early" in one for one in check_regressions(now, gone, 0.10).unsure)
+    assert any("ended early" in one for one in check_regressions(now, gone, 0.10).doubts)
 
 
 def test_files_of_before_are_read(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_files_of_before_are_read(tmp_path: Path) -> None:
 # -- find-max: what the client or the machine spoiled --------------------------------------------
 
 
-def searched(spoils: dict[int, int], capacity: float = 48_000, **how: Any) -> Found:
+def searched(spoils: dict[int, int], capacity: float = 48_000, **how: Any) -> SearchResult:
     """Search with a server of that capacity, of whose tries some are spoiled, by their number.
 
     Args:
@@ -401,11 +401,11 @@ def test_one_unlucky_try_decides_nothing(how: dict[str, Any]) -> None:
     assert found.rate is not None
     assert 0.95 * 48_000 <= found.rate <= 48_000
     assert not found.client_limited
-    assert not found.unsure
+    assert not found.inconclusive
     assert [len(step.spoiled) for step in found.steps if step.spoiled] == [1]
     # What is spoiled again and again is not tried for ever, and is a lower bound.
     found = searched({2: 3, 5: 99}, **how)
-    assert found.unsure
+    assert found.inconclusive
     assert found.rate is not None
     assert found.rate < 2_000
     assert max(len(step.spoiled) for step in found.steps) == 2

@@ -19,7 +19,7 @@ import echoserver
 from clients.address import format_address
 from clients.workload import Workload
 from loadtest.cli import command as echoload
-from loadtest.cli.actions.measurement import SAVE_FORMATS, chosen_files
+from loadtest.cli.actions.measurement import SAVE_FORMATS, take_output_files
 from loadtest.load.round import Engine, RoundInterrupt, measure
 from loadtest.machine import pinning
 from tests.support import inspection, wire
@@ -399,7 +399,7 @@ def test_what_a_shell_passes_for_a_process(server: str, tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused_before_the_run(files: dict[str, str], says: str) -> None:
     options = {f"{form}_file": files.get(form) for form in SAVE_FORMATS}
     with click.Context(echoload), pytest.raises(click.UsageError) as refused:
-        chosen_files(options)
+        take_output_files(options)
     assert refused.value.message.startswith(says)
 
 
@@ -475,4 +475,4 @@ def test_a_reader_who_has_seen_enough_costs_no_grade(tmp_path: Path) -> None:
     assert refused.stdout == "exit 1\n", refused.stderr
     full = shell('"$@" > /dev/full', *words, f"127.0.0.1:{free_port()}")
     assert full.returncode == 2
-    assert "cannot write what was found: No space left on device" in full.stderr
+    assert "cannot write the report: No space left on device" in full.stderr

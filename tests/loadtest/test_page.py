@@ -11,7 +11,7 @@ import pytest
 
 from clients.recording import folded
 from loadtest.report import axes, charts
-from loadtest.report.cells import NONE, ranked
+from loadtest.report.cells import NONE, ranking_cells
 from loadtest.report.marks import Bar, Line, Point
 from loadtest.results.schema import ComparedFigure, Comparison
 from tests.loadtest.test_compare import row
@@ -273,7 +273,7 @@ def test_who_starves_clients_has_no_rank_by_rate() -> None:
         "least_rounds": 5,
         "figures": {"cpu_us_per_message": figure, "throughput": figure},
     }
-    by_rate = {line[0]: line[3] for line in ranked(rows, comparison)}
+    by_rate = {line[0]: line[3] for line in ranking_cells(rows, comparison)}
     assert by_rate == {"pool": NONE, "gevent": "(≥)", "thread": "2.", "other": NONE}
 
 

@@ -19,7 +19,7 @@ def test_a_peer_is_an_echo_server(name: str, tmp_path: Path) -> None:
     peer = PEERS[name]
     if peer.missing:
         pytest.skip(f"{peer.missing} is not installed")
-    with PeerTarget(peer, tmp_path).started() as server:
+    with PeerTarget(peer, tmp_path).run() as server:
         clients = [EchoClient(server.host, server.port) for _ in range(50)]
         for number, client in enumerate(clients):
             data = b"%d" % number * 10_000

@@ -192,7 +192,7 @@ def holders(port: int) -> set[int]:
 
 
 def programs(watch: Sampler) -> dict[str, int]:
-    return dict(watch.watched.programs) if watch.watched else {}
+    return dict(watch.server_processes.programs) if watch.server_processes else {}
 
 
 LISTENS = """
@@ -248,7 +248,7 @@ def test_a_service_manager_is_not_the_server(script: Callable[..., Script]) -> N
 def test_what_we_run_below_is_not_the_server(tmp_path: Path) -> None:
     """The test's own process serves, and runs the load client: its CPU is not the server's."""
     asks = "import sys; from loadtest.machine.sampler import Sampler\n"
-    asks += "print(Sampler(None, ('127.0.0.1', int(sys.argv[1]))).watched)"
+    asks += "print(Sampler(None, ('127.0.0.1', int(sys.argv[1]))).server_processes)"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         asked = subprocess.run(

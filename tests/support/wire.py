@@ -91,7 +91,7 @@ class Secured:
             return self._insist(lambda: self._tls.send(data), flags, select.POLLOUT)
         except TimeoutError:
             # What is encrypted already is as good as sent: no other data may come in its place.
-            taken, self._tls._accepted = self._tls._accepted, 0
+            taken, self._tls._write_size = self._tls._write_size, 0
             if not taken:
                 raise
             return taken

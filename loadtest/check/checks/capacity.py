@@ -5,14 +5,14 @@ from contextlib import suppress
 from itertools import pairwise
 
 from echoserver.system.sockets import somaxconn
-from loadtest.check.checks.common import QUIET, all_served, served_beside
+from loadtest.check.checks.common import QUIET, require_all_replies, require_service
 from loadtest.check.client.connection import ClientConnection
 from loadtest.check.client.crowd import ClientGroup, ScriptedClient, problems, turns
 from loadtest.check.evidence import count
 from loadtest.check.failure import Failure, failure_context
 from loadtest.check.model import check
-from loadtest.check.submission.observed import connected
-from loadtest.check.submission.server import NotStarted, not_started
+from loadtest.check.submission.observed import open_connections
+from loadtest.check.submission.server import NotStarted, start_failure
 from loadtest.check.trial import CheckContext
 
 _STEPS = (5, 50)  # clients, before all
@@ -33,7 +33,7 @@ _LEFT_OUT = 8
 
 _CLEARING = 1.0  # seconds
 
-_ENOUGH = 4.0  # seconds to watch, once it is known that somebody had to ask again
+_ENOUGH = 4.0  # seconds to watch, once a client has had to ask again
 
 _SYN_STEPS = (1, 3, 7)  # seconds after which a SYN is repeated (RFC 6298)
 
@@ -56,26 +56,26 @@ _EARLY = 0.05  # seconds by which the kernel may be early
 )
 def ceiling(trial: CheckContext) -> None:
     """N4."""
-    wanted = trial.session.clients
-    together = trial.at_once(wanted)
+    clients = trial.session.clients
+    simultaneous = trial.at_once(clients)
     lines: list[ClientConnection] = []
-    with trial.timeline.summed_up("clients", "connect one after the other, ask, and stay"):
-        for number in range(together):
+    with trial.timeline.summarize("clients", "connect one after the other, ask, and stay"):
+        for number in range(simultaneous):
             before = count(number, "client")
             with failure_context(
-                f"with {before} connected and answered, the next of {wanted} is not: "
+                f"with {before} connected and answered, the next of {clients} is not: "
             ):
                 line = trial.connect(str(number + 1))
                 line.ask(trial.text(60))
             lines.append(line)
-            if len(lines) in {*_STEPS, together}:
+            if len(lines) in {*_STEPS, simultaneous}:
                 _all_speak(trial, lines)
-    if together < wanted:
+    if simultaneous < clients:
         for line in lines:
             line.close()
-        rest = [ScriptedClient(number, [trial.text(60)]) for number in range(together, wanted)]
+        rest = [ScriptedClient(number, [trial.text(60)]) for number in range(simultaneous, clients)]
         if failed := ClientGroup(trial, rest).visit():
-            trial.fail(f"of {wanted} clients, as others left: {problems(failed)}")
+            trial.fail(f"of {clients} clients, as others left: {problems(failed)}")
 
 
 def _all_speak(trial: CheckContext, lines: list[ClientConnection]) -> None:
@@ -156,16 +156,16 @@ def _tell_steps(trial: CheckContext, visitors: list[ScriptedClient]) -> None:
 def churn(trial: CheckContext) -> None:
     """N8."""
     stream = trial.stream
-    count = (
+    client_count = (
         _LITTLE_CHURN if trial.known_to_break("C6") else _CHURN
-    )  # each that left costs a CPU then
-    breaking_off = set(stream.sample(range(count), int(count * _ABORTS)))
+    )  # with C6 failed, each client that left costs a CPU
+    breaking_off = set(stream.sample(range(client_count), int(client_count * _ABORTS)))
     visitors = []
-    for number in range(count):
-        said = turns(trial, number, stream.randint(1, 3), lambda: stream.randint(1, 2000))
-        stops = stream.randrange(len(said)) if number in breaking_off else None
-        visitors.append(ScriptedClient(number, said, abort_after=stops))
-    all_served(ClientGroup(trial, visitors, _TOGETHER, politely=True))
+    for number in range(client_count):
+        messages = turns(trial, number, stream.randint(1, 3), lambda: stream.randint(1, 2000))
+        abort_after = stream.randrange(len(messages)) if number in breaking_off else None
+        visitors.append(ScriptedClient(number, messages, abort_after=abort_after))
+    require_all_replies(ClientGroup(trial, visitors, _TOGETHER, politely=True))
 
 
 @check(
@@ -189,27 +189,27 @@ def out_of_descriptors(trial: CheckContext) -> None:
     try:
         server = trial.session.start(nofile=_FEW_DESCRIPTORS)
     except NotStarted as problem:
-        raise not_started(problem, f"with at most {_FEW_DESCRIPTORS} descriptors, ") from None
+        raise start_failure(problem, f"with at most {_FEW_DESCRIPTORS} descriptors, ") from None
     first = trial.connect("A")
     first.ask(trial.text(20))
     first.close()
-    with trial.timeline.summed_up("clients", "connect and stay, until no more are served; leave"):
+    with trial.timeline.summarize("clients", "connect and stay, until no more are served; leave"):
         served = _exhaust(trial)
     trial.timeline.add("clients", f"{served} were served at a time")
-    deadline = time.monotonic() + _CLEARING  # it may still be busy with those that left
-    while connected(server.port) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _CLEARING  # it may still be busy with clients that left
+    while open_connections(server.port) and time.monotonic() < deadline:
         time.sleep(0.02)
     if server.status is not None:
         trial.fail(f"when it had no descriptor left for the next client, it {server.death}")
-    served_beside(trial, "after it had run out of descriptors, and all clients had left")
-    trial.session.end()  # no other check is to be held with so few
+    require_service(trial, "after it had run out of descriptors, and all clients had left")
+    trial.session.end()  # other checks need more descriptors
 
 
 def _exhaust(trial: CheckContext) -> int:
-    """Let clients come until no more are served, and leave; return how many were."""
+    """Connect clients until no more are served, then let them leave; return how many were."""
     served: list[ClientConnection] = []
     left_out: list[ClientConnection] = []
-    with suppress(Failure):  # whether all are let in is not the question
+    with suppress(Failure):  # it does not matter whether all can connect
         while len(served) < _MANY and len(left_out) < _LEFT_OUT:
             name = str(len(served) + len(left_out) + 1)
             line = ClientConnection.connect(
@@ -220,13 +220,13 @@ def _exhaust(trial: CheckContext) -> int:
                 continue
             line.send(b"here\n")
             owed = trial.greeting + trial.answer(b"here\n")
-            (served if line.hears(QUIET, len(owed)) else left_out).append(line)
+            (served if line.read_within(QUIET, len(owed)) else left_out).append(line)
     for line in served:
         line.close()
-    for line in left_out:  # their turn, where the server has not sent them away
+    for line in left_out:  # the server may serve them now
         with suppress(Failure):
-            line.hears(QUIET, len(trial.greeting))
+            line.read_within(QUIET, len(trial.greeting))
             line.send(b"here\n")
-            line.hears(QUIET, len(b"here\n"))
+            line.read_within(QUIET, len(b"here\n"))
         line.close()
     return len(served)

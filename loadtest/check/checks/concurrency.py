@@ -3,7 +3,7 @@
 import time
 from statistics import median
 
-from loadtest.check.checks.common import QUIET, all_served, served_beside
+from loadtest.check.checks.common import QUIET, require_all_replies, require_service
 from loadtest.check.client.connection import SMALL_BUFFER, ClientConnection
 from loadtest.check.client.crowd import ClientGroup, ScriptedClient, turns
 from loadtest.check.evidence import count
@@ -32,7 +32,7 @@ _SLOW = 0.25  # seconds that are a delay on any machine
 
 _TALKERS = 50
 
-_SAID = 20
+_MESSAGES = 20
 
 
 @check(
@@ -49,7 +49,7 @@ _SAID = 20
 def silent_client(trial: CheckContext) -> None:
     """N1."""
     silent = [trial.connect(name_of(n)) for n in range(trial.at_once(_SILENT + 1, least=2) - 1)]
-    served_beside(trial, f"while {count(len(silent), 'client')} said nothing")
+    require_service(trial, f"while {count(len(silent), 'client')} said nothing")
     for line in silent:
         line.ask(b"at last\n", "reply after a long silence")
 
@@ -90,7 +90,7 @@ def half_a_line(trial: CheckContext) -> None:
     trial.at_once(2, least=2)
     line = trial.connect("A")
     line.send(b"half a lin")
-    served_beside(trial, "while another had sent half a line")
+    require_service(trial, "while another had sent half a line")
     line.send(b"e\n")
     line.expect(trial.answer(b"half a line\n"), "reply to both halves")
 
@@ -115,31 +115,31 @@ def slow_reader(trial: CheckContext) -> None:
     """N6."""
     others = [trial.connect(name_of(1 + number)) for number in range(trial.at_once(3) - 1)]
     names = " and ".join(line.name for line in others) or "nobody"
-    with trial.timeline.summed_up(names, f"{_PINGS} round trips each"):
+    with trial.timeline.summarize(names, f"{_PINGS} round trips each"):
         usual = _round_trip(others)
     slow = trial.connect("A", buffer=SMALL_BUFFER)
     before = pss_bytes(trial.server.tree(), files=False) if trial.has_process else None
     block = trial.text(MIB - 8)
-    sent = grown = 0
+    sent = growth = 0
     while sent < _FLOOD:
-        taken = slow.send_what_is_taken(b"%07d\n" % (sent // MIB) + block, QUIET)
-        sent += taken
+        size = slow.send_until_blocked(b"%07d\n" % (sent // MIB) + block, QUIET)
+        sent += size
         if before is not None:
-            grown = (pss_bytes(trial.server.tree(), files=False) or before) - before
-        if taken < MIB or grown > _BUFFERED:
+            growth = (pss_bytes(trial.server.tree(), files=False) or before) - before
+        if size < MIB or growth > _BUFFERED:
             break
     trial.timeline.add("A", f"has sent {count(sent, 'byte')} and read nothing")
-    if grown > _BUFFERED:
+    if growth > _BUFFERED:
         trial.fail(
             f"client A sent {sent / MIB:.0f} MiB and read nothing, and the server's memory grew "
-            f"by {grown / MIB:.0f} MiB: it keeps what is not fetched, without bound"
+            f"by {growth / MIB:.0f} MiB: it keeps what is not fetched, without bound"
         )
     if before is None and sent == _FLOOD:
         trial.fail(
             f"client A sent {sent / MIB:.0f} MiB and read nothing, and the server took it all: it "
             "keeps what is not fetched, without bound"
         )
-    meanwhile = trial.timeline.summed_up(names, f"{_PINGS} round trips each, meanwhile")
+    meanwhile = trial.timeline.summarize(names, f"{_PINGS} round trips each, meanwhile")
     with failure_context("while client A did not read, "), meanwhile:
         during = _round_trip(others)
     if during > max(_SLOW, _SLOWER * usual):
@@ -155,14 +155,14 @@ def slow_reader(trial: CheckContext) -> None:
 
 
 def _round_trip(lines: list[ClientConnection]) -> float:
-    """Return the median time for an answer, in seconds; 0 where nobody asks."""
-    taken = []
+    """Return the median time for an answer, in seconds; 0 if there are no clients."""
+    seconds = []
     for _ in range(_PINGS):
         for line in lines:
-            begun = time.monotonic()
+            start = time.monotonic()
             line.ask(line.trial.text(60))
-            taken.append(time.monotonic() - begun)
-    return median(taken) if taken else 0.0
+            seconds.append(time.monotonic() - start)
+    return median(seconds) if seconds else 0.0
 
 
 @check(
@@ -181,7 +181,7 @@ def no_mix_up(trial: CheckContext) -> None:
     """N7."""
     stream = trial.stream
     visitors = [
-        ScriptedClient(number, turns(trial, number, _SAID, lambda: stream.randint(1, 4000)))
+        ScriptedClient(number, turns(trial, number, _MESSAGES, lambda: stream.randint(1, 4000)))
         for number in range(_TALKERS)
     ]
-    all_served(ClientGroup(trial, visitors, politely=True))
+    require_all_replies(ClientGroup(trial, visitors, politely=True))

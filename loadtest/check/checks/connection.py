@@ -8,7 +8,7 @@ from loadtest.check.failure import failure_context
 from loadtest.check.model import check
 from loadtest.check.trial import CheckContext
 
-_HALF_CLOSED = 60_000  # bytes: they fit into the kernel's buffers, so nobody has to read meanwhile
+_HALF_CLOSED = 60_000  # bytes: they fit into the kernel's buffers, so no reader is needed meanwhile
 
 _EMPTY = 20  # connections
 
@@ -44,7 +44,7 @@ def half_close(trial: CheckContext) -> None:
     """C1."""
     line = trial.connect()
     question = trial.text(_HALF_CLOSED)
-    with line.corked():  # the last bytes and the end arrive together, however busy this machine is
+    with line.cork():  # the last bytes and the end arrive together, however busy this machine is
         line.send(question)
         line.half_close()
     line.expect(trial.answer(question), "reply after the half-close")
@@ -54,22 +54,22 @@ def half_close(trial: CheckContext) -> None:
             _half_close_when_full(trial)
         return
     other = trial.connect("B")
-    kept = line.ends(MOMENT)
+    ends_late = line.ends(MOMENT)
     other.close()
-    found = f"client A got everything back, but no end of the stream, in {trial.patience:.0f} s"
-    if kept:
-        found += (
+    message = f"client A got everything back, but no end of the stream, in {trial.patience:.0f} s"
+    if ends_late:
+        message += (
             "; it came when another client connected: until then somebody in the server kept the "
             "first one's socket open"
         )
-    trial.fail(found)
+    trial.fail(message)
 
 
 def _half_close_when_full(trial: CheckContext) -> None:
     """Half-close while the server has output waiting that its socket does not take."""
     line = trial.connect("B", buffer=SMALL_BUFFER)
     flood = trial.text(_FLOOD)
-    sent = line.send_what_is_taken(flood, _BLOCKED)
+    sent = line.send_until_blocked(flood, _BLOCKED)
     line.half_close()
     line.expect(trial.answer(flood[:sent]), "reply after a half-close with all buffers full")
     if not line.ends(trial.patience):
@@ -95,7 +95,7 @@ def empty(trial: CheckContext) -> None:
         line.half_close()
         await_end(trial, line)
         line.close()
-    _next_is_served(trial, f"after {_EMPTY} clients had left without a byte")
+    _require_next_service(trial, f"after {_EMPTY} clients had left without a byte")
 
 
 @check(
@@ -116,7 +116,7 @@ def reset_unread(trial: CheckContext) -> None:
         line.send(trial.text(4000))
         line.await_readable()
         line.reset()
-    _next_is_served(trial, f"after {_UNREAD} clients had reset")
+    _require_next_service(trial, f"after {_UNREAD} clients had reset")
 
 
 @check(
@@ -136,13 +136,13 @@ def reset_early(trial: CheckContext) -> None:
         wave = []
         for _ in range(_WAVE):
             sock = socket.socket(trial.family, socket.SOCK_STREAM)
-            trial.opened.append(sock)
+            trial.open_sockets.append(sock)
             sock.setblocking(False)
             sock.connect_ex(trial.address)
             wave.append(sock)
         for sock in wave:
             reset(sock)
-        _next_is_served(trial, f"after {_WAVE} clients had reset at once")
+        _require_next_service(trial, f"after {_WAVE} clients had reset at once")
 
 
 @check(
@@ -161,13 +161,13 @@ def gone_mid_write(trial: CheckContext) -> None:
     flood = trial.text(_FLOOD)
     for number in range(_MID_WRITE):
         line = trial.connect(f"A{number + 1}", buffer=SMALL_BUFFER)
-        line.send_what_is_taken(flood, _BLOCKED)
+        line.send_until_blocked(flood, _BLOCKED)
         line.close()
-    _next_is_served(trial, f"after {_MID_WRITE} clients had vanished")
+    _require_next_service(trial, f"after {_MID_WRITE} clients had vanished")
 
 
-def _next_is_served(trial: CheckContext, what: str) -> None:
-    """Let another client ask."""
+def _require_next_service(trial: CheckContext, what: str) -> None:
+    """Fail unless another client is served now."""
     with failure_context(f"{what}, "):
         line = trial.connect("Z")
         line.ask(trial.text(20))

@@ -1,4 +1,4 @@
-"""Connection, afterwards: what is left of clients that have come and gone."""
+"""Connection, afterwards: what the server keeps of clients that have left."""
 
 import time
 from dataclasses import astuple
@@ -7,14 +7,14 @@ from itertools import pairwise
 from loadtest.check.checks.common import await_end
 from loadtest.check.client.connection import ClientConnection
 from loadtest.check.model import check
-from loadtest.check.submission.observed import HELD, Holdings, busy_share, holdings
+from loadtest.check.submission.observed import HOLDING_NAMES, Holdings, busy_share, holdings
 from loadtest.check.trial import CheckContext
 
 _WARM_UP = 20  # clients
 
 _DISCONNECTS = 20
 
-_WATCHED = 1.0  # seconds
+_WATCH_SECONDS = 1.0  # seconds
 
 _BUSY = 0.5  # of a CPU
 
@@ -48,9 +48,9 @@ _GRACE = 3.0
 )
 def idle_after(trial: CheckContext) -> None:
     """C6."""
-    trial.session.start()  # nobody has left this one yet
+    trial.session.start()  # no client has left this one yet
     before = _least_busy(trial)
-    with trial.timeline.summed_up(f"{_DISCONNECTS} clients", "come and leave, in four ways"):
+    with trial.timeline.summarize(f"{_DISCONNECTS} clients", "come and leave, in four ways"):
         for number in range(_DISCONNECTS):
             _visit(trial, number)
     after = _least_busy(trial)
@@ -63,10 +63,10 @@ def idle_after(trial: CheckContext) -> None:
 
 
 def _least_busy(trial: CheckContext) -> float:
-    """Watch for a second, or three: clearing up after clients may take a moment."""
+    """Return the least CPU share of up to three seconds: clearing up may take a moment."""
     shares = []
-    for _ in range(int(_GRACE / _WATCHED)):
-        shares.append(busy_share(trial.server.tree(), _WATCHED))
+    for _ in range(int(_GRACE / _WATCH_SECONDS)):
+        shares.append(busy_share(trial.server.tree(), _WATCH_SECONDS))
         if shares[-1] < _BUSY / 2:
             break
     return min(shares)
@@ -90,56 +90,56 @@ def _least_busy(trial: CheckContext) -> float:
 def leaves_nothing(trial: CheckContext) -> None:
     """C7."""
     server = trial.server
-    with trial.timeline.summed_up(f"{_WARM_UP} clients", "come and leave, in four ways"):
+    with trial.timeline.summarize(f"{_WARM_UP} clients", "come and leave, in four ways"):
         for number in range(_WARM_UP):
             _visit(trial, number)
-    counts = [_settled(trial)]
+    counts = [_stable_holdings(trial)]
     cycles = (
         _FEW_CYCLES if trial.known_to_break("C6") else _CYCLES
-    )  # each takes longer than the last then
+    )  # with C6 failed, each takes longer than the last
     for _ in range(2):
-        with trial.timeline.summed_up(f"{cycles // 2} clients", "come and leave"):
+        with trial.timeline.summarize(f"{cycles // 2} clients", "come and leave"):
             for number in range(cycles // 2):
                 _visit(trial, number)
-        counts.append(_settled(trial, counts[-1]))
+        counts.append(_stable_holdings(trial, counts[-1]))
         trial.timeline.add("server", f"holds {counts[-1]}")
-    both = [_grown(before, after) for before, after in pairwise(counts)]
-    grown = [
-        f"{name}: {', then '.join(map(str, held))}"
-        for name, *held in zip(HELD, *map(astuple, counts), strict=True)
-        if all(name in half for half in both)
+    growing_names = [_growing_counts(before, after) for before, after in pairwise(counts)]
+    growth = [
+        f"{name}: {', then '.join(map(str, values))}"
+        for name, *values in zip(HOLDING_NAMES, *map(astuple, counts), strict=True)
+        if all(name in half for half in growing_names)
     ]
-    if grown:
+    if growth:
         trial.fail(
             f"after each {cycles // 2} clients that came and left, it holds more than before: "
-            + "; ".join(grown)
+            + "; ".join(growth)
         )
     if server.status is not None:
         trial.fail(f"while clients came and went, the process {server.death}")
 
 
-def _settled(trial: CheckContext, before: Holdings | None = None) -> Holdings:
-    """Return what the server holds after a second's quiet, or three if it still clears up."""
+def _stable_holdings(trial: CheckContext, before: Holdings | None = None) -> Holdings:
+    """Return what the server holds after a second's quiet, or three if it is still clearing up."""
     deadline = time.monotonic() + _GRACE
     time.sleep(_SETTLE / 2 if before is None else _SETTLE)
-    held = holdings(trial.server.tree())
-    while before is not None and _grown(before, held) and time.monotonic() < deadline:
+    current = holdings(trial.server.tree())
+    while before is not None and _growing_counts(before, current) and time.monotonic() < deadline:
         time.sleep(0.05)
-        held = holdings(trial.server.tree())
-    return held
+        current = holdings(trial.server.tree())
+    return current
 
 
-def _grown(before: Holdings, after: Holdings) -> list[str]:
-    """Return what there is clearly more of."""
+def _growing_counts(before: Holdings, after: Holdings) -> list[str]:
+    """Return the names of the counts that have clearly grown."""
     return [
         name
-        for name, then, now in zip(HELD, astuple(before), astuple(after), strict=True)
+        for name, then, now in zip(HOLDING_NAMES, astuple(before), astuple(after), strict=True)
         if now is not None and then is not None and now - then >= _GROWTH
     ]
 
 
 def _visit(trial: CheckContext, number: int) -> None:
-    """Come and go as client `number`: each of the ways in turn, but for those known to harm."""
+    """Come and go as client `number`, in each way in turn, except for ways known to do harm."""
     ways = [_leave, _half_close]
     if not trial.known_to_break("C3"):
         ways.append(_break_off)

@@ -6,7 +6,7 @@ from loadtest.check.evidence import difference
 from loadtest.check.failure import Failure, NoEchoServer
 from loadtest.check.model import check
 from loadtest.check.submission.observed import holdings
-from loadtest.check.submission.server import NotStarted, not_started
+from loadtest.check.submission.server import NotStarted, start_failure
 from loadtest.check.trial import CheckContext, name_of
 
 _HELLO = b"hello\n"
@@ -38,7 +38,7 @@ def starts(trial: CheckContext) -> None:
         trial.session.start()
     line = trial.connect()
     line.send(_HELLO)
-    line.hears(_GREETING, len(_HELLO))  # what is answered, if anything, is not the question yet
+    line.read_within(_GREETING, len(_HELLO))  # whether the answer is right does not matter yet
     line.close()
     server = trial.session.server
     if server is not None and server.status == 0 and holdings(server.tree()).processes:
@@ -64,51 +64,53 @@ def serves_a_second(trial: CheckContext) -> None:
         first = name == "A"
         line = trial.connect(name)
         if first:
-            _listen_for_a_greeting(trial, line.hears(_GREETING))
+            _listen_for_a_greeting(trial, line.read_within(_GREETING))
         line.send(_HELLO)
         owed = trial.answer(_HELLO)
         try:
             line.expect(owed)
         except Failure as failure:
             if first:
-                raise _no_echo_server(trial, failure, line.hears(_GREETING)) from None
+                raise _no_echo_server(trial, failure, line.read_within(_GREETING)) from None
             raise Failure(
                 f"the first client was answered, the second was not: {failure}", failure.difference
             ) from None
         line.close()
 
 
-def _listen_for_a_greeting(trial: CheckContext, heard: bytes) -> None:
-    """Find out whether the server speaks first, and whether that is short enough to be read off."""
-    if len(heard) > _LONGEST_GREETING:
+def _listen_for_a_greeting(trial: CheckContext, greeting: bytes) -> None:
+    """Note the greeting of a server that speaks first; a long one fails the check."""
+    if len(greeting) > _LONGEST_GREETING:
         raise NoEchoServer(
-            f"this is not an echo server: it sent {len(heard):,} bytes in {_GREETING} s before it "
-            f"was asked anything ({heard[:40]!r}...)"
+            f"this is not an echo server: it sent {len(greeting):,} bytes in {_GREETING} s before "
+            f"it was asked anything ({greeting[:40]!r}...)"
         )
-    # One that greets has S4 to answer for; everything else can be told all the same.
-    trial.session.greeting = heard
+    # A greeting fails S4; everything else can be checked all the same.
+    trial.session.greeting = greeting
 
 
 def _no_echo_server(trial: CheckContext, failure: Failure, more: bytes) -> Failure:
-    """Say what else this can be, where the very first answer is wrong."""
+    """Return the failure for a wrong first answer, which says what else the server may be."""
     kind = "not an echo server"
     received = failure.received + more
     if received.startswith((b"HTTP/", b"<!DOCTYPE")):
-        what = "it answers in HTTP"
+        behaviour = "it answers in HTTP"
     elif not received:
-        what = "it accepts, but the first line that it is sent does not come back"
+        behaviour = "it accepts, but the first line that it is sent does not come back"
     elif received.lower() == _HELLO:
         kind = "an echo server of another kind"
-        what = f"to {_HELLO!r} it answers {received!r}; if that is the assignment, see --expect"
+        behaviour = (
+            f"to {_HELLO!r} it answers {received!r}; if that is the assignment, see --expect"
+        )
     elif _HELLO.rstrip().lower() in received.lower() and len(received) <= _RESEMBLES:
         failure.instead = _FIRST
         return failure  # an echo with a mistake
     else:
-        what = f"to {_HELLO!r} it answers {received[:40]!r}"
+        behaviour = f"to {_HELLO!r} it answers {received[:40]!r}"
     if not received:
-        what += f", within {trial.patience:.0f} s"
-    found = difference(received, trial.answer(_HELLO)) if received else None
-    other = NoEchoServer(f"this is {kind}: {what}", found)
+        behaviour += f", within {trial.patience:.0f} s"
+    first_difference = difference(received, trial.answer(_HELLO)) if received else None
+    other = NoEchoServer(f"this is {kind}: {behaviour}", first_difference)
     other.instead = _FIRST
     return other
 
@@ -138,7 +140,9 @@ def restarts(trial: CheckContext) -> None:
     try:
         trial.session.start(port)
     except NotStarted as problem:
-        raise not_started(problem, "after it was killed, and started again on its port, ") from None
+        raise start_failure(
+            problem, "after it was killed, and started again on its port, "
+        ) from None
     again = trial.connect("B")
     again.ask(_HELLO)
 
@@ -166,16 +170,17 @@ def ends_on_sigterm(trial: CheckContext) -> None:
     trial.timeline.add("server", "gets SIGTERM")
     server.signal(signal.SIGTERM)
 
-    def gone() -> bool:
+    def has_ended() -> bool:
         return server.status is not None and not holdings(server.tree()).processes
 
-    if trial.eventually(gone):
+    if trial.eventually(has_ended):
         trial.session.end()
         return
     if server.status is None:
         trial.fail(f"it still runs {trial.patience:.0f} s after SIGTERM, with idle clients")
-    left = holdings(server.tree()).processes
+    survivors = holdings(server.tree()).processes
     trial.fail(
-        f"on SIGTERM, the process that was started {server.death}; but {left} of the processes "
-        f"that it had started still run{'' if left > 1 else 's'} {trial.patience:.0f} s later"
+        f"on SIGTERM, the process that was started {server.death}; but {survivors} of the "
+        f"processes that it had started still run{'' if survivors > 1 else 's'} "
+        f"{trial.patience:.0f} s later"
     )

@@ -9,7 +9,7 @@ from loadtest.check.model import check
 from loadtest.check.trial import CheckContext
 
 _QUIET = 0.3  # seconds in which a server that says too much has said it
-_SPLIT = 0.25  # seconds to wait for half a character, which may be withheld
+_SPLIT = 0.25  # seconds to wait for half a character, which the server may hold back
 _FRAGMENTS = 300
 _MESSAGES = 1000
 _CHARACTERS = (
@@ -55,7 +55,7 @@ def split_characters(trial: CheckContext) -> None:
         question = character.encode() + b"\n"
         for cut in range(1, len(question) - 1):
             line.send(question[:cut])
-            early = line.hears(0.01 if trial.by_line else _SPLIT, cut)
+            early = line.read_within(0.01 if trial.by_line else _SPLIT, cut)
             line.send(question[cut:])
             parts = f"{cut} and {len(question) - cut} bytes, the newline among them"
             with failure_context(f"{character!r} was sent in parts of {parts}: "):
@@ -96,18 +96,18 @@ def no_newline(trial: CheckContext) -> None:
 def silent(trial: CheckContext) -> None:
     """S4."""
     line = ClientConnection.connect(trial, "A", greeting=False)
-    if heard := line.hears(_QUIET):
-        trial.fail(f"before client A had sent anything, it got {heard[:48]!r}")
+    if data := line.read_within(_QUIET):
+        trial.fail(f"before client A had sent anything, it got {data[:48]!r}")
     question = trial.text(50)
     line.ask(question)
-    if heard := line.hears(_QUIET):
-        trial.fail(f"after the whole answer, and unasked, client A got {heard[:48]!r} more")
+    if data := line.read_within(_QUIET):
+        trial.fail(f"after the whole answer, and unasked, client A got {data[:48]!r} more")
     line.half_close()
-    heard = b""
-    with suppress(Failure):  # how it ends is C1's business
-        heard = line.hears(_QUIET)
-    if heard:
-        trial.fail(f"at the end of the conversation, client A got {heard[:48]!r} more")
+    data = b""
+    with suppress(Failure):  # C1 checks how it ends
+        data = line.read_within(_QUIET)
+    if data:
+        trial.fail(f"at the end of the conversation, client A got {data[:48]!r} more")
 
 
 @check(
@@ -149,5 +149,5 @@ def sizes(trial: CheckContext) -> None:
     """S6."""
     line = trial.connect(buffer=SMALL_BUFFER)
     for size in _SIZES:
-        with trial.timeline.summed_up("A", f"sends a message of {count(size, 'byte')}"):
+        with trial.timeline.summarize("A", f"sends a message of {count(size, 'byte')}"):
             line.converse(trial.text(size), f"reply to a message of {count(size, 'byte')}")

@@ -1,4 +1,4 @@
-"""What clients of the grader are told of the check that they are a part of."""
+"""What clients of the grader know of the check that they are a part of."""
 
 import socket
 from typing import Protocol
@@ -10,8 +10,8 @@ class Circumstances(Protocol):
     """What a client needs to know of the check that it is a part of; see `trial.CheckContext`."""
 
     timeline: Timeline
-    opened: list[socket.socket]
-    """All sockets, to be closed at the end of the check."""
+    open_sockets: list[socket.socket]
+    """The sockets to close at the end of the check."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -31,11 +31,11 @@ class Circumstances(Protocol):
 
     @property
     def greeting(self) -> bytes:
-        """What comes before everything else, though nothing should."""
+        """What the server sends before everything else, though it should not."""
 
     @property
     def elsewhere(self) -> str:
-        """Where the server's process listens, if that is ours to look at."""
+        """The addresses on which the server's process listens, if we may look at it."""
 
     def answer(self, question: bytes) -> bytes:
         """Return what is owed for `question`."""

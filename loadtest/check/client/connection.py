@@ -1,4 +1,4 @@
-"""A connection to a server, every step of which is written down."""
+"""The connection of a client to a server, with a timeline of every step."""
 
 import select
 import socket
@@ -12,7 +12,9 @@ from loadtest.check.client.circumstances import Circumstances
 from loadtest.check.evidence import count, difference
 from loadtest.check.failure import Failure
 
-SMALL_BUFFER = 64 << 10  # bytes of a client's own in the kernel, lest all of it fit in there
+SMALL_BUFFER = (
+    64 << 10
+)  # bytes of a client's buffers in the kernel, so few that not everything fits in
 
 _PIECE = 256 << 10  # bytes
 _MOST = 1 << 20  # bytes that are read before sending is tried again
@@ -44,17 +46,17 @@ class ClientConnection:
         greeting: bool = True,
         patience: float | None = None,
     ) -> "ClientConnection":
-        """Connect, and read off what the server greets everybody with, which S4 judges.
+        """Connect, and read the greeting that the server sends to every client, which S4 judges.
 
         Args:
             trial: The check at hand.
-            name: Of the client, in the timeline.
+            name: The name of the client in the timeline.
             buffer: Bytes of the client's own buffers in the kernel; None: the system's default.
-            greeting: Read it off.
+            greeting: Read the greeting.
             patience: Seconds to wait for the connection; None: the check's.
         """
         sock = socket.socket(trial.family, socket.SOCK_STREAM)
-        trial.opened.append(sock)
+        trial.open_sockets.append(sock)
         if buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
@@ -82,15 +84,15 @@ class ClientConnection:
             self._await(select.POLLOUT, f"client {self.name} cannot send: the server reads no more")
             view = view[self._send(view[:_PIECE]) :]
 
-    def send_what_is_taken(self, data: bytes, quiet: float) -> int:
-        """Send without reading until nothing more is taken for so many seconds; return how much."""
+    def send_until_blocked(self, data: bytes, quiet: float) -> int:
+        """Send without reading until nothing is taken for `quiet` seconds; return how much was."""
         sent, view = 0, memoryview(data)
         while sent < len(data) and self._ready(select.POLLOUT, quiet):
             sent += self._send(view[sent : sent + _PIECE])
         return sent
 
     def expect(self, owed: bytes, what: str = "reply", early: bytes = b"") -> None:
-        """Read as many bytes as are owed, but for those that came early; they must be these."""
+        """Read the bytes that are owed, except those that came early, and verify all of them."""
         self._exchange(b"", owed, what, early)
 
     def ask(self, question: bytes, what: str = "reply") -> None:
@@ -101,8 +103,8 @@ class ClientConnection:
     def converse(self, question: bytes, what: str = "reply") -> None:
         """Send a long question and read the answer meanwhile.
 
-        It reads when the server has taken nothing for a moment: so the server's buffers are full
-        again and again, as they are with a client that is slower than it.
+        The client reads when the server has taken nothing for a moment. So the server's buffers are
+        full again and again, as with a client that is slower than the server.
         """
         self._exchange(question, self.trial.answer(question), what)
 
@@ -114,8 +116,8 @@ class ClientConnection:
                 if sent < len(question) and (sent == 0 or self._ready(select.POLLOUT, _STUCK)):
                     sent += self._send(view[sent : sent + _PIECE])
                     continue
-                wanted = select.POLLIN | (select.POLLOUT if sent < len(question) else 0)
-                if self._await(wanted, self._so_far(received, owed, what)) == select.POLLOUT:
+                events = select.POLLIN | (select.POLLOUT if sent < len(question) else 0)
+                if self._await(events, self._so_far(received, owed, what)) == select.POLLOUT:
                     continue
                 piece = self._recv_all(len(owed) - len(received))
                 if not piece:
@@ -132,10 +134,12 @@ class ClientConnection:
             raise
 
     def _compare(self, received: bytearray, owed: bytes, what: str) -> None:
-        if not owed.startswith(received) and (found := difference(bytes(received), owed)):
+        if not owed.startswith(received) and (
+            first_difference := difference(bytes(received), owed)
+        ):
             raise Failure(
-                f"client {self.name} got a wrong {what}: from byte {found.offset:,} of "
-                f"{len(owed):,} on, {found.explanation}"
+                f"client {self.name} got a wrong {what}: from byte {first_difference.offset:,} of "
+                f"{len(owed):,} on, {first_difference.explanation}"
             )
 
     def _so_far(self, received: bytearray, owed: bytes, what: str) -> str:
@@ -146,7 +150,7 @@ class ClientConnection:
         )
 
     def ends(self, seconds: float) -> bool:
-        """Tell whether the server ends the stream within so many seconds.
+        """Tell whether the server ends the stream within `seconds`.
 
         Raises:
             Failure: There is something before the end, or a reset instead of it.
@@ -160,8 +164,8 @@ class ClientConnection:
             )
         return True
 
-    def hears(self, seconds: float, most: int = _PIECE) -> bytes:
-        """Return what comes within so many seconds, and at most so many bytes."""
+    def read_within(self, seconds: float, most: int = _PIECE) -> bytes:
+        """Return the bytes that come within `seconds`, and at most `most` of them."""
         deadline = time.monotonic() + seconds
         received = b""
         while len(received) < most and self._ready(select.POLLIN, deadline - time.monotonic()):
@@ -172,11 +176,11 @@ class ClientConnection:
         return received
 
     def await_readable(self) -> None:
-        """Return when something has come, without reading it."""
+        """Wait until there is something to read, without reading it."""
         self._await(select.POLLIN, f"client {self.name} got no reply")
 
     def half_close(self) -> None:
-        """Say that no more will be sent, and go on reading (SHUT_WR)."""
+        """End the outgoing stream, and go on reading (SHUT_WR)."""
         self._timeline.add(self.name, "half-closed: sends no more, still reads")
         try:
             self.sock.shutdown(socket.SHUT_WR)
@@ -184,8 +188,8 @@ class ClientConnection:
             raise Failure(f"client {self.name}'s connection is gone: {_reason(error)}") from None
 
     @contextmanager
-    def corked(self) -> Iterator[None]:
-        """Send what is sent in the block together, as far as it fits a segment (tcp(7))."""
+    def cork(self) -> Iterator[None]:
+        """Send the data of the block together, as far as it fits into a segment (tcp(7))."""
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         try:
             yield
@@ -193,7 +197,7 @@ class ClientConnection:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def close(self) -> None:
-        """Close; with FIN where everything was read, and RST otherwise, as the kernel does."""
+        """Close the socket; the kernel sends FIN if everything was read, and RST otherwise."""
         self._timeline.add(self.name, "closed")
         self.sock.close()
 
@@ -203,7 +207,7 @@ class ClientConnection:
         reset(self.sock)
 
     def _await(self, events: int, otherwise: str) -> int:
-        """Return which events are there; fail after so much patience."""
+        """Wait for events, and return those that came; fail when the patience has run out."""
         patience = max(0.0, min(self._patience, self.trial.left))
         ready = self._ready(events, patience)
         if not ready:
@@ -216,8 +220,8 @@ class ClientConnection:
     def _ready(self, events: int, seconds: float) -> int:
         poll = select.poll()
         poll.register(self.sock, events)
-        found = poll.poll(max(0.0, seconds) * 1000)
-        return found[0][1] if found else 0
+        events_ready = poll.poll(max(0.0, seconds) * 1000)
+        return events_ready[0][1] if events_ready else 0
 
     def _send(self, data: memoryview) -> int:
         try:
@@ -230,11 +234,11 @@ class ClientConnection:
                 f"client {self.name} could not send: {_reason(error)}; the server had ended the "
                 "connection"
             ) from None
-        self._timeline.moved(self.name, "sent", data[:sent])
+        self._timeline.add_transfer(self.name, "sent", data[:sent])
         return sent
 
     def _recv_all(self, most: int) -> bytes:
-        """Return what is there, up to so many bytes; nothing at the end of the stream."""
+        """Return the bytes that are there, at most `most`; none at the end of the stream."""
         most = min(most, _MOST)
         received = bytearray(self._recv(min(most, _PIECE)))
         while received and len(received) < most and self._ready(select.POLLIN, 0):
@@ -254,7 +258,7 @@ class ClientConnection:
             self._timeline.add(self.name, f"got {_reason(error)} instead of bytes")
             raise Failure(f"client {self.name} lost the connection: {_reason(error)}") from None
         if piece:
-            self._timeline.moved(self.name, "received", piece)
+            self._timeline.add_transfer(self.name, "received", piece)
         else:
             self._timeline.add(self.name, "received the end of the stream (FIN)")
         return piece

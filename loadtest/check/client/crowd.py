@@ -13,16 +13,16 @@ from loadtest.check.client.connection import reset, retransmissions
 from loadtest.check.evidence import Difference, difference
 
 _PIECE = 64 << 10  # bytes
-_TOLD = 6  # problems that are in the timeline
+_MAX_PROBLEMS_SHOWN = 6  # problems that are in the timeline
 
 
 @dataclass(slots=True, eq=False)
 class ScriptedClient:
-    """One client: what it says in turn, and what became of it."""
+    """One client: the messages that it sends in turn, and its outcome."""
 
     number: int
     turns: list[bytes]
-    """What it sends, one after the other: each when the one before is answered."""
+    """Its messages; each is sent when the one before is answered."""
     abort_after: int | None = None
     """It resets the connection after it has sent this turn, without reading."""
     sock: socket.socket | None = None
@@ -42,15 +42,15 @@ class ScriptedClient:
 
 
 class ClientGroup:
-    """Lets visitors come, and watches them.
+    """Runs a group of clients, and verifies their replies.
 
     Args:
         trial: The check at hand.
         visitors: The clients.
         at_once: How many at a time; the next one comes when one leaves. None: all together.
-        politely: The next one does not come before everybody who is there has had an answer, so
-            that no queue of the server's is put to the test.
-        enough: Seconds after which it is over, if somebody has had to ask again for a connection.
+        politely: The next one does not come before all that are connected have had an answer, so
+            that the server's queues are not put to the test.
+        enough: Seconds after which to stop, if a client has had to ask again for a connection.
     """
 
     def __init__(
@@ -71,21 +71,21 @@ class ClientGroup:
         self._since = time.monotonic()
         self._selector = selectors.DefaultSelector()
         self._active: set[ScriptedClient] = set()
-        self._begun: dict[ScriptedClient, float] = {}
+        self._start_times: dict[ScriptedClient, float] = {}
         self._failed = 0
-        self._moved = time.monotonic()
+        self._last_event = time.monotonic()
 
     def visit(self) -> list[ScriptedClient]:
-        """Let all come; return those to whom something else happened than should have."""
+        """Run all clients; return those that had a problem."""
         many, at_once = len(self.visitors), self._at_once
         how = f", {at_once} at a time" if at_once < many else ""
         self._trial.timeline.add(f"{many} clients", f"come{how}")
         with self._selector:
             self._admit()
-            while self._active and (left := self._left()) > 0:
-                for key, events in self._selector.select(left):
+            while self._active and (seconds := self._seconds_left()) > 0:
+                for key, events in self._selector.select(seconds):
                     visitor: ScriptedClient = key.data
-                    self._moved = time.monotonic()
+                    self._last_event = time.monotonic()
                     self._serve(visitor, events)
                 self._admit()
             for visitor in list(self._active):
@@ -94,13 +94,13 @@ class ClientGroup:
             visitor.problem = "had no turn, for others were not served"
         return [visitor for visitor in self.visitors if visitor.problem]
 
-    def _left(self) -> float:
-        """Return for how long to wait for the next thing to happen."""
+    def _seconds_left(self) -> float:
+        """Return the seconds to wait for the next event."""
         now = time.monotonic()
-        left = min(self._moved + self._trial.patience - now, self._trial.left)
+        seconds = min(self._last_event + self._trial.patience - now, self._trial.left)
         if self._enough is not None and any(one.syn_retransmissions for one in self.visitors):
-            left = min(left, self._since + self._enough - now)
-        return left
+            seconds = min(seconds, self._since + self._enough - now)
+        return seconds
 
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._at_once:
@@ -108,11 +108,11 @@ class ClientGroup:
                 return
             visitor = self._waiting.pop()
             sock = socket.socket(self._trial.family, socket.SOCK_STREAM)
-            self._trial.opened.append(sock)
+            self._trial.open_sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             visitor.sock = sock
-            self._begun[visitor] = time.monotonic()
+            self._start_times[visitor] = time.monotonic()
             self._active.add(visitor)
             error = sock.connect_ex(self._trial.address)
             if error in {0, errno.EINPROGRESS}:
@@ -122,7 +122,7 @@ class ClientGroup:
 
     def _serve(self, visitor: ScriptedClient, events: int) -> None:
         sock = visitor.sock
-        assert sock is not None  # noqa: S101 - it was given one when it came
+        assert sock is not None  # noqa: S101 - it has had one since it was admitted
         try:
             if not visitor.connected:
                 if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -148,12 +148,12 @@ class ClientGroup:
             visitor.done = True
             self._active.discard(visitor)
             return
-        self._wants(visitor, sock)
+        self._update_events(visitor, sock)
 
-    def _wants(self, visitor: ScriptedClient, sock: socket.socket) -> None:
-        more = visitor.sent < len(visitor.turns[visitor.turn])
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if more else 0)
-        self._selector.modify(sock, wanted, visitor)
+    def _update_events(self, visitor: ScriptedClient, sock: socket.socket) -> None:
+        has_more = visitor.sent < len(visitor.turns[visitor.turn])
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if has_more else 0)
+        self._selector.modify(sock, events, visitor)
 
     def _receive(self, visitor: ScriptedClient, sock: socket.socket) -> None:
         piece = sock.recv(_PIECE)
@@ -174,7 +174,7 @@ class ClientGroup:
         visitor.turn, visitor.sent = visitor.turn + 1, 0
         visitor.received.clear()
         if visitor.turn == len(visitor.turns):
-            visitor.seconds = time.monotonic() - self._begun[visitor]
+            visitor.seconds = time.monotonic() - self._start_times[visitor]
             visitor.retransmissions = retransmissions(sock)
             self._end(visitor, "")
             return
@@ -192,7 +192,7 @@ class ClientGroup:
         visitor.done = True
         if problem:
             self._failed += 1
-            if self._failed <= _TOLD:
+            if self._failed <= _MAX_PROBLEMS_SHOWN:
                 self._trial.timeline.add(f"client {visitor.number + 1}", problem)
         sock = visitor.sock
         if sock is not None:
@@ -203,22 +203,26 @@ class ClientGroup:
 
 
 def problems(visitors: Iterable[ScriptedClient]) -> str:
-    """Say what happened to whom, the most frequent first."""
+    """Return the problems of clients in words, the most frequent first."""
     kinds: dict[str, list[int]] = {}
     for visitor in visitors:
         kinds.setdefault(visitor.problem, []).append(visitor.number + 1)
     parts = []
     for problem, numbers in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        shown = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")  # noqa: PLR2004
-        who = f"client {shown}" if len(numbers) == 1 else f"{len(numbers)} clients ({shown})"
+        number_list = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")  # noqa: PLR2004
+        who = (
+            f"client {number_list}"
+            if len(numbers) == 1
+            else f"{len(numbers)} clients ({number_list})"
+        )
         parts.append(f"{who} {problem}")
     return "; ".join(parts)
 
 
 def turns(trial: Circumstances, number: int, many: int, size: Callable[[], int]) -> list[bytes]:
-    """Return what a visitor says: lines that begin with its number, so that a mix-up shows."""
-    said = []
+    """Return the messages of a client, which begin with its number, so that a mix-up shows."""
+    messages = []
     for turn in range(many):
-        head = b"client %04d turn %02d " % (number + 1, turn)
-        said.append(head + trial.text(max(1, size() - len(head))))
-    return said
+        prefix = b"client %04d turn %02d " % (number + 1, turn)
+        messages.append(prefix + trial.text(max(1, size() - len(prefix))))
+    return messages

@@ -1,4 +1,4 @@
-"""What was found, for people and for the hosts that grade."""
+"""Reports, for people and for the hosts that grade."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from loadtest.check.model import Report
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How to write a report."""
+    """A format of a report."""
 
     render: Callable[[Report], str]
     counts_as_graded: bool = False
-    """Its host takes any exit code but 0 for a broken grader: what was found is in the file."""
+    """Its host takes any exit code but 0 for a broken grader: the results are in the file."""
 
 
 GRADE_FORMATS = {

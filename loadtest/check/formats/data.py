@@ -1,4 +1,4 @@
-"""For programs: JSON of our own, JUnit's XML, and TAP."""
+"""Reports for programs: JSON of our own, JUnit's XML, and TAP."""
 
 import json
 
@@ -10,8 +10,8 @@ SCHEMA = "echoload-check/1"
 
 
 def as_json(report: Report) -> str:
-    """Return everything, in a shape that stays; `SCHEMA` names it."""
-    found = {
+    """Return a report in a stable JSON format, named by `SCHEMA`."""
+    document = {
         "schema": SCHEMA,
         "server": report.server,
         "expect": report.expect,
@@ -24,8 +24,8 @@ def as_json(report: Report) -> str:
         "checks": [_check(result) for result in report.results],
     }
     if report.leaderboard:
-        found["leaderboard"] = report.leaderboard
-    return json.dumps(found, indent=2) + "\n"
+        document["leaderboard"] = report.leaderboard
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _check(result: Result) -> dict[str, object]:
@@ -75,8 +75,8 @@ def as_tap(report: Report) -> str:
         if result.status == PASSED:
             lines.append(f"ok {number} - {title}")
         elif result.status == SKIPPED:
-            fine = "ok" if not result.applicable else "not ok"
-            lines.append(f"{fine} {number} - {title} # SKIP {result.message}")
+            status = "ok" if not result.applicable else "not ok"
+            lines.append(f"{status} {number} - {title} # SKIP {result.message}")
         else:
             lines.append(f"not ok {number} - {title}")
             lines += _yaml(result)
@@ -85,14 +85,14 @@ def as_tap(report: Report) -> str:
 
 def _yaml(result: Result) -> list[str]:
     # Strings as JSON has them are YAML, whatever is in them.
-    found = [f"  message: {json.dumps(result.message)}", "  severity: fail"]
+    block = [f"  message: {json.dumps(result.message)}", "  severity: fail"]
     if result.hint:
-        found.append(f"  hint: {json.dumps(result.hint)}")
+        block.append(f"  hint: {json.dumps(result.hint)}")
     for name, lines in result.evidence.as_dict().items():
         if isinstance(lines, list):
-            found += [f"  {name}:", *(f"    - {json.dumps(one)}" for one in lines)]
+            block += [f"  {name}:", *(f"    - {json.dumps(one)}" for one in lines)]
     if difference := result.evidence.difference:
-        found += ["  difference:", f"    offset: {difference.offset}"]
-        found += ["    owed:", *(f"      - {json.dumps(row)}" for row in difference.expected)]
-        found += ["    came:", *(f"      - {json.dumps(row)}" for row in difference.received)]
-    return ["  ---", *found, "  ..."]
+        block += ["  difference:", f"    offset: {difference.offset}"]
+        block += ["    owed:", *(f"      - {json.dumps(row)}" for row in difference.expected)]
+        block += ["    came:", *(f"      - {json.dumps(row)}" for row in difference.received)]
+    return ["  ---", *block, "  ..."]

@@ -1,4 +1,4 @@
-"""For the hosts that grade: Gradescope, Classroom 50 and Autolab, each as it reads it."""
+"""Reports for the hosts that grade: Gradescope, Classroom 50 and Autolab."""
 
 import datetime as dt
 import json
@@ -19,7 +19,7 @@ CLASSROOM50_ENVIRONMENT = {
 
 def gradescope(report: Report) -> str:
     """Return what goes into ``/autograder/results/results.json``."""
-    found: dict[str, object] = {
+    document: dict[str, object] = {
         "execution_time": round(report.seconds),
         "output": text.summary(report),
         "output_format": "text",
@@ -28,20 +28,20 @@ def gradescope(report: Report) -> str:
         "tests": [_gradescope_test(result) for result in report.results],
     }
     if report.leaderboard:
-        found["leaderboard"] = [
+        document["leaderboard"] = [
             {"name": name, "value": value, "order": "asc" if "per message" in name else "desc"}
             for name, value in report.leaderboard.items()
         ]
-    return json.dumps(found, indent=2) + "\n"
+    return json.dumps(document, indent=2) + "\n"
 
 
 def _gradescope_test(result: Result) -> dict[str, object]:
     lines = [result.message] if result.status == SKIPPED else text.details(result)
-    fine = result.status == PASSED or not result.applicable
+    is_passed = result.status == PASSED or not result.applicable
     return {
         "score": result.score,
         "max_score": 0 if result.check.bonus else result.max_score,
-        "status": "passed" if fine else "failed",
+        "status": "passed" if is_passed else "failed",
         "name": result.check.title,
         "name_format": "text",
         "number": result.check.id,
@@ -69,7 +69,7 @@ def classroom50(report: Report) -> str:
         for name, variable in CLASSROOM50_ENVIRONMENT.items()
     }
     now = dt.datetime.now(dt.UTC)
-    found = {
+    document = {
         "schema": "classroom50/result/v1",
         **identity,
         "review": os.environ.get("REVIEW_URL") or identity["commit"],
@@ -78,7 +78,7 @@ def classroom50(report: Report) -> str:
         "max-score": sum(int(str(test["max-score"])) for test in tests),
         "tests": tests,
     }
-    return json.dumps(found, indent=2) + "\n"
+    return json.dumps(document, indent=2) + "\n"
 
 
 def autolab(report: Report) -> str:

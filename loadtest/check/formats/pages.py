@@ -1,4 +1,4 @@
-"""For a pull request, and for the browser."""
+"""Reports as Markdown for a pull request, and as a page for the browser."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _WORDS = {PASSED: "passed", FAILED: "**failed**", SKIPPED: "skipped", ERROR: "**
 
 
 def markdown(report: Report) -> str:
-    """Return a table, and what happened in the checks that failed."""
+    """Return a report as a table, with details of the checks that failed."""
     lines = [f"### {text.summary(report)}", "", f"`{_code(text.heading(report))}`", ""]
     lines += ["| check | | result | points |", "|---|---|---|---:|"]
     for result in report.results:
@@ -22,28 +22,28 @@ def markdown(report: Report) -> str:
             f"{points}{' (bonus)' if result.check.bonus else ''} |"
         )
     for result in report.results:
-        if found := text.details(result):
+        if details := text.details(result):
             title = _html(f"{result.check.id} {result.check.title}")
             lines += ["", f"<details><summary>{title}</summary>", "", "```text"]
-            lines += [one.replace("```", "'''") for one in found]
+            lines += [one.replace("```", "'''") for one in details]
             lines += ["```", "", "</details>"]
     return "\n".join(lines) + "\n"
 
 
-def _code(said: str) -> str:
-    return said.replace("`", "'")
+def _code(content: str) -> str:
+    return content.replace("`", "'")
 
 
-def _cell(said: str) -> str:
-    return _html(said).replace("|", "\\|").replace("\n", " ")
+def _cell(content: str) -> str:
+    return _html(content).replace("|", "\\|").replace("\n", " ")
 
 
-def _html(said: str) -> str:
-    return said.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _html(content: str) -> str:
+    return content.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def html(report: Report) -> str:
-    """Return one page that needs nothing else."""
+    """Return a report as one self-contained page."""
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,

@@ -1,4 +1,4 @@
-"""For the terminal: a line for each check, and of those that failed, what happened and where."""
+"""Reports for the terminal: a line for each check, with details of those that failed."""
 
 import textwrap
 
@@ -16,19 +16,19 @@ def line(result: Result) -> str:
 
 
 def details(result: Result) -> list[str]:
-    """Return what there is to say of a check that failed."""
+    """Return the details of a check that failed."""
     if result.status not in {FAILED, ERROR}:
         return []
     evidence = result.evidence
-    lines = _wrapped(_sentence(result.message))
+    lines = _wrap(_sentence(result.message))
     if result.status == ERROR:
         return lines
-    lines += _wrapped(result.purpose, "why it matters: ")
-    lines += _wrapped(result.hint, "where to look: ")
-    if found := evidence.difference:
-        lines.append(f"the first difference is at byte {found.offset:,}:")
-        lines += [f"  owed  {row}" for row in found.expected]
-        lines += [f"  came  {row}" for row in found.received]
+    lines += _wrap(result.purpose, "why it matters: ")
+    lines += _wrap(result.hint, "where to look: ")
+    if difference := evidence.difference:
+        lines.append(f"the first difference is at byte {difference.offset:,}:")
+        lines += [f"  owed  {row}" for row in difference.expected]
+        lines += [f"  came  {row}" for row in difference.received]
     if evidence.timeline:
         lines += ["what happened:", *(f"  {event}" for event in evidence.timeline)]
     if evidence.server:
@@ -39,16 +39,16 @@ def details(result: Result) -> list[str]:
 
 
 def block(result: Result) -> list[str]:
-    """Return everything that is shown of a check."""
+    """Return the line of a check, and its details."""
     return [line(result), *(_INDENT + one for one in details(result))]
 
 
 def summary(report: Report) -> str:
     """Return the closing line."""
     counts = [
-        f"{len(found)} {status}"
+        f"{len(results)} {status}"
         for status in (PASSED, FAILED, SKIPPED, ERROR)
-        if (found := report.of(status)) or status == PASSED
+        if (results := report.of(status)) or status == PASSED
     ]
     score = f"{report.score - report.bonus:g} of {report.max_score:g} points"
     score += f", and {report.bonus:g} as a bonus" if report.bonus else ""
@@ -62,14 +62,14 @@ def heading(report: Report) -> str:
 
 
 def as_text(report: Report) -> str:
-    """Return all of it."""
+    """Return the whole report as text."""
     lines = [heading(report), ""]
     for result in report.results:
         lines += block(result)
     return "\n".join([*lines, "", summary(report)]) + "\n"
 
 
-def _wrapped(text: str, label: str = "") -> list[str]:
+def _wrap(text: str, label: str = "") -> list[str]:
     return textwrap.wrap(
         label + text, _WIDTH - len(_INDENT), subsequent_indent="  " if label else ""
     )

@@ -1,1 +1,1 @@
-"""What is graded: started, watched over by a keeper, looked at in /proc, and ended."""
+"""The server to grade: started, supervised by a keeper, observed in /proc, and ended."""

@@ -1,13 +1,13 @@
-"""Runs one command that is not trusted, and sees to it that nothing of it survives.
+"""Runs one command that is not trusted, and ensures that none of its processes survives.
 
-A process of its own between the grader and what it grades. All that the command starts, and
-whatever that starts, stays below it, even what detaches itself (prctl(2), PR_SET_CHILD_SUBREAPER);
-so when the grader asks, or is gone, however it went, everything can be found and killed. Besides,
-it reads what the command prints, so that a server that logs without end never waits for a reader,
-and costs the grader nothing.
+The keeper is a process between the grader and what it grades. All descendants of the command stay
+descendants of the keeper, even those that detach themselves (prctl(2), PR_SET_CHILD_SUBREAPER). So
+when the grader asks for it, or has ended for any reason, the keeper can find and kill all of them.
+Besides, it reads what the command prints, so that a server that logs without end never waits for a
+reader, and costs the grader nothing.
 
-The grader holds the other end of a socket: a line of JSON from there is what to run (`Order`),
-later ones are requests; each line from here is something that happened.
+The grader holds the other end of a socket. Its first line is an `Order` as JSON, later ones are
+requests; each line from the keeper is an event.
 """
 
 import ctypes
@@ -28,20 +28,20 @@ from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_KEPT = 64 << 10  # bytes of output
+_MAX_OUTPUT = 64 << 10  # bytes of output
 _LONGEST_FILE = 256 << 20  # bytes; a log written to a file must not fill the disk
-_LOOK = 0.2  # seconds between two looks at memory
-_GIVE_UP = 20.0  # seconds of killing
+_MEMORY_INTERVAL = 0.2  # seconds between two checks of the memory
+_KILL_TIMEOUT = 20.0  # seconds of killing
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to run, and within which limits; None: none of its own."""
+    """The command to run, and its limits; None: no limit of its own."""
 
     command: list[str]
     environment: dict[str, str]
     memory: int | None = None
-    """Bytes of all its processes together; beyond it, they are killed."""
+    """Bytes of all its processes together; they are killed when they use more."""
     nofile: int | None = None
     """Descriptors of each process."""
     nproc: int | None = None
@@ -49,25 +49,25 @@ class Order:
     user: str | None = None
 
     def as_line(self) -> bytes:
-        """Return what is sent to the keeper."""
+        """Return the line that is sent to the keeper."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
 
 class Subreaper:
-    """Keeps what one order started."""
+    """Supervises the processes that one order started."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._selector = selectors.DefaultSelector()
         self._requests = control.makefile("rb", buffering=0)
-        self._said = bytearray()
+        self._output = bytearray()
         self._pid = 0
         self._memory: int | None = None
 
     def run(self) -> None:
-        """Carry out the order, and requests, until the grader is gone or wants an end."""
+        """Carry out the order, and requests, until the grader is gone or ends the conversation."""
         libc = become_subreaper()
-        # The grader may be interrupted from the keyboard, or stopped: we are needed until it ends.
+        # These may be meant for the grader, and the keeper is needed until that has ended.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         awake, alarm = os.pipe()
@@ -85,7 +85,7 @@ class Subreaper:
 
     def _start(self, order: Order, libc: Any) -> int:
         def limit() -> None:
-            # However the keeper ends, what it keeps does, too.
+            # However the keeper ends, the command ends with it.
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
@@ -95,88 +95,88 @@ class Subreaper:
                 resource.RLIMIT_NOFILE: order.nofile,
                 resource.RLIMIT_NPROC: order.nproc,
             }
-            for which, most in limits.items():
-                if most is not None:
-                    hard = resource.getrlimit(which)[1]
+            for resource_, value in limits.items():
+                if value is not None:
+                    hard = resource.getrlimit(resource_)[1]
                     if hard != resource.RLIM_INFINITY:
-                        most = min(most, hard)  # noqa: PLW2901 - never more than is allowed
-                    resource.setrlimit(which, (most, most))
+                        value = min(value, hard)  # noqa: PLW2901 - never more than is allowed
+                    resource.setrlimit(resource_, (value, value))
 
-        output, theirs = os.pipe()
-        who: dict[str, Any] = {}
+        output, writer = os.pipe()
+        identity: dict[str, Any] = {}
         entry = pwd.getpwnam(order.user) if order.user is not None else None
         if entry is not None and entry.pw_uid != os.geteuid():
             groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-            who = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+            identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
             order.environment["HOME"] = entry.pw_dir
         try:
             process = subprocess.Popen(
                 order.command,
                 stdin=subprocess.DEVNULL,
-                stdout=theirs,
-                stderr=theirs,
+                stdout=writer,
+                stderr=writer,
                 start_new_session=True,
                 env=order.environment,
                 preexec_fn=limit,  # noqa: PLW1509 - no thread runs here
-                **who,
+                **identity,
             )
         except (OSError, subprocess.SubprocessError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            self._tell(failed=f"cannot start {order.command[0]}: {reason}")
+            self._send_event(failed=f"cannot start {order.command[0]}: {reason}")
             raise SystemExit(1) from None
-        os.close(theirs)
+        os.close(writer)
         self._pid = process.pid
-        process.returncode = 0  # we collect it ourselves, with everyone else
-        self._tell(started=self._pid)
+        process.returncode = 0  # `_collect` reaps it, with all the others
+        self._send_event(started=self._pid)
         return output
 
     def _watch(self, output: int, awake: int) -> None:
         self._selector.register(self._control, selectors.EVENT_READ, "control")
         self._selector.register(output, selectors.EVENT_READ, "output")
         self._selector.register(awake, selectors.EVENT_READ, "awake")
-        look = time.monotonic() + _LOOK
+        next_check = time.monotonic() + _MEMORY_INTERVAL
         while True:
-            timeout = None if self._memory is None else max(0.0, look - time.monotonic())
+            timeout = None if self._memory is None else max(0.0, next_check - time.monotonic())
             for key, _ in self._selector.select(timeout):
                 if key.data == "control" and not self._handle_request(output):
                     return
-                if key.data == "output" and not self._hear(output):
+                if key.data == "output" and not self._read_output(output):
                     self._selector.unregister(output)
                 if key.data == "awake":
                     with suppress(BlockingIOError):
                         os.read(awake, 4096)
                     self._collect()
-            if self._memory is not None and time.monotonic() >= look:
-                self._weigh(self._memory)
-                look = time.monotonic() + _LOOK
+            if self._memory is not None and time.monotonic() >= next_check:
+                self._check_memory(self._memory)
+                next_check = time.monotonic() + _MEMORY_INTERVAL
 
     def _handle_request(self, output: int) -> bool:
         """Answer a request; tell whether there are more to come."""
         try:
-            word = self._requests.readline().split()
+            request = self._requests.readline().split()
         except OSError:  # the grader is gone, and left something unread
             return False
-        if word and word[0] == b"signal":
+        if request and request[0] == b"signal":
             with suppress(ProcessLookupError):
                 if self._pid:
-                    os.kill(self._pid, int(word[1]))
+                    os.kill(self._pid, int(request[1]))
             return True
-        if word == [b"output"]:
-            while selectable(output) and self._hear(output):
+        if request == [b"output"]:
+            while selectable(output) and self._read_output(output):
                 pass
-            self._tell(output=self._said.decode(errors="replace"))
+            self._send_event(output=self._output.decode(errors="replace"))
             return True
         return False
 
-    def _hear(self, output: int) -> bool:
-        """Read what is printed, keep the last of it; tell whether there may be more."""
+    def _read_output(self, output: int) -> bool:
+        """Read output of the command, and keep the last of it; tell whether there may be more."""
         piece = os.read(output, 1 << 20)
-        self._said += piece[-_KEPT:]
-        del self._said[:-_KEPT]
+        self._output += piece[-_MAX_OUTPUT:]
+        del self._output[:-_MAX_OUTPUT]
         return bool(piece)
 
     def _collect(self) -> None:
-        """Reap the processes that ended, ours and those that it left behind."""
+        """Reap the processes that have ended: the command, and its orphans."""
         with suppress(ChildProcessError):
             while True:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -184,18 +184,18 @@ class Subreaper:
                     return
                 if pid == self._pid:
                     self._pid = 0
-                    self._tell(exited=os.waitstatus_to_exitcode(status))
+                    self._send_event(exited=os.waitstatus_to_exitcode(status))
 
-    def _weigh(self, most: int) -> None:
+    def _check_memory(self, limit_bytes: int) -> None:
         members = descendants()
-        if resident(members) > most and (used := proportional(members)) > most:
+        if resident(members) > limit_bytes and (used_bytes := proportional(members)) > limit_bytes:
             self._memory = None
-            self._tell(heavy=used)
+            self._send_event(heavy=used_bytes)
             end_all()
 
-    def _tell(self, **what: Any) -> None:
+    def _send_event(self, **event: Any) -> None:
         with suppress(OSError):
-            self._control.sendall(json.dumps(what).encode() + b"\n")
+            self._control.sendall(json.dumps(event).encode() + b"\n")
 
 
 def become_subreaper() -> Any:
@@ -213,30 +213,30 @@ def selectable(fd: int) -> bool:
 
 
 def descendants() -> list[int]:
-    """Return whatever lives below this process, however far, and zombies."""
-    below: dict[int, list[int]] = {}
+    """Return the numbers of all descendants of this process, including zombies."""
+    children_by_parent: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with suppress(OSError, IndexError, ValueError):
                 stat = Path(entry.path, "stat").read_text(encoding="ascii", errors="replace")
                 parent = int(stat.rpartition(")")[2].split()[1])
-                below.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    waiting = [os.getpid()]
-    while waiting:
-        children = below.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found
+                children_by_parent.setdefault(parent, []).append(int(entry.name))
+    pids: list[int] = []
+    pending = [os.getpid()]
+    while pending:
+        children = children_by_parent.get(pending.pop(), [])
+        pids += children
+        pending += children
+    return pids
 
 
 def end_all() -> None:
-    """Kill everything below this process, and return when it is gone.
+    """Kill all descendants of this process, and return when they are gone.
 
-    First by process groups, which is one step for the kernel: what forks without end cannot escape
-    it. Then all that were found, again and again until there are none.
+    Process groups are killed first, in one step of the kernel, which a process that forks without
+    end cannot escape. Then each descendant is killed, again and again until there are none.
     """
-    deadline = time.monotonic() + _GIVE_UP
+    deadline = time.monotonic() + _KILL_TIMEOUT
     while (members := descendants()) and time.monotonic() < deadline:
         groups = set()
         for pid in members:
@@ -255,7 +255,7 @@ def end_all() -> None:
 
 
 def resident(pids: list[int]) -> int:
-    """Return the resident memory of processes, in bytes; what they share counts for each."""
+    """Return the resident memory of processes, in bytes; shared pages count for each of them."""
     pages = 0
     for pid in pids:
         with suppress(OSError, IndexError, ValueError):
@@ -264,7 +264,7 @@ def resident(pids: list[int]) -> int:
 
 
 def proportional(pids: list[int]) -> int:
-    """Return the same with what they share counted once, as far as it can be told."""
+    """Return the memory of processes, in bytes; shared pages count once, as far as known."""
     total = 0
     for pid in pids:
         with suppress(OSError, IndexError, ValueError):

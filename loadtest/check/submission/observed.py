@@ -13,7 +13,7 @@ import psutil
 from loadtest.machine.sockets import TCP_TABLES, endpoints
 from loadtest.machine.usage import pss_bytes
 
-_MOST_SHOWN = 6  # processes
+_MAX_SHOWN = 6  # processes
 _STATES = {
     "01": "ESTABLISHED",
     "02": "SYN_SENT",
@@ -39,15 +39,15 @@ _MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a server holds. None: it cannot be told."""
+    """What a server holds; None: unknown."""
 
     descriptors: int | None
     threads: int
     processes: int
-    """Without zombies."""
+    """Processes, without zombies."""
     zombies: int
     mebibytes: int | None
-    """Of memory, without pages of files."""
+    """Memory, without pages of files."""
 
     def __str__(self) -> str:
         counts = zip(
@@ -56,18 +56,18 @@ class Holdings:
         return ", ".join(f"{name}: {number}" for name, number in counts if number is not None)
 
 
-HELD = (
+HOLDING_NAMES = (
     "descriptors",
     "threads",
     "processes",
     "zombies (children that ended and were not waited for)",
     "MiB of memory",
 )
-"""What `Holdings` counts, in its order."""
+"""The names of the counts in `Holdings`, in the same order."""
 
 
 def below(pid: int) -> list[psutil.Process]:
-    """Return all processes below one."""
+    """Return all descendants of a process."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
@@ -94,14 +94,15 @@ def holdings(processes: list[psutil.Process]) -> Holdings:
             descriptors = None
         except psutil.Error:
             pass
-    used = pss_bytes(processes, files=False)
-    return Holdings(descriptors, threads, living, zombies, used and used >> 20)
+    memory_bytes = pss_bytes(processes, files=False)
+    return Holdings(descriptors, threads, living, zombies, memory_bytes and memory_bytes >> 20)
 
 
 def on_cpu_seconds(processes: list[psutil.Process]) -> float:
     """Return how long threads have been running, or ready and waiting for a CPU.
 
-    With the waiting, a thread that spins counts fully on a busy machine, and within a quota, too.
+    Because waiting counts, too, a thread that spins counts fully, even on a busy machine or within
+    a quota.
     """
     total = 0
     for process in processes:
@@ -113,45 +114,45 @@ def on_cpu_seconds(processes: list[psutil.Process]) -> float:
     return total / 1e9
 
 
-def _ends(port: int) -> Iterator[tuple[str, int]]:
-    """Yield the state of each socket on a port, by its name, and what is queued there."""
+def _socket_states(port: int) -> Iterator[tuple[str, int]]:
+    """Yield the name of the state of each socket on a port, and what is queued there."""
     for one in chain.from_iterable(map(endpoints, TCP_TABLES)):
         if one.port == port:
             yield _STATES.get(one.state, one.state), one.queued
 
 
-def connected(port: int) -> int:
+def open_connections(port: int) -> int:
     """Return how many connections the server on a port has not closed yet."""
-    return sum(name in {"ESTABLISHED", "CLOSE_WAIT"} for name, _ in _ends(port))
+    return sum(name in {"ESTABLISHED", "CLOSE_WAIT"} for name, _ in _socket_states(port))
 
 
 def describe(processes: list[psutil.Process]) -> list[str]:
-    """Say what each of the first processes is and does."""
+    """Return a line for each of the first processes: what it is, and what it does."""
     lines = []
-    for process in processes[:_MOST_SHOWN]:
+    for process in processes[:_MAX_SHOWN]:
         with suppress(psutil.Error, OSError, IndexError):
             stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="ascii", errors="replace")
             letter = stat.rpartition(")")[2].split()[0]
-            does = _MEANING.get(letter, letter)
+            activity = _MEANING.get(letter, letter)
             if letter != "Z":
                 threads = process.num_threads()
-                does += f", {threads} thread{'s' * (threads != 1)}"
+                activity += f", {threads} thread{'s' * (threads != 1)}"
                 with suppress(psutil.AccessDenied):
-                    does += f", {process.num_fds()} descriptors"
-            lines.append(f"process {process.pid} ({process.name()}): {does}")
-    if len(processes) > _MOST_SHOWN:
+                    activity += f", {process.num_fds()} descriptors"
+            lines.append(f"process {process.pid} ({process.name()}): {activity}")
+    if len(processes) > _MAX_SHOWN:
         zombies = holdings(processes).zombies
         lines.append(
-            f"and {len(processes) - _MOST_SHOWN} more; {len(processes)} in all, {zombies} zombies"
+            f"and {len(processes) - _MAX_SHOWN} more; {len(processes)} in all, {zombies} zombies"
         )
     return lines
 
 
 def sockets(port: int) -> list[str]:
-    """Say in which states the server's ends of its connections are, and how long its queue is."""
+    """Return lines on the states of the server's connections, and on the length of its queue."""
     states: Counter[str] = Counter()
     queued = unread = 0
-    for name, waiting in _ends(port):
+    for name, waiting in _socket_states(port):
         if name == "LISTEN":
             queued += waiting
             continue
@@ -159,8 +160,8 @@ def sockets(port: int) -> list[str]:
         states[name] += 1
     lines = []
     if states:
-        shown = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
-        lines.append(f"the server's ends of connections: {shown}")
+        state_counts = ", ".join(f"{count} {name}" for name, count in sorted(states.items()))
+        lines.append(f"the server's ends of connections: {state_counts}")
     if unread:
         lines.append(f"connections with bytes that the server has not read: {unread}")
     if queued:
@@ -169,7 +170,7 @@ def sockets(port: int) -> list[str]:
 
 
 def busy_share(server_tree: list[psutil.Process], seconds: float) -> float:
-    """Watch processes for a while; return how much they ran or wanted to, 1.0 being one CPU."""
-    begun, before = time.monotonic(), on_cpu_seconds(server_tree)
+    """Return the CPU share that processes used or waited for in `seconds`; 1.0 is one CPU."""
+    start, cpu_before = time.monotonic(), on_cpu_seconds(server_tree)
     time.sleep(seconds)
-    return (on_cpu_seconds(server_tree) - before) / (time.monotonic() - begun)
+    return (on_cpu_seconds(server_tree) - cpu_before) / (time.monotonic() - start)

@@ -23,7 +23,7 @@ from loadtest.machine.processes import signal_name
 from loadtest.machine.sockets import accept_queue
 from loadtest.servers.commands import HOST
 
-_GLANCE = 0.01  # seconds
+_POLL_INTERVAL = 0.01  # seconds
 
 _KEEPER_PATIENCE = 30.0
 
@@ -33,11 +33,11 @@ _LONGEST_LINE = 200
 _MIB = 1 << 20
 
 
-class CannotGrade(Exception):  # noqa: N818 - an outcome of a check, no error of ours
+class CannotGrade(Exception):  # noqa: N818 - an outcome of a check, not an error of ours
     """The grader cannot do its work here; the message is a sentence."""
 
 
-class NotStarted(Exception):  # noqa: N818 - an outcome of a check, no error of ours
+class NotStarted(Exception):  # noqa: N818 - an outcome of a check, not an error of ours
     """The server does not come up; the message is a sentence."""
 
     def __init__(self, message: str, output: list[str]) -> None:
@@ -45,8 +45,8 @@ class NotStarted(Exception):  # noqa: N818 - an outcome of a check, no error of 
         self.output = output
 
 
-def not_started(problem: NotStarted, before: str = "") -> Failure:
-    """Return the failure that a server that does not come up is."""
+def start_failure(problem: NotStarted, before: str = "") -> Failure:
+    """Return the failure for a server that does not come up."""
     failure = Failure(f"{before}{problem}")
     failure.output = problem.output
     return failure
@@ -54,7 +54,7 @@ def not_started(problem: NotStarted, before: str = "") -> Failure:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server may use; None: no limit of its own."""
+    """The limits of a server; None: no limit of its own."""
 
     memory: int | None = None
     """Bytes of all its processes together."""
@@ -63,7 +63,7 @@ class Limits:
     user: str | None = None
 
     def check(self) -> None:
-        """Complain about what cannot be had.
+        """Reject limits that cannot be applied here.
 
         Raises:
             ValueError: The message is a sentence.
@@ -71,15 +71,15 @@ class Limits:
         if self.user is None:
             return
         try:
-            wanted = pwd.getpwnam(self.user).pw_uid
+            uid = pwd.getpwnam(self.user).pw_uid
         except KeyError:
             raise ValueError(f"--user: there is no user {self.user} on this machine") from None
-        if wanted != os.geteuid() and os.geteuid() != 0:
+        if uid != os.geteuid() and os.geteuid() != 0:
             raise ValueError(f"--user: only root can run a server as {self.user}")
 
 
 class Server:
-    """A process that was started, and everything that it starts; gone at the end of the block.
+    """A server process, and everything that it starts, which end with the block.
 
     Raises:
         CannotGrade: The grader cannot start it.
@@ -88,27 +88,27 @@ class Server:
 
     def __init__(self, words: Sequence[str], port: int, limits: Limits) -> None:
         self.port = port
-        self._rest = bytearray()
+        self._partial_input = bytearray()
         self._status: int | None = None
-        self._heavy: int | None = None
+        self._excess_bytes: int | None = None
         self._limits = limits
-        self._ended = False
-        self._lost = False
-        self._control, theirs = socket.socketpair()
+        self._is_ended = False
+        self._is_keeper_lost = False
+        self._control, keeper_socket = socket.socketpair()
         environment = {**os.environ, "HOST": HOST, "PORT": str(port), "PYTHONUNBUFFERED": "1"}
         order = Order(
             list(words), environment, limits.memory, limits.nofile, limits.nproc, limits.user
         )
         keeper.become_subreaper()  # should the server kill its keeper
-        with theirs:
+        with keeper_socket:
             self._keeper = subprocess.Popen(
-                [sys.executable, "-I", "-S", keeper.__file__, str(theirs.fileno())],
+                [sys.executable, "-I", "-S", keeper.__file__, str(keeper_socket.fileno())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[keeper_socket.fileno()],
                 start_new_session=True,
             )
         self._control.sendall(order.as_line())
-        first = self._next(_KEEPER_PATIENCE)
+        first = self._next_event(_KEEPER_PATIENCE)
         if first is None or "started" not in first:
             self.end()
             if first is None:
@@ -124,41 +124,45 @@ class Server:
 
     @property
     def status(self) -> int | None:
-        """How the process that was started ended, as `subprocess` has it; None: it runs."""
-        while not self._lost and self._next(0) is not None:
+        """The exit status of the process that was started, as in `subprocess`; None: it runs."""
+        while not self._is_keeper_lost and self._next_event(0) is not None:
             pass
         return self._status
 
     @property
-    def lost(self) -> bool:
-        """It has killed its keeper."""
-        return self.status is not None and self._lost
+    def has_killed_keeper(self) -> bool:
+        """The server has killed its keeper."""
+        return self.status is not None and self._is_keeper_lost
 
     @property
     def death(self) -> str:
-        """How it ended, as a part of a sentence; nothing where it runs."""
+        """How the process ended, as a part of a sentence; empty: it runs."""
         status = self.status
-        if self._lost:
+        if self._is_keeper_lost:
             return "killed the process that watches over it"
-        if self._heavy is not None and self._limits.memory:
-            used, most = self._heavy / _MIB, self._limits.memory / _MIB
+        if self._excess_bytes is not None and self._limits.memory:
+            used, most = self._excess_bytes / _MIB, self._limits.memory / _MIB
             return f"was killed for using {used:,.0f} MiB of memory where {most:,.0f} are allowed"
-        return "" if status is None else ended(status)
+        return "" if status is None else describe_exit(status)
 
     def await_exit(self, seconds: float) -> int | None:
-        """Return how the process ended; None where it runs after so many seconds."""
+        """Wait until the process ends; return its status, or None if it runs after `seconds`."""
         deadline = time.monotonic() + seconds
-        while not self._lost and self.status is None and (left := deadline - time.monotonic()) > 0:
-            self._next(left)
+        while (
+            not self._is_keeper_lost
+            and self.status is None
+            and (seconds_left := deadline - time.monotonic()) > 0
+        ):
+            self._next_event(seconds_left)
         return self._status
 
     def await_listening(self, patience: float) -> None:
-        """Return when it listens on its port.
+        """Wait until the server listens on its port.
 
-        Without connecting, which a server could take for its first client.
+        This does not connect, because the server could take that for its first client.
 
         Raises:
-            NotStarted: It ended before, or does not listen in time.
+            NotStarted: The server ended before, or does not listen in time.
         """
         deadline = time.monotonic() + patience
         while not listens(self.port):
@@ -171,52 +175,54 @@ class Server:
                     f"within {patience:.0f} s nothing listened on {HOST}:{self.port}{but}",
                     self.output(),
                 )
-            time.sleep(_GLANCE)
+            time.sleep(_POLL_INTERVAL)
 
     def elsewhere(self) -> str:
-        """Return the addresses that its processes listen on."""
-        found = set()
+        """Return the addresses that the server's processes listen on."""
+        addresses = set()
         for process in self.tree():
             try:
                 sockets = process.net_connections("tcp")
             except (psutil.Error, OSError):
                 continue
-            found |= {
+            addresses |= {
                 format_address(one.laddr.ip, one.laddr.port)
                 for one in sockets
                 if one.status == psutil.CONN_LISTEN
             }
-        return " and ".join(sorted(found))
+        return " and ".join(sorted(addresses))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process that was started."""
-        self._ask(f"signal {int(number)}")
+        self._send_request(f"signal {int(number)}")
 
     def tree(self) -> list[psutil.Process]:
-        """Return its processes, whatever it left behind included; zombies, too."""
+        """Return all processes of the server, including orphans and zombies."""
         return observed.below(self._keeper.pid)
 
     def output(self) -> list[str]:
-        """Return the last lines that it printed."""
-        self._ask("output")
+        """Return the last lines that the server printed."""
+        self._send_request("output")
         deadline = time.monotonic() + _KEEPER_PATIENCE
-        while not self._lost and (event := self._next(max(0.0, deadline - time.monotonic()))):
+        while not self._is_keeper_lost and (
+            event := self._next_event(max(0.0, deadline - time.monotonic()))
+        ):
             if "output" in event:
                 lines = str(event["output"]).splitlines()
-                return [_clean(line) for line in lines[-_LAST_LINES:]]
+                return [_printable(line) for line in lines[-_LAST_LINES:]]
         return []
 
     def state(self) -> list[str]:
-        """Say what its processes are, and what the kernel knows of its sockets."""
+        """Return lines on the server's processes, and on the kernel's view of its sockets."""
         death = self.death
         first = [f"the process that was started {death}"] if death else []
         return first + observed.describe(self.tree()) + observed.sockets(self.port)
 
     def end(self) -> None:
-        """Kill it, and everything that it started; return when all is gone."""
-        if self._ended:
+        """Kill the server and everything that it started; return when all of it is gone."""
+        if self._is_ended:
             return
-        self._ended = True
+        self._is_ended = True
         self._control.close()
         try:
             self._keeper.wait(_KEEPER_PATIENCE)
@@ -227,48 +233,48 @@ class Server:
         if self._keeper.returncode != 0:
             keeper.end_all()
 
-    def _ask(self, words: str) -> None:
+    def _send_request(self, request: str) -> None:
         try:
-            self._control.sendall(words.encode() + b"\n")
+            self._control.sendall(request.encode() + b"\n")
         except OSError:
-            self._lose()
+            self._note_keeper_loss()
 
-    def _lose(self) -> None:
-        """Note that the keeper is gone, which only somebody else can have ended."""
-        self._lost = True
+    def _note_keeper_loss(self) -> None:
+        """Note that the keeper is gone, which only the server can have killed."""
+        self._is_keeper_lost = True
         if self._status is None:
             self._status = -int(signal.SIGKILL)
 
-    def _next(self, seconds: float) -> dict[str, Any] | None:
-        """Return what happened next, if anything within so many seconds."""
+    def _next_event(self, seconds: float) -> dict[str, Any] | None:
+        """Return the next event from the keeper; None if there is none within `seconds`."""
         deadline = time.monotonic() + seconds
-        while b"\n" not in self._rest and not self._lost:
-            left = max(0.0, deadline - time.monotonic())
-            if not select.select([self._control], [], [], left)[0]:
+        while b"\n" not in self._partial_input and not self._is_keeper_lost:
+            timeout = max(0.0, deadline - time.monotonic())
+            if not select.select([self._control], [], [], timeout)[0]:
                 return None
             try:
                 piece = self._control.recv(1 << 20)
             except ConnectionError:
                 piece = b""
             if not piece:
-                self._lose()
+                self._note_keeper_loss()
                 return None
-            self._rest += piece
-        if self._lost:
+            self._partial_input += piece
+        if self._is_keeper_lost:
             return None
-        line, _, rest = bytes(self._rest).partition(b"\n")
-        self._rest = bytearray(rest)
+        line, _, rest = bytes(self._partial_input).partition(b"\n")
+        self._partial_input = bytearray(rest)
         event: dict[str, Any] = json.loads(line)
         if "exited" in event:
             self._status = int(event["exited"])
         if "heavy" in event:
-            self._heavy = int(event["heavy"])
+            self._excess_bytes = int(event["heavy"])
             self._status = self._status if self._status is not None else -int(signal.SIGKILL)
         return event
 
 
-def ended(status: int) -> str:
-    """Say how a process ended: ``ended with exit code 1``, ``was killed by SIGSEGV``."""
+def describe_exit(status: int) -> str:
+    """Return how a process ended: ``ended with exit code 1``, ``was killed by SIGSEGV``."""
     if status >= 0:
         return f"ended with exit code {status}"
     return f"was killed by {signal_name(-status)}"
@@ -279,7 +285,7 @@ def listens(port: int) -> bool:
     return accept_queue(port) is not None
 
 
-def _clean(line: str) -> str:
-    """Return a line of a stranger's output as it can be shown anywhere."""
-    shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.expandtabs(4))
-    return shown if len(shown) <= _LONGEST_LINE else shown[:_LONGEST_LINE] + "..."
+def _printable(line: str) -> str:
+    """Return a line of the server's output in a form that can be shown anywhere."""
+    printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.expandtabs(4))
+    return printable if len(printable) <= _LONGEST_LINE else printable[:_LONGEST_LINE] + "..."

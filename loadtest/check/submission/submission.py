@@ -1,12 +1,12 @@
-"""What is graded: a command that starts a server, again and again, or a running server."""
+"""The submission: a command that can start the server again and again."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from loadtest.check.submission.server import Limits, NotStarted, Server, ended
+from loadtest.check.submission.server import Limits, NotStarted, Server, describe_exit
 from loadtest.machine.ports import free_port
-from loadtest.servers.commands import addressed
+from loadtest.servers.commands import fill_in_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class Submission:
     """A command that starts a server."""
 
     command: Sequence[str]
-    """Its words; ``{host}`` and ``{port}`` stand for where to listen, and HOST and PORT are in the
-    environment."""
+    """The words of the command; ``{host}`` and ``{port}`` stand for the address to listen on, and
+    HOST and PORT are in the environment."""
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -24,10 +24,10 @@ class Submission:
         return shlex.join(self.command)
 
     def build(self, command: str, seconds: float) -> None:
-        """Run what builds the server, within the same limits as the server.
+        """Run the command that builds the server, within the same limits as the server.
 
         Raises:
-            NotStarted: It failed.
+            NotStarted: The build failed.
         """
         with Server(["sh", "-c", command], 0, self.limits) as builder:
             status = builder.await_exit(seconds)
@@ -38,7 +38,7 @@ class Submission:
                 )
             if status != 0:
                 raise NotStarted(
-                    f"the build, {command!r}, failed: it {ended(status)}", builder.output()
+                    f"the build, {command!r}, failed: it {describe_exit(status)}", builder.output()
                 )
 
     def start(
@@ -47,19 +47,19 @@ class Submission:
         """Start a server, and return it when it listens.
 
         Args:
-            patience: Seconds until it must.
-            port: Where; None: on a port that is free.
-            nofile: Most descriptors, where that differs from the submission's own limit.
+            patience: Seconds within which it must listen.
+            port: The port to listen on; None: a free one.
+            nofile: The limit of its descriptors; None: the limit of the submission.
 
         Raises:
-            NotStarted: It ended before, or does not listen where it should.
+            NotStarted: The server ended before, or does not listen on the port.
         """
         port = port or free_port()
         limits = self.limits
         if nofile is not None:
             least = min(nofile, limits.nofile or nofile)
             limits = replace(limits, nofile=least)
-        server = Server(addressed(self.command, port), port, limits)
+        server = Server(fill_in_address(self.command, port), port, limits)
         try:
             server.await_listening(patience)
         except BaseException:

@@ -9,10 +9,10 @@ from typing import Any
 
 
 def act(command: str, **options: Any) -> int:
-    """Import what a command does, do it, and return the exit code.
+    """Import the function of a command, call it, and return its exit code.
 
     Args:
-        command: Its name, with underscores.
+        command: The name of the command, with underscores.
         options: What was typed, by the names of the options.
     """
     module = import_module(f"{__name__}.{command}")

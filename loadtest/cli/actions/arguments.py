@@ -1,4 +1,4 @@
-"""What was typed, as the values that the commands of `echoload` work with."""
+"""The arguments of `echoload`, converted to the values that its commands work with."""
 
 import socket
 from dataclasses import asdict, fields, replace
@@ -24,15 +24,15 @@ from loadtest.results.schema import Row
 from loadtest.servers import selection
 from loadtest.servers.targets import Target
 
-# What must be the same in two measurements that are compared.
-_SAME = (
+# The parts of a plan that must be the same in a measurement and its baseline.
+_SAME_IN_BASELINE = (
     *("connections", "size", "pipeline", "rate", "rate_end", "think", "reconnect_every", "active"),
     *("handler", "tls", "sweep", "pin", "proxy_header", "reconnect"),
 )
 
 
 def make_workload(host: str, port: int, options: dict[str, Any]) -> Workload:
-    """Return the workload of options as typed, or complain about what contradicts itself."""
+    """Return the workload of the options as typed; reject options that contradict each other."""
     rate, rate_end = options.pop("rate", None) or (None, None)
     options["timeout"] = positive(options["timeout"], "--timeout")
     active, connections = options["active"], options["connections"]
@@ -45,12 +45,14 @@ def make_workload(host: str, port: int, options: dict[str, Any]) -> Workload:
     if options["think"] and rate is not None:
         usage("--think and -R contradict each other: one of them says when a message is due")
     trust_of(options)
-    mine = {field.name: options[field.name] for field in fields(Workload) if field.name in options}
-    return Workload(host=host, port=port, rate=rate, rate_end=rate_end, **mine)
+    settings = {
+        field.name: options[field.name] for field in fields(Workload) if field.name in options
+    }
+    return Workload(host=host, port=port, rate=rate, rate_end=rate_end, **settings)
 
 
 def make_pinning(mode: str, processes: int) -> Pinning:
-    """Return the CPUs that were chosen, or complain."""
+    """Return the CPUs of server and client; reject a wrong --pin."""
     try:
         return pinning.choose(mode, processes)
     except ValueError as error:
@@ -58,16 +60,16 @@ def make_pinning(mode: str, processes: int) -> Pinning:
 
 
 def make_engine(name: str, processes: int, cpus: Pinning) -> Engine:
-    """Return the engine of that name, with what is known of it on this machine."""
+    """Return the engine of a name, with its capacity on this machine if it is known."""
     engine = Engine(name, processes)
-    one = capacity.known().get(name)
-    if one is None or not cpus.split:
+    calibration = capacity.load_calibrations().get(name)
+    if calibration is None or not cpus.split:
         return engine
-    return replace(engine, capacity=one.capacity * min(processes, len(cpus.client)))
+    return replace(engine, capacity=calibration.capacity * min(processes, len(cpus.client)))
 
 
 def one_server(address: str, options: dict[str, Any]) -> tuple[Workload, str]:
-    """Return what to ask of the server at an address, and what to call it."""
+    """Return the workload for the server at an address, and the label of the server."""
     try:
         host, port = parse_address(address)
     except ValueError as error:
@@ -83,63 +85,63 @@ def one_server(address: str, options: dict[str, Any]) -> tuple[Workload, str]:
 
 
 def empty_result(label: str, workload: Workload) -> Result:
-    """Return where the rounds of one server go."""
+    """Return a result of one server, without rounds yet."""
     return Result(label, None, workload.handler, workload.connections)
 
 
 def as_plan(workload: Workload, engine: Engine, rounds: int) -> dict[str, Any]:
-    """Return what was asked for, as it goes into a document."""
-    asked = asdict(workload)
-    return {**asked, "rounds": rounds, "engine": engine.name, "processes": engine.processes}
+    """Return the plan as it goes into a document."""
+    options = asdict(workload)
+    return {**options, "rounds": rounds, "engine": engine.name, "processes": engine.processes}
 
 
 def engine_for_one(engine: Engine, workload: Workload, cpus: Pinning) -> tuple[Engine, str]:
-    """Return the engine for one server that runs, and why it is that one."""
-    why = selection.too_much_for_threads(workload)
-    name = "epoll" if why else "threads"
-    said = f"Engine: {name}, chosen because {why or 'threads can carry it, as far as is known'}."
-    return make_engine(name, engine.processes, cpus), said
+    """Return the engine for one running server, and a note with the reason for it."""
+    reason = selection.too_much_for_threads(workload)
+    name = "epoll" if reason else "threads"
+    note = f"Engine: {name}, chosen because {reason or 'threads can carry it, as far as is known'}."
+    return make_engine(name, engine.processes, cpus), note
 
 
-def engine_without_threads(engine: Engine, cpus: Pinning, why: str) -> tuple[Engine, str]:
-    """Return the engine that needs no threads, and why it is that one."""
-    return make_engine("epoll", engine.processes, cpus), f"Engine: epoll, chosen because {why}."
+def engine_without_threads(engine: Engine, cpus: Pinning, reason: str) -> tuple[Engine, str]:
+    """Return the engine that needs no threads, and a note with the reason for it."""
+    return make_engine("epoll", engine.processes, cpus), f"Engine: epoll, chosen because {reason}."
 
 
 def engine_for_all(plan: Plan, progress: RoundProgress, notes: list[str]) -> Plan:
-    """Return a plan whose engine is chosen, by trying where that is left to us."""
+    """Return a plan with an engine; if that is "auto", the engine is chosen by trying."""
     if plan.engine.name != "auto":
         return plan
-    why = next(
+    reason = next(
         filter(None, (selection.too_much_for_threads(cell.workload) for cell in plan.cells)), ""
     )
-    why = why or choose_engine(plan, progress.say)
-    name = "epoll" if why else "threads"
-    notes.append(f"Engine: {name}, chosen because {why or 'threads can carry all of them'}.")
+    reason = reason or choose_engine(plan, progress.say)
+    name = "epoll" if reason else "threads"
+    notes.append(f"Engine: {name}, chosen because {reason or 'threads can carry all of them'}.")
     return replace(plan, engine=make_engine(name, plan.engine.processes, plan.pinning))
 
 
 def choose_reference(name: str | None, targets: list[Target]) -> str:
-    """Return whom to compare the others with."""
+    """Return the name of the target that the others are compared with."""
     names = [target.name for target in targets]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        usage(f"two targets are called {twice!r}; give one a label, as other={twice}")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        usage(f"two targets are called {duplicate!r}; give one a label, as other={duplicate}")
     if name is not None and name not in names:
         usage(f"--reference {name} is none of the targets: {', '.join(names)}")
     return name or ("thread" if "thread" in names else names[0])
 
 
 def make_cells(targets: list[Target], options: dict[str, Any], sweep: str | None) -> list[Cell]:
-    """Return each target under the workload, or under each of a sweep."""
+    """Return the cells: each target under the workload, or under each one of a sweep."""
     if sweep is None:
         workload = make_workload("", 0, dict(options))
         return [Cell(target, workload) for target in targets]
     name, values = read_sweep(sweep)
     cells = []
     for value in values:
-        swept = {**options, name: (value, None) if name == "rate" else value}
-        workload = make_workload("", 0, swept)
+        cell_options = {**options, name: (value, None) if name == "rate" else value}
+        workload = make_workload("", 0, cell_options)
         cells += [Cell(target, workload, {name: value}) for target in targets]
     return cells
 
@@ -151,45 +153,45 @@ def read_baseline(
     if path is None:
         return None
     try:
-        found = load(path)
+        document = load(path)
     except ValueError as error:
         usage(f"--baseline: {error}")
     except OSError as error:
         usage(f"--baseline: cannot read {path}: {error.strerror}")
-    if not {row["target"] for row in found["results"]} & {target.name for target in targets}:
+    if not {row["target"] for row in document["results"]} & {target.name for target in targets}:
         usage(f"--baseline: {path} has none of these targets")
-    before = found["plan"]
-    for name in _SAME:
-        # What was not asked for is missing in what an older version has measured.
-        if (before.get(name) or None) != (plan.get(name) or None):
+    baseline_plan = document["plan"]
+    for name in _SAME_IN_BASELINE:
+        # A plan of an older version lacks newer options, which then had no effect.
+        if (baseline_plan.get(name) or None) != (plan.get(name) or None):
             usage(
                 f"--baseline: {path} was measured under another workload: "
-                f"{name.replace('_', '-')} {before.get(name)}, and not {plan.get(name)}"
+                f"{name.replace('_', '-')} {baseline_plan.get(name)}, and not {plan.get(name)}"
             )
-    return found["results"]
+    return document["results"]
 
 
-def describe_plan(plan: Plan, duration: float, done: int) -> str:
-    """Return what was asked for, and how far it came, in a sentence or two.
+def describe_plan(plan: Plan, duration: float, complete_rounds: int) -> str:
+    """Return a sentence or two on the plan, and on how much of it was completed.
 
     Args:
-        plan: What was compared.
-        duration: Of each round, in seconds.
-        done: How many rounds each target came through, but for those that failed.
+        plan: The plan of the comparison.
+        duration: The duration of each round, in seconds.
+        complete_rounds: How many rounds each target completed, except for those that failed.
     """
     workload = plan.cells[0].workload
-    swept = plan.cells[0].sweep
-    where = (
+    sweep = plan.cells[0].sweep
+    cores = (
         "server and client on cores of their own"
         if plan.pinning.split
         else "server and client share all cores"
     )
-    words = [] if "connections" in swept else [f"{workload.connections} connections"]
+    words = [] if "connections" in sweep else [f"{workload.connections} connections"]
     if workload.active:
         words.append(f"{workload.active} of them active")
     if workload.reconnect_every:
         words.append(f"reconnected every {workload.reconnect_every}")
-    if "size" not in swept:
+    if "size" not in sweep:
         size = workload.size
         words.append(
             f"{size}-byte messages" if str(size).isdigit() else f"messages of {size} bytes"
@@ -199,12 +201,14 @@ def describe_plan(plan: Plan, duration: float, done: int) -> str:
     if workload.think:
         words.append(f"thinking {workload.think}")
     if workload.rate:
-        upto = f" to {workload.rate_end:,.0f}" if workload.rate_end else ""
-        words.append(f"due at {workload.rate:,.0f}{upto} a second")
+        ramp_end = f" to {workload.rate_end:,.0f}" if workload.rate_end else ""
+        words.append(f"due at {workload.rate:,.0f}{ramp_end} a second")
     rounds = f"{plan.rounds} interleaved rounds" if plan.rounds > 1 else "one round"
-    words.append(rounds if done >= plan.rounds else f"after {done} of {rounds}")
+    words.append(
+        rounds if complete_rounds >= plan.rounds else f"after {complete_rounds} of {rounds}"
+    )
     processes = f" in {plan.engine.processes} processes" if plan.engine.processes > 1 else ""
     return (
-        f"{', '.join(words)} of {duration:g} s; {where}; client: {plan.engine.name}{processes}. "
+        f"{', '.join(words)} of {duration:g} s; {cores}; client: {plan.engine.name}{processes}. "
         "RSS counts the pages that processes share once for each of them, PSS once in all."
     )

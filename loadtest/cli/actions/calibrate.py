@@ -12,7 +12,7 @@ from loadtest.output import complain
 
 
 def calibrate(*, pin: str, rounds: int) -> int:
-    """Measure what this machine's load client can reach, and keep it to judge runs by."""
+    """Measure the capacity of this machine's load client, and save it to judge runs by."""
     treat_all_as_ctrl_c()
     rates = Rates(rounds)
     interrupted = False
@@ -22,21 +22,21 @@ def calibrate(*, pin: str, rounds: int) -> int:
         interrupted = True
     except LoadError as error:
         raise click.ClickException(str(error)) from None
-    found = rates.summary()
+    calibrations = rates.summary()
     path, failure = None, ""
     try:
-        path = None if interrupted else capacity.keep(found)
+        path = None if interrupted else capacity.save_calibrations(calibrations)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         failure = f"cannot keep it: {where}{error.strerror}; set XDG_CACHE_HOME to a folder "
         failure += "that can be written to"
-    for engine, one in found.items():
+    for engine, one in calibrations.items():
         share = f", {one.of_c:.0%} of a client in C that verifies nothing" if one.of_c else ""
         print(f"{engine}: {one.capacity:,.0f} messages/s for each process{share}")
-    if found:
+    if calibrations:
         print(f"against {rates.server}" + (f"; kept in {path}" if path else ""))
     if interrupted:
-        complain(f"interrupted after {rates.whole} of {rounds} rounds: nothing was kept")
+        complain(f"interrupted after {rates.complete_rounds} of {rounds} rounds: nothing was kept")
         return EXIT_INTERRUPTED
     if failure:
         raise click.ClickException(failure)

@@ -12,7 +12,7 @@ from loadtest.cli.actions.arguments import (
     make_pinning,
     read_baseline,
 )
-from loadtest.cli.actions.measurement import Measurement, chosen_files
+from loadtest.cli.actions.measurement import Measurement, take_output_files
 from loadtest.cli.actions.progress import RoundProgress
 from loadtest.cli.types import positive
 from loadtest.experiments.compare import Plan, try_each
@@ -47,7 +47,7 @@ def compare(
     **options: Any,
 ) -> int:
     """Compare servers: a fresh one for every target and round."""
-    files = chosen_files(options)
+    files = take_output_files(options)
     positive(options["duration"], "-d")
     settings = selection.server_settings(
         (*server_options, *([f"workers={workers}"] if workers else []))
@@ -56,25 +56,27 @@ def compare(
     cpus = make_pinning(pin, processes)
     notes: list[str] = []
     with BuildDirectory() as folder:
-        own = frozenset({"workers"} if workers else ())
-        chosen = selection.TargetSelection(settings, folder, notes, own)
-        what = chosen.targets(backends, targets, words, peers=peers, pythons=pythons)
-        base = choose_reference(reference, what)
-        cells = make_cells(what, options, sweep)
-        rounds = rounds or max(5, least_rounds(len(what)))
+        own_options = frozenset({"workers"} if workers else ())
+        target_selection = selection.TargetSelection(settings, folder, notes, own_options)
+        all_targets = target_selection.targets(
+            backends, targets, words, peers=peers, pythons=pythons
+        )
+        reference_name = choose_reference(reference, all_targets)
+        cells = make_cells(all_targets, options, sweep)
+        rounds = rounds or max(5, least_rounds(len(all_targets)))
         plan = Plan(cells, rounds, cpus, options["seed"], make_engine(engine, processes, cpus))
-        asked = as_plan(cells[0].workload, plan.engine, rounds=rounds)
-        asked |= {"sweep": sweep, "pin": pin}
-        this = Measurement(
+        plan_options = as_plan(cells[0].workload, plan.engine, rounds=rounds)
+        plan_options |= {"sweep": sweep, "pin": pin}
+        measurement = Measurement(
             rounds * len(cells),
             options["duration"] + options["warmup"],
             cpus,
-            asked,
+            plan_options,
             files,
             quiet=quiet,
-            reference=base,
+            reference=reference_name,
             objectives=slo or (),
-            baseline=read_baseline(baseline, what, asked),
+            baseline=read_baseline(baseline, all_targets, plan_options),
             most_regression=max_regression,
             notes=notes,
         )
@@ -83,21 +85,23 @@ def compare(
             nonlocal plan
             allow_descriptors(max(cell.workload.connections for cell in plan.cells))
             plan, failures = try_each(plan, progress.say)
-            this.leave_out(failures)
+            measurement.leave_out(failures)
             if not plan.cells:
                 return
-            if base not in {cell.target.name for cell in plan.cells}:
-                this.reference = choose_reference(None, [cell.target for cell in plan.cells])
-            plan = engine_for_all(plan, progress, this.notes)
-            this.plan["engine"] = plan.engine.name
+            if reference_name not in {cell.target.name for cell in plan.cells}:
+                measurement.reference = choose_reference(None, [cell.target for cell in plan.cells])
+            plan = engine_for_all(plan, progress, measurement.notes)
+            measurement.plan["engine"] = plan.engine.name
             try:
-                this.leave_out(run_rounds(plan, this.results, progress))
+                measurement.leave_out(run_rounds(plan, measurement.results, progress))
             finally:
-                done = [
+                complete_rounds = [
                     sum(not one.interrupted for one in result.rounds)
-                    for result in this.results
-                    if not result.failed
+                    for result in measurement.results
+                    if not result.stop_reason
                 ]
-                this.notes.append(describe_plan(plan, options["duration"], min(done, default=0)))
+                measurement.notes.append(
+                    describe_plan(plan, options["duration"], min(complete_rounds, default=0))
+                )
 
-        return this.carry_out(go)
+        return measurement.carry_out(go)

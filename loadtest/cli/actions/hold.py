@@ -7,10 +7,10 @@ from loadtest.cli.actions.measurement import EXIT_BAD_REPLY, EXIT_COULD_NOT_RUN
 from loadtest.experiments.hold import hold_each
 from loadtest.interruption import EXIT_INTERRUPTED, treat_all_as_ctrl_c
 from loadtest.machine import environment
-from loadtest.output import EXIT_CLOSED_OUTPUT, complain, hand_over, refuse_unwritable
-from loadtest.report.text import show_held
+from loadtest.output import EXIT_CLOSED_OUTPUT, complain, refuse_unwritable, save_and_show
+from loadtest.report.text import show_hold_results
 from loadtest.results.document import SCHEMA
-from loadtest.results.held import Held
+from loadtest.results.held import HoldResult
 from loadtest.servers import selection
 
 
@@ -24,25 +24,27 @@ def hold(
     }
     if json_file is not None:
         refuse_unwritable(json_file, "--json")
-    found: list[Held] = []
-    interrupted, closed = False, False
-    chosen = selection.TargetSelection({"handler": "echo", **settings}, Path(), [])
+    results: list[HoldResult] = []
+    interrupted, is_closed = False, False
+    target_selection = selection.TargetSelection({"handler": "echo", **settings}, Path(), [])
     treat_all_as_ctrl_c()
     failures: list[str] = []
     try:
-        targets = chosen.targets(backends, (), (), peers=False, pythons=())
-        failures = hold_each(targets, connections, found, complain)
+        targets = target_selection.targets(backends, (), (), peers=False, pythons=())
+        failures = hold_each(targets, connections, results, complain)
     except KeyboardInterrupt:
         interrupted = True
-    if found:
-        held = {
+    if results:
+        document = {
             "schema": SCHEMA,
             "environment": environment.describe(([], [])),
-            "held": list(map(asdict, found)),
+            "held": list(map(asdict, results)),
             "interrupted": interrupted,
         }
-        trouble, closed = hand_over(json_file, held, lambda stream: show_held(found, stream))
-        failures += [trouble] if trouble else []
+        problem, is_closed = save_and_show(
+            json_file, document, lambda stream: show_hold_results(results, stream)
+        )
+        failures += [problem] if problem else []
     for sentence in failures:
         complain(f"echoload: {sentence}")
     if interrupted:
@@ -50,6 +52,6 @@ def hold(
         return EXIT_INTERRUPTED
     if failures:
         return EXIT_COULD_NOT_RUN
-    if any(not one.held for one in found):
+    if any(not one.held for one in results):
         return EXIT_BAD_REPLY
-    return EXIT_CLOSED_OUTPUT if closed else 0
+    return EXIT_CLOSED_OUTPUT if is_closed else 0

@@ -1,4 +1,4 @@
-"""From a measurement to tables, files and an exit code."""
+"""Runs a measurement, and turns it into tables, files and an exit code."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from loadtest.output import (
     EXIT_CLOSED_OUTPUT,
     complain,
     is_standard_output,
-    refuse_one_place_for_two,
+    refuse_same_destination,
     refuse_unwritable,
     show,
     write,
@@ -44,16 +44,16 @@ SAVE_FORMATS = ("json", "csv", "markdown", "html", "hgrm", "junit")
 
 @dataclass(slots=True)
 class Measurement:
-    """What is measured, and what becomes of it."""
+    """A measurement: its plan, its results, and where they are saved."""
 
     rounds: int
     seconds: float | None
-    """Of each round; None: it is not known."""
+    """The duration of each round; None: it is not known."""
     pinning: Pinning
     plan: dict[str, Any]
-    """What was asked for, as it goes into the document."""
+    """The options of the measurement, as they go into the document."""
     files: dict[str, str]
-    """Where to save the outcome, by format."""
+    """The files in which to save the document, by format."""
     quiet: bool = False
     reference: str | None = None
     objectives: tuple[Objective, ...] = ()
@@ -62,13 +62,13 @@ class Measurement:
     notes: list[str] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    """What could not be measured, and why: a sentence each."""
+    """A sentence for each target that could not be measured, with the reason."""
 
     def carry_out(self, go: Callable[[RoundProgress], None]) -> int:
-        """Measure, save and show what there is (after Ctrl-C, too), and return the exit code."""
+        """Measure, save and show the results (even after Ctrl-C), and return the exit code."""
         treat_all_as_ctrl_c()
         cpus = sorted(self.pinning.server), sorted(self.pinning.client)
-        surroundings = environment.describe(cpus)
+        environment_ = environment.describe(cpus)
         interrupted = False
         try:
             with RoundProgress(self.rounds, self.seconds, quiet=self.quiet) as progress:
@@ -77,92 +77,101 @@ class Measurement:
             interrupted = True
         except (LoadError, EchoServerError, OSError) as error:
             self.failures.append(str(error))
-        done = [result for result in self.results if result.rounds]
-        verdict, closed = Verdict(), False
-        if done:
+        measured_results = [result for result in self.results if result.rounds]
+        verdict, is_closed = Verdict(), False
+        if measured_results:
             if interrupted:
-                self.notes.insert(0, self._interrupted(done))
-            found = document(done, surroundings, self.plan, self.notes, self.reference)
-            found["interrupted"] = interrupted
-            verdict = self._judged(found["results"])
-            self.failures += save(found, {k: v for k, v in self.files.items() if k != "junit"})
-        self._save_cases([result.as_json() for result in done], interrupted=interrupted)
-        if done:
-            closed = self._show(found)
+                self.notes.insert(0, self._interruption_note(measured_results))
+            document_ = document(
+                measured_results, environment_, self.plan, self.notes, self.reference
+            )
+            document_["interrupted"] = interrupted
+            verdict = self._judge_rows(document_["results"])
+            self.failures += save(document_, {k: v for k, v in self.files.items() if k != "junit"})
+        self._save_cases([result.as_json() for result in measured_results], interrupted=interrupted)
+        if measured_results:
+            is_closed = self._show(document_)
         for sentence in self.failures:
             complain(f"echoload: {sentence}")
         if interrupted:
-            said = "what was measured until then was counted" if done else "nothing was measured"
-            complain(f"interrupted: {said}")
+            extent = (
+                "what was measured until then was counted"
+                if measured_results
+                else "nothing was measured"
+            )
+            complain(f"interrupted: {extent}")
             return EXIT_INTERRUPTED
-        code = self._exit_code(done, verdict)
-        return code or (EXIT_CLOSED_OUTPUT if closed else 0)
+        code = self._exit_code(measured_results, verdict)
+        return code or (EXIT_CLOSED_OUTPUT if is_closed else 0)
 
     def leave_out(self, targets: Sequence[object]) -> None:
-        """Tell of targets that could not be measured: under the table, and by the exit code."""
+        """Report targets that could not be measured: under the table, and by the exit code."""
         for one in targets:
             self.failures.append(str(one))
             self.notes.append(f"{one}.")
 
-    def _exit_code(self, done: list[Result], verdict: Verdict) -> int:
-        """Say what did not hold, and return what this process ends with."""
+    def _exit_code(self, results: list[Result], verdict: Verdict) -> int:
+        """Print what did not hold, and return the exit code."""
         if self.failures:
             return EXIT_COULD_NOT_RUN
-        failed = [result for result in done if result.wrong or result.failure]
-        for result in failed:
+        bad_results = [result for result in results if result.wrong or result.failure]
+        for result in bad_results:
             wrong = "a reply was wrong" if result.wrong else ""
-            because = "; ".join(filter(None, (wrong, result.failure)))
-            complain(f"echoload: {label(result.as_json())}: {because}")
-        for sentence in verdict.broken:
+            reason = "; ".join(filter(None, (wrong, result.failure)))
+            complain(f"echoload: {label(result.as_json())}: {reason}")
+        for sentence in verdict.violations:
             complain(f"echoload: {sentence}")
-        for sentence in verdict.unsure:
+        for sentence in verdict.doubts:
             complain(f"echoload: inconclusive: {sentence}")
-        if failed:
+        if bad_results:
             return EXIT_BAD_REPLY
-        for sentence in verdict.held:
+        for sentence in verdict.confirmations:
             complain(f"echoload: {sentence}")
         return (
-            EXIT_OBJECTIVE_MISSED if verdict.broken else EXIT_INCONCLUSIVE if verdict.unsure else 0
+            EXIT_OBJECTIVE_MISSED
+            if verdict.violations
+            else EXIT_INCONCLUSIVE
+            if verdict.doubts
+            else 0
         )
 
-    def _show(self, found: Document) -> bool:
+    def _show(self, document_: Document) -> bool:
         """Show the tables; tell whether standard output was closed meanwhile."""
-        problem = show_table(found, self.files)
+        problem = show_table(document_, self.files)
         closed = isinstance(problem, BrokenPipeError)  # the reader has seen enough
         if problem is not None and not closed:
             self.failures.append(f"cannot write the table: {problem.strerror}")
         return closed
 
-    def _interrupted(self, done: list[Result]) -> str:
-        """Return what a reader must know of a measurement that did not come to its end."""
-        short = {
+    def _interruption_note(self, results: list[Result]) -> str:
+        """Return the note on a measurement that was interrupted."""
+        seconds_by_target = {
             result.target: f"{one.load.seconds:.1f}"
-            for result in done
+            for result in results
             for one in result.rounds
             if one.interrupted
         }
         if self.rounds == 1:
-            asked = f" of {self.seconds:g}" if self.seconds else ""
-            return (
-                f"INTERRUPTED: after {''.join(short.values()) or 0}{asked} s, of which this tells."
-            )
-        whole = sum(not one.interrupted for result in done for one in result.rounds)
-        said = f"INTERRUPTED: after {whole} of {self.rounds} rounds, of which this tells."
-        for target, seconds in short.items():
-            said += f" The only round of {target} was cut short, after {seconds} s."
-        return said
+            total = f" of {self.seconds:g}" if self.seconds else ""
+            seconds = "".join(seconds_by_target.values()) or "0"
+            return f"INTERRUPTED: after {seconds}{total} s, of which this tells."
+        complete_rounds = sum(not one.interrupted for result in results for one in result.rounds)
+        note = f"INTERRUPTED: after {complete_rounds} of {self.rounds} rounds, of which this tells."
+        for target, seconds in seconds_by_target.items():
+            note += f" The only round of {target} was cut short, after {seconds} s."
+        return note
 
     def _save_cases(self, rows: list[Row], *, interrupted: bool) -> None:
-        """Save test cases, where they are wanted: where nothing could be measured, too."""
+        """Save the test cases if --junit names a file, even if nothing could be measured."""
         path = self.files.get("junit")
         if path is None:
             return
         cases = [case for row in rows for case in cases_of(row, self.objectives)]
         if self.baseline is not None and rows:
-            before = check_regressions(rows, self.baseline, self.most_regression)
-            cases.append(_case("echoload", "no worse than the baseline", "regression", before))
-        trouble = [*self.failures, *(["interrupted"] if interrupted else [])]
-        cases += [Case("echoload", "it can be measured", ERROR, one, "error") for one in trouble]
+            verdict = check_regressions(rows, self.baseline, self.most_regression)
+            cases.append(_case("echoload", "no worse than the baseline", "regression", verdict))
+        problems = [*self.failures, *(["interrupted"] if interrupted else [])]
+        cases += [Case("echoload", "it can be measured", ERROR, one, "error") for one in problems]
         properties = {
             "rounds": self.plan.get("rounds"),
             "objectives": ",".join(one.text for one in self.objectives),
@@ -174,78 +183,93 @@ class Measurement:
         except OSError as error:
             self.failures.append(f"--junit: cannot write {path}: {error.strerror}")
 
-    def _judged(self, rows: list[Row]) -> Verdict:
+    def _judge_rows(self, rows: list[Row]) -> Verdict:
         verdict = check_objectives(rows, self.objectives)
         if self.baseline is not None:
-            before = check_regressions(rows, self.baseline, self.most_regression)
+            baseline_verdict = check_regressions(rows, self.baseline, self.most_regression)
             verdict = Verdict(
-                verdict.broken + before.broken,
-                verdict.unsure + before.unsure,
-                verdict.held + before.held,
+                verdict.violations + baseline_verdict.violations,
+                verdict.doubts + baseline_verdict.doubts,
+                verdict.confirmations + baseline_verdict.confirmations,
             )
         return verdict
 
 
-def show_table(found: Document, files: dict[str, str]) -> OSError | None:
-    """Show a document: on standard output, or where a format goes there, on standard error."""
+def show_table(document_: Document, files: dict[str, str]) -> OSError | None:
+    """Show a document on standard output; on standard error if a format goes to standard output."""
     if any(map(is_standard_output, files.values())):
         with suppress(OSError):
-            text.show(found, sys.stderr)
+            text.show(document_, sys.stderr)
         return None
-    return show(lambda: text.show(found))
+    return show(lambda: text.show(document_))
 
 
-def save(found: Document, files: dict[str, str]) -> list[str]:
-    """Save a document in each of the formats that a file is named for; return what went wrong."""
-    wrong = []
+def save(document_: Document, files: dict[str, str]) -> list[str]:
+    """Save a document in each of the formats for which a file is named; return the failures."""
+    failures = []
     for form, path in files.items():
         try:
-            write(path, render(found, form))
+            write(path, render(document_, form))
         except OSError as error:
-            wrong.append(f"--{form}: cannot write {path}: {error.strerror}")
-    return wrong
+            failures.append(f"--{form}: cannot write {path}: {error.strerror}")
+    return failures
 
 
 def cases_of(row: Row, objectives: Sequence[Objective]) -> list[Case]:
     """Return a result's test cases: its replies, and each objective."""
-    where = f"echoload.{label(row)}"
-    wrong = sum(row["errors"].get(kind, 0) for kind in WRONG)
-    said = f"{wrong} wrong" if wrong else "" if row["verified"] else "nothing was verified"
-    first = "\n".join(f"{kind}: {what}" for kind, what in row["first_errors"].items())
-    made = [Case(where, "every reply is right", FAILURE if said else None, said, "replies", first)]
-    if ended := row["ended_early"]:
-        said = f"in round {ended[0]['round']}, {ended[0]['because']}"
-        made.append(Case(where, "it came to its end", FAILURE, said, "end", said))
+    classname = f"echoload.{label(row)}"
+    wrong_replies = sum(row["errors"].get(kind, 0) for kind in WRONG)
+    message = (
+        f"{wrong_replies} wrong"
+        if wrong_replies
+        else ""
+        if row["verified"]
+        else "nothing was verified"
+    )
+    first = "\n".join(f"{kind}: {error}" for kind, error in row["first_errors"].items())
+    cases = [
+        Case(
+            classname,
+            "every reply is right",
+            FAILURE if message else None,
+            message,
+            "replies",
+            first,
+        )
+    ]
+    if early_ends := row["ended_early"]:
+        message = f"in round {early_ends[0]['round']}, {early_ends[0]['because']}"
+        cases.append(Case(classname, "it came to its end", FAILURE, message, "end", message))
     for objective in objectives:
         verdict = judge(row, objective)
-        made.append(_case(where, objective.text, objective.figure, verdict))
-    return made
+        cases.append(_case(classname, objective.text, objective.figure, verdict))
+    return cases
 
 
-def _case(where: str, name: str, kind: str, verdict: Verdict) -> Case:
-    outcome = FAILURE if verdict.broken else SKIPPED if verdict.unsure else None
-    said = "\n".join((*verdict.broken, *verdict.unsure))
-    return Case(where, name, outcome, said, kind, said)
+def _case(classname: str, name: str, kind: str, verdict: Verdict) -> Case:
+    outcome = FAILURE if verdict.violations else SKIPPED if verdict.doubts else None
+    message = "\n".join((*verdict.violations, *verdict.doubts))
+    return Case(classname, name, outcome, message, kind, message)
 
 
-def render(found: Document, form: str) -> str:
-    """Return a document in a format, one of `SAVE_FORMATS` that tells of the figures."""
+def render(document_: Document, form: str) -> str:
+    """Return a document in one of the `SAVE_FORMATS` other than ``junit``."""
     if form == "csv":
-        return as_csv(found)
+        return as_csv(document_)
     if form == "markdown":
-        return markdown(found)
+        return markdown(document_)
     if form == "html":
-        return page([found])
+        return page([document_])
     if form == "hgrm":
-        return hgrm(found)
-    return as_text(found)
+        return hgrm(document_)
+    return as_text(document_)
 
 
-def chosen_files(options: dict[str, Any]) -> dict[str, str]:
-    """Take the files to save to from options as typed; complain now, not after the measurement."""
-    named = {form: options.pop(f"{form}_file", None) for form in SAVE_FORMATS}
-    files = {form: path for form, path in named.items() if path is not None}
-    refuse_one_place_for_two((f"--{form}", path) for form, path in files.items())
+def take_output_files(options: dict[str, Any]) -> dict[str, str]:
+    """Take the output files from the options; reject wrong ones now, not after the measurement."""
+    paths = {form: options.pop(f"{form}_file", None) for form in SAVE_FORMATS}
+    files = {form: path for form, path in paths.items() if path is not None}
+    refuse_same_destination((f"--{form}", path) for form, path in files.items())
     for form, path in files.items():
         refuse_unwritable(path, f"--{form}")
     return files

@@ -1,4 +1,4 @@
-"""How far we are, and how long it will take: live on a terminal, in lines elsewhere."""
+"""The progress of a measurement: live on a terminal, line by line elsewhere."""
 
 import sys
 import time
@@ -18,10 +18,10 @@ class RoundProgress:
     """Counts rounds of about the same length on stderr.
 
     Args:
-        rounds: How many there will be.
-        seconds: How long each one's workload takes; None where that is not known.
-        quiet: Say nothing.
-        overhead: Seconds that a round takes besides; a first guess, mended as we go.
+        rounds: The number of rounds.
+        seconds: The duration of each round's workload; None if it is not known.
+        quiet: Print nothing.
+        overhead: Seconds that a round takes besides; a first guess, corrected after each round.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class RoundProgress:
         self._target = ""
         self._errors = 0
         self._quiet = quiet
-        self._begun = time.monotonic()
+        self._start = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
         if has_motion(sys.stderr) and not quiet:
@@ -54,7 +54,7 @@ class RoundProgress:
                 target="",
                 rate="",
                 errors="",
-                left=self._left(0.0),
+                left=self._remaining(0.0),
             )
 
     def say(self, text: str) -> None:
@@ -65,25 +65,25 @@ class RoundProgress:
             complain(text)
 
     def begin(self, number: int, target: str) -> None:
-        """Round `number` (from 0), of `target`, begins."""
+        """Show that round `number` (from 0), of `target`, begins."""
         if number == 0:
-            self._begun = time.monotonic()
+            self._start = time.monotonic()
         self._number, self._target = number, target
         self._show(0.0, "")
 
     def during(self, seconds: float, rate: float, errors: int) -> None:
-        """The workload has run for so long, at such a rate, with so many errors."""
-        shown = f"{rate:,.0f} messages/s" if rate else ""
-        self._show(min(0.95, max(0.0, seconds) / self._per_round), shown, errors)
+        """Show the elapsed seconds, the present rate, and the errors of the round."""
+        rate_text = f"{rate:,.0f} messages/s" if rate else ""
+        self._show(min(0.95, max(0.0, seconds) / self._per_round), rate_text, errors)
 
     def end(self, text: str) -> None:
-        """That round is over; `text` says what it gave."""
-        self._per_round = (time.monotonic() - self._begun) / (self._number + 1)
+        """Show that the round is over, with `text` as its result."""
+        self._per_round = (time.monotonic() - self._start) / (self._number + 1)
         self._show(1.0, text)
         if self._bar is None and not self._quiet:
             complain(
                 f"round {self._number + 1}/{self._rounds}  {self._target}: {text}, "
-                f"{self._left(1.0)} left"
+                f"{self._remaining(1.0)} left"
             )
 
     def _show(self, share: float, rate: str, errors: int = 0) -> None:
@@ -95,10 +95,10 @@ class RoundProgress:
                 target=self._target,
                 rate=rate,
                 errors=f"{errors} errors" if errors else "",
-                left=self._left(share),
+                left=self._remaining(share),
             )
 
-    def _left(self, share: float) -> str:
+    def _remaining(self, share: float) -> str:
         seconds = round(max(0.0, self._rounds - self._number - share) * self._per_round)
         return f"{seconds // 60}:{seconds % 60:02d}"
 

@@ -1,4 +1,4 @@
-"""What a configuration comes to: the classes that its names stand for, and every check of it."""
+"""A server's plan: its configuration, checked, with the classes that it names."""
 
 import errno
 import gc
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
 
 _DEFAULT_MAX_CONNECTIONS = 10_000
 
-_SAMPLE = 1.0  # seconds between two looks at what open connections have done
+_SAMPLE_INTERVAL = 1.0  # seconds between two samples of open connections for the metrics
 
-_NEW_OBJECTS = 50_000  # between two looks for cycles
+_COLLECTION_THRESHOLD = 50_000  # new objects between two runs of the garbage collector
 
-# Of a reload: another user's file; a pipe, which can be read once; a mount that does not answer.
-_UNREADABLE = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ETIMEDOUT}
+# Errors of a reload: another user's file; a pipe, which can be read once only; a mount that does
+# not answer.
+_UNREADABLE_ERRORS = {errno.EACCES, errno.EPERM, errno.EINVAL, errno.ETIMEDOUT}
 
 
 class _UnreadableError(ConfigError):
-    """A file is there, and this process may not read it, or not again (`read_file`)."""
+    """A file exists, but this process cannot read it now, or cannot read it twice (`read_file`)."""
 
 
 def _files_changed(one: Config, other: Config) -> bool:
@@ -51,7 +52,7 @@ def _files_changed(one: Config, other: Config) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """A configuration, with what its names stand for."""
+    """A configuration, together with the classes and credentials that it names."""
 
     config: Config
     backend: type[Backend]
@@ -62,19 +63,20 @@ class ServerPlan:
     def of(
         cls, config: Config, before: "ServerPlan | Service | None" = None, log: Log | None = None
     ) -> Self:
-        """Load what `config` names.
+        """Load the backend, handler and credentials that `config` names.
 
         Args:
-            config: What to serve by.
-            before: What is served by now. Its TLS stays where the same files may not be read any
-                more, as after ``--user``: the rest of a reload need not wait for that.
-            log: Where that is said.
+            config: The configuration to serve by.
+            before: The plan or service that a reload replaces. Its TLS credentials stay in use if
+                the same files cannot be read any more, as after ``--user``, so that the rest of
+                the reload takes effect.
+            log: Where a reload without new credentials is logged.
 
         Raises:
-            ConfigError: It cannot be loaded, or settings contradict each other.
+            ConfigError: Something cannot be loaded, or settings contradict each other.
         """
         backend = load_backend(config.backend, config.source("backend"))
-        _refuse_odd_concurrency(config, backend)
+        _check_concurrency(config, backend)
         handler = load_handler(config.handler, config.source("handler"))
         options, source = config.handler_option, config.source("handler_option")
         _refuse_contradictions(config, backend)
@@ -90,7 +92,7 @@ class ServerPlan:
         return cls(config, backend, bind_options(handler, options, source), secure)
 
     def total_limit(self, workers: int) -> int:
-        """Return how many connections so many processes may have open together."""
+        """Return how many connections `workers` processes may have open together."""
         concurrency = self.backend.concurrency(self.config)
         if concurrency is None:
             return self.process_limit()
@@ -98,11 +100,11 @@ class ServerPlan:
 
     def process_limit(self) -> int:
         """Return how many connections one process may have open at a time."""
-        most, concurrency = self.configured_limit(), self.backend.concurrency(self.config)
-        return most if concurrency is None else min(most, concurrency)
+        limit, concurrency = self.configured_limit(), self.backend.concurrency(self.config)
+        return limit if concurrency is None else min(limit, concurrency)
 
     def configured_limit(self) -> int:
-        """Return that of a backend without a bound of its own: a reload may bring one."""
+        """Return the limit for a backend without a limit of its own, which a reload may bring."""
         return self.config.max_connections or min(
             _DEFAULT_MAX_CONNECTIONS, room_for_connections(raise_descriptor_limit())
         )
@@ -115,50 +117,51 @@ class ServerPlan:
         resources: Resources,
         ready: Callable[[Service], None],
     ) -> Totals:
-        """Serve in this process until `lifecycle` says otherwise; return what was done."""
+        """Serve in this process until `lifecycle` ends it; return the totals."""
         service = Service(self.config, self.make_handler, lifecycle, log, resources, self.secure)
         if self.config.metrics is not None:
-            lifecycle.every(_SAMPLE, service.sample)
+            lifecycle.every(_SAMPLE_INTERVAL, service.sample)
         listener = Listener(sockets, service, lambda: ready(service))
-        who = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
+        subject = f"{self.config.source('backend')}: the backend {self.config.backend!r}"
         try:
-            with _rarely_collected():
+            with _rare_collection():
                 self.backend().serve(listener, service)
         except (EchoServerError, OSError):
-            if not lifecycle.killed:  # it was told to leave before it had started
+            if not lifecycle.killed:  # if so, it was aborted before it had started
                 raise
         except (Exception, SystemExit) as error:
-            told = ", ".join(f"{key} {text}" for key, text in describe_exception(error).items())
-            raise BootError(f"{who} failed: {told}") from error
+            details = describe_exception(error).items()
+            text = ", ".join(f"{key} {value}" for key, value in details)
+            raise BootError(f"{subject} failed: {text}") from error
         if lifecycle.running:
-            raise BootError(f"{who} stopped serving, and nobody had told it to")
-        log.say_rest()
+            raise BootError(f"{subject} stopped serving without having been told to")
+        log.flush_repeats()
         service.publish()
         return service.totals
 
 
 @contextmanager
-def _rarely_collected() -> Iterator[None]:
-    """Look for cycles less often, and not among what was there before.
+def _rare_collection() -> Iterator[None]:
+    """Run the garbage collector rarely, and without the objects that exist already.
 
-    Connections leave none behind. To look for some after every 700 new objects, as is the
-    default, is a twentieth of what a server spends on one connection per request.
+    Connections leave no reference cycles behind. With the default threshold of 700 new objects,
+    looking for cycles is a twentieth of what a server spends on one connection per request.
     """
-    before = gc.get_threshold()
+    thresholds = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(_NEW_OBJECTS, *before[1:])
+    gc.set_threshold(_COLLECTION_THRESHOLD, *thresholds[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
 
 
 def require_metrics(config: Config) -> None:
-    """Refuse ``--metrics`` where the package for it is not installed.
+    """Refuse ``--metrics`` if the package prometheus-client is not installed.
 
     Raises:
-        ConfigError: That is so.
+        ConfigError: The package is not installed.
     """
     if find_spec("prometheus_client") is None:
         raise ConfigError(
@@ -167,26 +170,26 @@ def require_metrics(config: Config) -> None:
         )
 
 
-def _refuse_odd_concurrency(config: Config, backend: type[Backend]) -> None:
-    """Ask a plugin's class once, where it can be said whose answer is wrong."""
-    asked = f"{config.source('backend')}: {config.backend}.concurrency"
+def _check_concurrency(config: Config, backend: type[Backend]) -> None:
+    """Check a backend's `concurrency` once, while the error can still name the setting."""
+    method = f"{config.source('backend')}: {config.backend}.concurrency"
     try:
-        answer: Any = backend.concurrency(config)
+        limit: Any = backend.concurrency(config)
     except Exception as error:  # noqa: BLE001 - a plugin may fail in any way
-        raise ConfigError(f"{asked} failed with {type(error).__name__}: {error}") from None
-    if answer is not None and (not isinstance(answer, int) or answer < 1):
-        raise ConfigError(f"{asked} must be None or a whole number from 1, not {answer!r}")
+        raise ConfigError(f"{method} failed with {type(error).__name__}: {error}") from None
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"{method} must be None or a whole number from 1, not {limit!r}")
 
 
 def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
-    """Return what puts TLS over connections.
+    """Return the TLS side of the server, or None if it does not serve TLS.
 
     Args:
-        config: Names the files.
+        config: The configuration, which names the files.
         reload: Clients are being served meanwhile.
 
     Raises:
-        ConfigError: A file is missing, or not usable.
+        ConfigError: A file is missing or not usable.
     """
     if config.tls_cert is None:
         for name in ("tls_key", "tls_client_ca"):
@@ -197,17 +200,17 @@ def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
     from echoserver.conversation.tls import TlsServer  # noqa: PLC0415 - ssl is large
 
     try:
-        found = Credentials.read(
+        credentials = Credentials.read(
             config.tls_cert, config.tls_key, config.tls_client_ca, reload=reload
         )
     except OSError as error:
-        kind = _UnreadableError if error.errno in _UNREADABLE else ConfigError
+        kind = _UnreadableError if error.errno in _UNREADABLE_ERRORS else ConfigError
         raise kind(f"cannot read the TLS file {error.filename}: {error.strerror}") from None
     try:
-        return TlsServer(found)
+        return TlsServer(credentials)
     except CredentialsError as error:
         setting = {"cert": "tls_cert", "key": "tls_key", "ca": "tls_client_ca"}[error.part]
-        # Where no --tls-key is given, the key is to be in the certificate's file.
+        # Without --tls-key, the key must be in the certificate's file.
         setting = setting if getattr(config, setting) else "tls_cert"
         source, file = config.source(setting), getattr(config, setting)
         raise ConfigError(f"{source}: cannot use {file}: {error}") from None
@@ -216,23 +219,24 @@ def _secure(config: Config, *, reload: bool) -> "TlsServer | None":
 def _refuse_contradictions(config: Config, backend: type[Backend]) -> None:
     if config.overload == "shed-idle" and (local := [one for one in config.host if is_unix(one)]):
         raise ConfigError(
-            f"{config.source('overload')} shed-idle: of UNIX sockets ({local[0]}), the kernel does "
-            "not tell who has been silent; use queue or reject, or listen on TCP alone"
+            f"{config.source('overload')} shed-idle: the kernel does not tell which clients of a "
+            f"UNIX socket ({local[0]}) have been silent; use queue or reject, or listen on TCP only"
         )
     if config.proxy_protocol and not config.proxy_from:
         raise ConfigError(
-            f"{config.source('proxy_protocol')} needs --proxy-from: anybody can write a header"
+            f"{config.source('proxy_protocol')} needs --proxy-from, because any client can forge a "
+            "header"
         )
     if config.proxy_from and not config.proxy_protocol:
         raise ConfigError(
             f"{config.source('proxy_from')} has no effect without --proxy-protocol; "
-            "add it, or say with --allow who may connect"
+            "add it, or restrict clients with --allow"
         )
     for setting in settings():
-        # Only where it was typed beside the backend: a file or an environment may hold
-        # settings for several backends.
-        typed = config.sources.get(setting.name) == option_name(setting.name)
-        if setting.only_where_backend_reads and typed and setting.name not in backend.reads:
+        # Refused only on the command line: a file or an environment may hold settings for several
+        # backends.
+        is_option = config.sources.get(setting.name) == option_name(setting.name)
+        if setting.only_where_backend_reads and is_option and setting.name not in backend.reads:
             raise ConfigError(
                 f"{option_name(setting.name)} has no effect on the backend "
                 f"{config.backend!r} ({config.source('backend')}); leave one out"
