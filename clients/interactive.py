@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from clients.address import format_address, peer_address
 from clients.client import CHUNK, EchoClient, has_pending
+from echoserver import terminal
 
 if TYPE_CHECKING:
     from clients.tls import Socket, Trust
@@ -151,11 +152,7 @@ def _shown(reply: bytes) -> str:
 
 def printable(data: bytes) -> str:
     """Decode UTF-8 for the terminal; what is not text, or would command it, is escaped."""
-    text = data.decode("utf-8", "backslashreplace")
-    return "".join(
-        c if c.isprintable() or c in "\t\n" else c.encode("unicode_escape").decode("ascii")
-        for c in text
-    )
+    return terminal.printable(data.decode("utf-8", "backslashreplace"), keep="\t\n")
 
 
 def pipe(client: EchoClient) -> int:

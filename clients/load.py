@@ -25,6 +25,7 @@ from clients.steps import NEVER, IdleEndError, ReplyError
 from clients.tls import Socket, TlsError, TlsSocket
 from clients.workload import Workload
 from echoserver import load_handler
+from echoserver.system.schedstat import thread_time
 
 _SECOND = 1_000_000_000
 _AT_ONCE = 256 * 1024  # bytes, at most, taken from the kernel or handed to it
@@ -271,9 +272,9 @@ def _classify(error: BaseException) -> tuple[str, str]:  # noqa: PLR0911 - a tab
 
 
 def _run_delay() -> float:
-    """Return the seconds that this thread has waited for a CPU (schedstat, run_delay)."""
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / 1e9
+    """Return the seconds that this thread has waited for a CPU; 0 where that is not known."""
+    with suppress(OSError, ValueError):
+        return thread_time(Path("/proc/thread-self")).waited / 1e9
     return 0.0
 
 

@@ -17,6 +17,21 @@ def is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return a text in which the characters that would command a terminal are escaped.
+
+    Args:
+        text: It may come from a peer, or from another process.
+        keep: Characters that are left as they are, such as a newline.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
+
 def has_motion(stream: IO[str] | None, environment: Mapping[str, str] = os.environ) -> bool:
     """Tell whether output on a stream can be overwritten, as a progress bar does."""
     return is_terminal(stream) and environment.get("TERM") not in _INCAPABLE

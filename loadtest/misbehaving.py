@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 
 _HEADER = re.compile(rb"([0-9a-f]{4}):([0-9a-f]{8}):([0-9a-f]{6}):")
 _HEADER_SIZE = 21
@@ -130,7 +130,7 @@ def _lose(_server: MisbehavingServer, _sock: socket.socket, _message: bytes, res
 
 
 def _reset(_server: MisbehavingServer, sock: socket.socket, _message: bytes, _rest: bytes) -> bytes:
-    abort(sock)
+    reset_on_close(sock)
     raise ConnectionResetError
 
 

@@ -191,6 +191,12 @@ def _id(backend: str) -> str:
     return backend.rpartition(":")[2]
 
 
+@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Which load client does it: they must agree."""
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 def _close_sockets() -> Iterator[None]:
     yield

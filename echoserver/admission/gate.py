@@ -91,7 +91,9 @@ class Gate:
         """Whether to accept the next client: it can be admitted here, or must be rejected."""
         slots = self._service.slots
         if self.rejects:
-            return not slots.full or slots.exhausted  # otherwise, another process has room
+            # Always where this process is alone. One of several leaves to the others the clients
+            # that only they have slots for.
+            return not slots.full or slots.exhausted
         return not (slots.full or slots.exhausted)
 
     def admit_ready(self, ready: set[int]) -> Iterator[Connection]:

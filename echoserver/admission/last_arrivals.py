@@ -9,7 +9,7 @@ from echoserver.admission.listening_sockets import ListeningSockets
 from echoserver.conversation.connection import Connection
 from echoserver.flow import Readable
 from echoserver.service import Service
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 
 _RESET_GRACE = 0.5  # seconds in which clients without a slot are reset one by one
 
@@ -27,7 +27,7 @@ class LastArrivals:
         """Yield a connection for each of them that can be served, and the waits in between."""
         lifecycle = self._lifecycle
         self._sockets.remove_files()
-        yield from self._drain_queue()
+        yield from self._admit_queued()
         had_pending_headers = bool(self._gate.pending_headers)
         while self._gate.pending_headers and not lifecycle.killed:
             deadline = min(lifecycle.stream_deadline, self._gate.pending_headers.next_deadline)
@@ -39,12 +39,12 @@ class LastArrivals:
             self._gate.lingering_close.close_finished(ready)
             yield from self._gate.admit_ready(ready)
         if had_pending_headers and not self._has_successor:
-            yield from self._drain_queue()
+            yield from self._admit_queued()
         service = self._service
         for sock in self._gate.pending_headers.take_all():
             service.slots.give()
             service.totals.unserved += 1
-            abort(sock)
+            reset_on_close(sock)
             sock.close()
         if service.slots.fd is None and not self._has_successor:  # no other process accepts them
             service.totals.unserved += self._sockets.queue()[0]
@@ -54,7 +54,7 @@ class LastArrivals:
         """Whether another process accepts from these queues, or will."""
         return self._lifecycle.retiring or self._sockets.from_service_manager
 
-    def _drain_queue(self) -> Iterator[Connection | Readable]:
+    def _admit_queued(self) -> Iterator[Connection | Readable]:
         """Admit the clients that are in the kernel's queue.
 
         Clients without a free slot, or for which the time is over, are reset and counted. If
@@ -78,7 +78,7 @@ class LastArrivals:
                 lifecycle.run_hooks()
             else:
                 service.totals.unserved += 1
-                abort(client[0])
+                reset_on_close(client[0])
                 client[0].close()
                 if time.monotonic() > lifecycle.stream_deadline + _RESET_GRACE:
                     # Clients come faster than they can be reset. Closing the listener resets them.

@@ -8,7 +8,7 @@ from math import inf
 from echoserver.conversation.closing import LINGER
 from echoserver.conversation.exchange import CHUNK
 from echoserver.lifecycle.main_wait import Lifecycle
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 
 _MAX_CONNECTIONS = 64
 
@@ -31,7 +31,7 @@ class LingeringClose:
     def close_gently(self, sock: socket.socket) -> None:
         """Close a connection to which nothing was sent."""
         if len(self._closing) >= _MAX_CONNECTIONS:
-            abort(sock)
+            reset_on_close(sock)
             sock.close()
             return
         with suppress(OSError):

@@ -13,7 +13,7 @@ from echoserver.flow import Flow, Readable
 from echoserver.service import Service
 from echoserver.service.shedding import Shedder
 
-# Clients accepted before open connections have their turn: one thread may serve them all.
+# Clients accepted in a row before open connections get a turn: one thread may serve both.
 _MAX_ACCEPTS_IN_A_ROW = 64
 
 _ROOM_POLL_INTERVAL = 0.1
@@ -29,13 +29,13 @@ class Listener:
 
     Resource handling: a connection that was yielded holds a slot until it was served or refused.
 
-    Error handling, by what accept(2) reports:
+    Error handling, by the result of accept(2):
 
     - nothing to accept: wait, cooperatively if the backend's model does;
     - EMFILE, ENFILE, ENOBUFS, ENOMEM: log once a second, pause 50 ms, doubling up to 1 s, or until
       a connection ends; the clients stay in the kernel's queue;
     - EBADF, EINVAL, ENOTSOCK: raised, because the listening socket is unusable;
-    - anything else (ECONNABORTED, EPROTO, a network error of one client's): go on.
+    - anything else (ECONNABORTED, EPROTO, a network error of one client): go on.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Listener:
         in_a_row = 0
         has_run = lifecycle.running
         while lifecycle.running:
-            lifecycle.run_hooks()  # clients may come so fast that this never waits
+            lifecycle.run_hooks()  # clients may arrive so fast that this loop never waits
             if in_a_row < _MAX_ACCEPTS_IN_A_ROW and self._acceptor.may_accept:
                 in_a_row += 1
                 has_accepted, connection = self._accept_one()
@@ -187,7 +187,7 @@ class Listener:
             yield from self._gate.admit_ready(ready)
 
     def _next_timeout(self, now: float, *, wants_clients: bool) -> float | None:
-        """Return the seconds until something is due even if no event comes; None: nothing is."""
+        """Return the seconds until the next deadline; None: there is none."""
         deadlines = [self._gate.next_deadline]
         if now < self._acceptor.pause_end:
             deadlines.append(self._acceptor.pause_end)

@@ -24,7 +24,7 @@ class ThreadBackend(Backend):
     def serve(self, listener: Listener, service: Service) -> None:
         """Accept in this thread, serve each client in one of its own."""
         with many_threads(lambda: service.open) as start:
-            for connection in listener:
+            for connection in listener:  # accepts, until the server drains
                 try:
                     start(connection.serve)
                 except RuntimeError as error:  # the system has no thread left

@@ -31,7 +31,7 @@ _EOF, _RESET = Outcome.EOF, Outcome.RESET
 
 
 class Host(Terms, Protocol):
-    """What a connection needs of the process that serves it."""
+    """What a connection needs of the process that serves it: a `Service`, or a forked child."""
 
     @property
     def make_handler(self) -> Callable[[], Handler]:
@@ -99,7 +99,7 @@ class Connection(Exchange):
 
     def serve(self) -> None:
         """Serve this connection to its end in the calling thread, which blocks."""
-        blocking.BlockedThread(self, self._host.lifecycle).run()
+        blocking.BlockingDriver(self, self._host.lifecycle).run()
 
     def driven_by(self, driver: Driver, *, blocking: bool = False, swept: bool = True) -> Flow:
         """Return the flow that serves this connection to its end, for `driver` to run.

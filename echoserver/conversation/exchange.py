@@ -15,7 +15,7 @@ from echoserver.errors import NoApplicationData
 from echoserver.flow import Flow, Readable, Sleep, Wait, WaitResult, Writable
 from echoserver.handlers import Answer, Handler
 from echoserver.outcome import Outcome
-from echoserver.system.sockets import abort, send_queue_size
+from echoserver.system.sockets import reset_on_close, send_queue_size
 
 # Bytes of one read, and so the most that a peer which does not read can make us hold for it. This
 # is the high-water mark of every model: back-pressure begins where this much is unsent.
@@ -135,7 +135,7 @@ class Exchange:
             new: The drain had begun before the peer could send anything.
 
         Returns:
-            Why the conversation ended: ``eof``, ``idle_timeout`` or ``drained``.
+            Why the conversation ended: ``eof``, ``idle_timeout``, ``shed`` or ``drained``.
         """
         lifecycle = self.terms.lifecycle
         recv, send, receive = self.stream.recv, self.stream.send, handler.receive
@@ -146,8 +146,11 @@ class Exchange:
                 # Read before waiting: a new connection has often brought its first message along.
                 data = recv(chunk)
             except BlockingIOError as error:
-                if blocking and not (yield from self._await_application_data(error)):
-                    break
+                if blocking:  # the idle timeout is over, or the driver's `wake` has ended the wait
+                    if tls is None or not isinstance(error, NoApplicationData):
+                        break
+                    if not (yield from self._await_application_data(tls)):
+                        break
             else:
                 if not data:
                     return _EOF
@@ -178,22 +181,22 @@ class Exchange:
                 records += 1
                 if records % _MAX_RECORDS_PER_TURN == 0:
                     yield Readable(readable.fd, 0.0)
-            elif (yield readable):
-                break
+            else:
+                expired = yield readable
+                if expired:
+                    break
         if lifecycle.running:
             return Outcome.SHED if self.should_leave else Outcome.IDLE_TIMEOUT
         return (yield from self._drain_input(handler, new=new))
 
-    def _await_application_data(self, error: BlockingIOError) -> Generator[Wait, WaitResult, bool]:
-        """Tell, after a blocking read that returned nothing, whether to read again.
+    def _await_application_data(self, tls: Tls) -> Generator[Wait, WaitResult, bool]:
+        """Wait after TLS records without application data; tell whether to read again.
 
-        TLS has bytes that are not application data; a peer that sends nothing else counts as idle.
+        A peer that sends nothing else counts as idle.
         """
-        if self.tls is None or not isinstance(error, NoApplicationData):
-            return False
         patience = self.terms.config.idle_timeout or math.inf
         while self.terms.lifecycle.running and not self.should_leave:
-            remaining = self.tls.last_data_time + patience - time.monotonic()
+            remaining = tls.last_data_time + patience - time.monotonic()
             if remaining <= 0:
                 break
             if not (yield Readable(self.sock.fileno(), min(remaining, POLL_INTERVAL))):
@@ -281,7 +284,7 @@ class Exchange:
             if sent_bytes or new_backlog != backlog:
                 backlog, last_progress = new_backlog, time.monotonic()
             elif timeout and time.monotonic() - last_progress > timeout * _WRITE_TIMEOUT_TOLERANCE:
-                abort(self.sock)
+                reset_on_close(self.sock)
                 raise ConnectionLost(Outcome.WRITE_TIMEOUT)
 
 

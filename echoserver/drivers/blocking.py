@@ -15,7 +15,7 @@ _WAKE_TIMEOUT = 0.001  # seconds
 _SLEEP_SLICE = 0.1  # seconds
 
 
-class BlockedThread:
+class BlockingDriver:
     """The calling thread, which blocks in the system calls of one connection.
 
     The socket is in blocking mode, with SO_RCVTIMEO and SO_SNDTIMEO (inherited from the

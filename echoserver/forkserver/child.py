@@ -10,7 +10,7 @@ from typing import Any
 
 from echoserver.conversation.connection import Connection
 from echoserver.conversation.failures import describe_tls_failure, describe_without_message
-from echoserver.drivers.blocking import BlockedThread
+from echoserver.drivers.blocking import BlockingDriver
 from echoserver.forkserver.reports import Failure, Reports
 from echoserver.handlers import Handler
 from echoserver.lifecycle.state import State
@@ -88,7 +88,7 @@ class PreparedConversation:
         self._placeholder = socket.socket()
         self._sock = self._placeholder.dup()
         self._connection = Connection(self._sock, None, host)
-        self._thread = BlockedThread(self._connection, host.lifecycle)
+        self._thread = BlockingDriver(self._connection, host.lifecycle)
 
     def attach(self, fd: int) -> None:
         """Connect the conversation to a client's socket, until `detach`."""

@@ -101,7 +101,7 @@ class _ForkServer:
             state = self._host.lifecycle
             state.retiring = state.retiring or number == DRAIN_SIGNAL
             state.drain_timeout = self._reports.drain_timeout
-            state.drain()
+            state.begin_drain()
             state.interrupt()
 
     def _on_alarm(self, _number: int, _frame: Any) -> None:

@@ -134,7 +134,7 @@ class Lifecycle(SignalledState):
         if self._lifeline is not None:
             self.forget(self._lifeline)
             self._lifeline = None
-        self.drain()
+        self.begin_drain()
 
     def close(self) -> None:
         """Restore the signal handlers, and close the descriptors."""

@@ -44,14 +44,14 @@ class SignalledState(State):
 
     # -- state ---------------------------------------------------------------------------------
 
-    def drain(self) -> None:
+    def begin_drain(self) -> None:
         """Begin to drain; from any thread, or from a signal handler."""
-        super().drain()
+        super().begin_drain()
         self.wake()
 
     @property
     def signal_name(self) -> str:
-        """The name of that signal; ``none`` if something else began the drain."""
+        """The name of the last stop signal; ``none`` if something else began the drain."""
         return signal.Signals(self.signal).name if self.signal else "none"
 
     # -- waking the main flow ----------------------------------------------------------------
@@ -98,7 +98,7 @@ class SignalledState(State):
             # Even if it is not the first one, because others than the master may send it, too.
             self.signal = number
             self.retiring = is_for_this_worker()
-            self.drain()
+            self.begin_drain()
             self.interrupt()
 
         def on_wake_signal(_number: int, _frame: FrameType | None) -> None:
@@ -127,7 +127,7 @@ class SignalledState(State):
 
     def _on_abort_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.kill()
-        self.drain()
+        self.begin_drain()
         self.interrupt()
 
     def on_hangup(self, hook: Callable[[], None]) -> None:
@@ -158,7 +158,7 @@ class SignalledState(State):
 
     def _on_drain_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.retiring = True
-        self.drain()
+        self.begin_drain()
         self.interrupt()
 
     def _on_stop_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -173,7 +173,7 @@ class SignalledState(State):
             self.interrupt(again=True)
             self._await_main_flow()
         else:
-            self.drain()
+            self.begin_drain()
             self.interrupt()
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
@@ -193,6 +193,8 @@ class SignalledState(State):
         """End the process if its main flow has not noticed a second signal in time."""
         remaining = self._second_signal_time + _NOTICE_TIMEOUT - time.monotonic()
         if remaining <= 0:
+            # Another signal may interrupt the hooks; its handler is to find nothing to do.
+            self._second_signal_time = inf
             for hook in reversed(self._forced_end_hooks):
                 with suppress(Exception):
                     hook()

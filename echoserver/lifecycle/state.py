@@ -83,7 +83,7 @@ class State:
         self._main_connection: MainThreadConnection | None = None
         self._retry_delay = _FIRST_RETRY_DELAY
 
-    def drain(self) -> None:
+    def begin_drain(self) -> None:
         """Begin to drain; from any thread, or from a signal handler.
 
         A later call sets the deadline if there was none, as `drain_timeout` may have changed.
@@ -99,7 +99,7 @@ class State:
             self.phase = Phase.DRAINING
 
     def kill(self) -> None:
-        """End at once, because a second signal came; `drain` must be called, too."""
+        """End at once, because a second signal came; `begin_drain` must be called, too."""
         self.phase = Phase.KILLED
 
     @property
@@ -128,7 +128,9 @@ class State:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def interrupt(self, *, again: bool = False) -> None:
-        """End the wait of the connection that has to end; called by signal handlers.
+        """End the wait of the connection that the main thread itself serves, if it serves one.
+
+        Signal handlers call this, in a server of one client at a time or a forked child.
 
         A signal that arrives between the flow's last check of `running` and its system call ends
         no wait. So the connection is interrupted repeatedly.

@@ -73,6 +73,7 @@ class AccessLog:
         def main(report_ready: Callable[[], None]) -> None:
             if identity is not None:
                 identity.assume()
+            writer.handle_hangups()  # one that comes as soon as the server listens is not lost
             report_ready()
             writer.run(reopen=not first)
 
@@ -209,8 +210,7 @@ class _Writer:
             reopen: Reopen the file first. It may have been moved since it was opened, because this
                 writer replaces one that died.
         """
-        self._reopen = reopen
-        signal.signal(signal.SIGHUP, self._on_hangup)
+        self._reopen = self._reopen or reopen
         rest = b""
         while data := os.read(self._source, _CHUNK_SIZE):
             if self._reopen:
@@ -219,6 +219,10 @@ class _Writer:
             lines, end, rest = (rest + data).rpartition(b"\n")
             self._write(lines + end)  # whole lines: the rest of one that failed must not follow
             time.sleep(_BATCH_INTERVAL)
+
+    def handle_hangups(self) -> None:
+        """Have SIGHUP reopen the file before the next line is written."""
+        signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_hangup(self, _number: int, _frame: Any) -> None:
         self._reopen = True

@@ -62,6 +62,12 @@ class Totals(Counters):
     cut: int = 0
     """Connections that were still owed output at the drain's deadline."""
 
+    def add_bytes(self, bytes_in: int, bytes_out: int, bytes_discarded: int) -> None:
+        """Count bytes that a connection has moved."""
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+        self.bytes_discarded += bytes_discarded
+
 
 @dataclass(slots=True)
 class Vitals(Counters):

@@ -26,7 +26,7 @@ _HEARTBEAT_INTERVAL = 6.0  # seconds between two pings of a worker; see write_pa
 _SUSPENSION_THRESHOLD = (
     5.0  # seconds without supervision, in which workers may not have run, either
 )
-_KILL_GRACE = 2.0  # seconds beyond the drain's deadline until a worker is killed
+_KILL_GRACE = 2.0  # seconds after the drain's deadline before a worker is killed
 
 _MIN_UPTIME = 1.0  # seconds: a worker that ends sooner is not restarted at once
 _MAX_FAILED_STARTS = 3  # in a row, before any worker has served, until the master gives up
@@ -52,7 +52,7 @@ class Master:
         """Serve until the lifecycle ends it; return the totals of all workers.
 
         Raises:
-            BootError: No worker could be brought to serve.
+            BootError: No worker ever became ready to serve.
         """
         lifecycle = self._lifecycle
         lifecycle.wake_on(signal.SIGCHLD)
@@ -153,7 +153,7 @@ class Master:
             if worker.replaces is not None or self._reload.tries(worker):
                 self._reload.give_up("a new worker died before it served")
             if successor is not None:
-                successor.replaces = None  # no worker is left for it to replace
+                successor.replaces = None  # the worker it was to replace is gone
             elif worker.replaces is None:
                 self._restart(worker)
 
@@ -181,7 +181,7 @@ class Master:
     def _on_hangup(self) -> None:
         """Reload the configuration; the workers are then replaced one after the other."""
         if self._reload.read() and not self._workers.any_serves:
-            # The new configuration may be what helps, so do not wait for the back-off.
+            # The new configuration may fix the failures, so do not wait for the back-off.
             self._start_times = dict.fromkeys(self._start_times, 0.0)
 
     # -- the end -------------------------------------------------------------------------------

@@ -124,13 +124,7 @@ class EchoServer:
                 totals = self._serve_alone(components)
             code = exit_code(lifecycle, totals)
             log.flush_repeats()
-            if leftovers := remaining_threads() - threads:
-                log.warning(
-                    "threads_left",
-                    threads=sorted(thread.name for thread in leftovers),
-                    advice="the process ends without them; a handler or backend that starts "
-                    "threads ends them, or makes them daemons",
-                )
+            _warn_of_threads(remaining_threads() - threads, log)
             log.announce(
                 "stopped",
                 **asdict(totals),
@@ -172,6 +166,16 @@ class EchoServer:
             sidecars.ready()
 
         return self._plan.serve(sockets, lifecycle, log, resources, ready)
+
+
+def _warn_of_threads(threads: set[Any], log: Log) -> None:
+    if threads:
+        log.warning(
+            "threads_left",
+            threads=sorted(thread.name for thread in threads),
+            advice="the process ends without them; a handler or backend that starts threads ends "
+            "them, or makes them daemons",
+        )
 
 
 def _refuse_own_port(config: Config, sockets: ListeningSockets) -> None:

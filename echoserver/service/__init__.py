@@ -123,7 +123,7 @@ class Service:
             if connection.uses_quota:
                 self.quota.give(connection.peer[0])
             connection.close()
-            self._account_for(connection)
+            self.totals.add_bytes(*connection.new_byte_counts())
             outcome = connection.outcome or ""
             count_end(outcome, self.totals, self.vitals)
             # In this order, because `drain` checks both without the lock.
@@ -155,14 +155,8 @@ class Service:
         """Add to the totals what open connections have done so far, and publish them."""
         with self._lock:
             for connection in self._open:
-                self._account_for(connection)
+                self.totals.add_bytes(*connection.new_byte_counts())
             self.publish()
-
-    def _account_for(self, connection: Connection) -> None:
-        bytes_in, bytes_out, bytes_discarded = connection.new_byte_counts()
-        self.totals.bytes_in += bytes_in
-        self.totals.bytes_out += bytes_out
-        self.totals.bytes_discarded += bytes_discarded
 
     def publish(self) -> None:
         """Publish the vitals and totals of this process."""

@@ -60,7 +60,7 @@ def accept_queue(listener: socket.socket) -> tuple[int, int]:
     return waiting, limit
 
 
-def abort(sock: socket.socket) -> None:
+def reset_on_close(sock: socket.socket) -> None:
     """Turn the close that follows into a reset (RST), which frees the kernel's buffers at once."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from clients.address import connect
 from clients.client import EchoClient
 from echoserver.errors import EchoServerError
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 from loadtest.errors import ClientError, LoadError
 from loadtest.load.round import describe_end
 from loadtest.machine.descriptors import allow_descriptors
@@ -110,7 +110,7 @@ def _watch(server: RunningServer) -> Sampler:
 def _connect(server: RunningServer) -> socket.socket:
     sock = connect(server.host, server.port, _PATIENCE)
     # It ends with a reset: thousands in TIME_WAIT would leave too few ports for the next server.
-    abort(sock)
+    reset_on_close(sock)
     return sock
 
 

@@ -3,19 +3,19 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
 
 from clients.load_result import LoadResult
 from clients.workload import Workload
 from loadtest.load.client_limit import ClientLimit, judge
 from loadtest.load.coordinator import Progress, Workers, no_progress
 from loadtest.load.intervals import IntervalRow
+from loadtest.machine.cpu_sample import CpuSample
 from loadtest.machine.descriptors import allow_descriptors
 from loadtest.machine.pinning import Pinning
 from loadtest.machine.processes import signal_name
 from loadtest.machine.sampler import Sampler
 from loadtest.machine.sockets import queue_length
-from loadtest.machine.usage import Peaks, WatchedProcesses, busy_seconds
+from loadtest.machine.usage import Peaks, Usage, WatchedProcesses
 
 _SETTLE_TIME = 0.5  # seconds without a change after which a server is assumed to accept no more
 
@@ -37,7 +37,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class EndedEarly:
-    """Why a round was over before its time, or before all its messages were answered."""
+    """Why a round ended early: before its time was up, or before all its messages were answered."""
 
     because: str
     """What happened, as the end of a sentence."""
@@ -79,11 +79,11 @@ class Round:
     client_wait_percent: float = 0.0
     """Time that the client was ready to run while another process had its core; 100 is one core."""
     duration: float | None = None
-    """Seconds that the workload was to take; None: it was a number of messages."""
+    """Planned seconds of the workload; None: it was limited by a number of messages."""
     asking: int = 0
     """Connections for which a message was due."""
     server_processes: WatchedProcesses | None = None
-    """The processes that the server's figures are of."""
+    """The processes that the server's figures cover."""
     ended_early: EndedEarly | None = None
     others_share: float | None = None
     """Share of the CPUs' time that programs other than the client and the server used."""
@@ -122,6 +122,8 @@ def measure(
 ) -> Round:
     """Run `workload` once, and return its figures.
 
+    All steps are in this function, because figures are comparable only if their order is the same.
+
     Args:
         workload: The load, and the server to put under it.
         pinning: The CPUs of the client.
@@ -141,14 +143,14 @@ def measure(
         connections_made = workers.connect()
         _settle(workload.host, workload.port)
         # Before the start: on a busy machine, a short round may be over before we run again.
-        before, sample = watch.usage(), _CpuSample(pinning)
+        before, sample = watch.usage(), CpuSample(pinning)
         start_ns = workers.start()
         if workload.warmup:
             time.sleep(max(0.0, (start_ns - time.perf_counter_ns()) / 1e9 + workload.warmup))
-            before, sample = watch.usage(), _CpuSample(pinning)
+            before, sample = watch.usage(), CpuSample(pinning)
         workers.wait(progress)
         elapsed = (time.perf_counter_ns() - start_ns) / 1e9
-        after, sample = watch.usage(), _CpuSample(pinning).since(sample)
+        after, sample = watch.usage(), CpuSample(pinning).since(sample)
         server_gone = watch.has_ended()
         pss = watch.pss_bytes()
         load = workers.close()
@@ -168,58 +170,44 @@ def measure(
     if is_watched:
         result.server_pss_bytes = pss
         result.peaks = watch.peaks
-        if not (early and early.server_gone):  # its last CPU time was not seen
+        if not (early and early.server_gone):  # the server's last CPU time was not seen
             result.server_cpu_seconds = server_cpu_seconds
-    if is_watched:
         result.others_share = sample.others_share(load.cpu_share, server_cpu_seconds)
         result.server_wait_share = after.longest_wait_since(before)
-    if early:  # such a round shows no limit
-        return result
-    result.limit = judge(
-        load,
-        workload,
-        client_share=load.cpu_share / min(engine.processes, workload.connections),
-        client_waited=load.wait_share / min(engine.processes, workload.connections),
-        client_cores_busy=sample.client_share if pinning.split else None,
-        server_share=server_cpu_seconds / ((after.at - before.at) * len(pinning.server))
-        if is_watched
-        else None,
-        busiest_server_thread=after.busiest_since(before) if is_watched else None,
-        capacity=engine.capacity,
-    )
+    if not early:  # a round that ended early shows no limit
+        result.limit = _limit(load, workload, pinning, engine, sample, (before, after), is_watched)
     if result.interrupted:
         raise RoundInterrupt(result)
     return result
 
 
-class _CpuSample:
-    """The CPU time that all processes have used on the CPUs of client and server."""
-
-    def __init__(self, pinning: Pinning) -> None:
-        self._pinning = pinning
-        self.at = time.monotonic()
-        self.client = busy_seconds(pinning.client)
-        self.programs = busy_seconds(pinning.client | pinning.server, interrupts=False)
-        self.ours = time.process_time()
-
-    def since(self, before: "_CpuSample") -> Self:
-        """Subtract an earlier sample, and return this one."""
-        self.at -= before.at
-        self.client -= before.client
-        self.programs -= before.programs
-        self.ours -= before.ours
-        return self
-
-    @property
-    def client_share(self) -> float:
-        """How much of the time the client's CPUs were not idle."""
-        return self.client / (self.at * len(self._pinning.client))
-
-    def others_share(self, client_share: float, server_seconds: float) -> float:
-        """Return the share of the CPUs' time that other programs used."""
-        others = self.programs - self.ours - server_seconds - client_share * self.at
-        cpus = len(self._pinning.client | self._pinning.server)
-        return max(0.0, others / (self.at * cpus))
+def _limit(
+    load: LoadResult,
+    workload: Workload,
+    pinning: Pinning,
+    engine: Engine,
+    sample: CpuSample,
+    usages: tuple[Usage, Usage],
+    is_watched: bool,  # noqa: FBT001 - private
+) -> ClientLimit:
+    """Return why the client was the limit of a round that came to its end."""
+    before, after = usages
+    processes = min(engine.processes, workload.connections)
+    server_share = busiest_thread = None
+    if is_watched:
+        seconds = (after.at - before.at) * len(pinning.server)
+        server_share = (after.seconds - before.seconds) / seconds
+        busiest_thread = after.busiest_since(before)
+    return judge(
+        load,
+        workload,
+        client_share=load.cpu_share / processes,
+        client_waited=load.wait_share / processes,
+        client_cores_busy=sample.client_share if pinning.split else None,
+        server_share=server_share,
+        busiest_server_thread=busiest_thread,
+        capacity=engine.capacity,
+    )
 
 
 def _early_end(

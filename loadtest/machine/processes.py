@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from echoserver.system.schedstat import ThreadTime, thread_time
+from echoserver.terminal import printable
+
 _TICKS = os.sysconf("SC_CLK_TCK")  # a second
 _TICK_NS = 10**9 // _TICKS
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -72,7 +75,7 @@ def process(pid: int) -> Process | None:
         Key(pid, int(fields[19])),
         int(fields[1]),
         fields[0] in {"Z", "X"},
-        _printable(before.partition("(")[2]),
+        printable(before.partition("(")[2]),
         int(fields[17]),
         int(fields[21]) * _PAGE,
         (int(fields[13]) + int(fields[14])) * _TICK_NS,
@@ -124,22 +127,13 @@ def cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
-class ThreadTime(NamedTuple):
-    """The run time and waiting time of one thread, in nanoseconds."""
-
-    ran: int = 0
-    waited: int = 0
-    """For a CPU that another thread had."""
-
-
 def thread_times(pid: int) -> dict[int, ThreadTime]:
     """Return the times of each living thread of a process (schedstat)."""
     times: dict[int, ThreadTime] = {}
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError, IndexError, ValueError):
-                ran, waited, *_ = map(int, (task / "schedstat").read_bytes().split())
-                times[int(task.name)] = ThreadTime(ran, waited)
+            with suppress(OSError, ValueError):
+                times[int(task.name)] = thread_time(task)
     return times
 
 
@@ -156,14 +150,9 @@ def program(one: Process) -> str:
         if script is not None:
             module = "-m " if script and words[script - 1] == "-m" else ""
             inline = script and words[script - 1] in {"-c", "-e"}
-            name = "" if inline else _printable(Path(words[script]).name)
+            name = "" if inline else printable(Path(words[script]).name)
             return f"{one.name} {module}{name}".strip()
     return one.name
-
-
-def _printable(text: str) -> str:
-    """Return a name, which the process itself has chosen, in a form that is safe on a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def signal_name(number: int) -> str:

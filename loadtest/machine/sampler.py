@@ -7,12 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
+from echoserver.system.schedstat import ThreadTime
 from loadtest.machine import sockets
 from loadtest.machine.processes import (
     Key,
     Process,
     Table,
-    ThreadTime,
     ancestors,
     cpu_ns,
     descendants,

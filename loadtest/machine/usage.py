@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from loadtest.machine.processes import (
-    ThreadTime,
-)
+from echoserver.system.schedstat import ThreadTime
 
 _TICK_NS = 10**9 // os.sysconf("SC_CLK_TCK")
 

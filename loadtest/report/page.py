@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import jinja2
-
 from loadtest.report import charts
 from loadtest.report.cells import HEADINGS, RANKING_HEADINGS, cells, ranking_cells, remarks
-from loadtest.report.figures import CHARTS, number_targets
+from loadtest.report.chart import number_targets
+from loadtest.report.figures import CHARTS
 from loadtest.results.document import label, merge_runs
 from loadtest.results.schema import Comparison, Document, Row
+from loadtest.templates import page_template
 
 
 def page(documents: list[Document], names: tuple[str, ...] = ()) -> str:
@@ -20,15 +20,8 @@ def page(documents: list[Document], names: tuple[str, ...] = ()) -> str:
         names: The files that they come from; needed if there are several.
     """
     merged = merge_runs(documents, names)
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
     rows = merged["results"]
-    return environment.get_template("page.html.jinja").render(
+    return page_template(Path(__file__).with_name("page.html.jinja")).render(
         charts=[chart for make in CHARTS if (chart := make(rows)) is not None],
         series={number: row["target"] for number, row in number_targets(rows)}.items(),
         headings=[" ".join(heading).strip() for heading in HEADINGS],

@@ -7,7 +7,15 @@ from clients.content import WRONG
 from clients.recording import histogram
 from loadtest.load.round import Round
 from loadtest.machine.usage import WatchedProcesses
-from loadtest.results.schema import EarlyEnd, OtherPython, Row, Spread, Sweep
+from loadtest.results.schema import (
+    ClientFigures,
+    EarlyEnd,
+    OtherPython,
+    Row,
+    ServerFigures,
+    Spread,
+    Sweep,
+)
 from loadtest.results.statistics import (
     interval,
     median,
@@ -135,14 +143,7 @@ class Result:
             lag.add(one.load.lag)
             recovery.add(one.load.recovery)
             first_errors = one.load.first_errors | first_errors
-        peaks = [one.peaks for one in self.rounds if one.peaks is not None]
-        pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
         reasons = [reason for one in self.rounds for reason in one.limit.reasons]
-        processes = self.server_processes
-        # A round that was over at once took no time, so it has no shares of it.
-        rounds_with_cpu = [one for one in self.rounds if one.client_cpu_percent]
-        shares = [one.client_cpu_percent for one in rounds_with_cpu]
-        waits = [one.client_wait_percent for one in rounds_with_cpu]
         median_round = sorted(self.rounds, key=lambda one: one.throughput)[len(self.rounds) // 2 :][
             :1
         ]
@@ -172,21 +173,8 @@ class Result:
             "reconnects": sum(one.load.reconnects for one in self.rounds),
             "recovery_us": percentiles(recovery),
             "starved": max((one.load.starved for one in self.rounds), default=0),
-            "server": {
-                "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
-                "cpu": _spread(cpu, 3),
-                "peak_rss_bytes": max((peak.rss_bytes for peak in peaks), default=None),
-                "pss_bytes": max(pss, default=None),
-                "threads": max((peak.threads for peak in peaks), default=None),
-                "processes": max((peak.processes for peak in peaks), default=None),
-                "watched": {"programs": processes.programs, "by_socket": processes.by_socket}
-                if processes
-                else None,
-            },
-            "client": {
-                "cpu_percent": round(median(shares), 1) if shares else None,
-                "waited_percent": round(median(waits), 1) if shares else None,
-            },
+            "server": self._server_figures(cpu),
+            "client": self._client_figures(),
             "client_limited": self.client_limited,
             "client_limited_rounds": sum(bool(one.limit) for one in self.rounds),
             "client_limited_because": Counter(reasons).most_common(1)[0][0] if reasons else None,
@@ -200,6 +188,32 @@ class Result:
         if self.stop_reason:
             row["failed"] = self.stop_reason
         return row
+
+    def _server_figures(self, cpu: list[float]) -> ServerFigures:
+        peaks = [one.peaks for one in self.rounds if one.peaks is not None]
+        pss = [one.server_pss_bytes for one in self.rounds if one.server_pss_bytes is not None]
+        processes = self.server_processes
+        return {
+            "cpu_us_per_message": round(median(cpu), 2) if cpu else None,
+            "cpu": _spread(cpu, 3),
+            "peak_rss_bytes": max((peak.rss_bytes for peak in peaks), default=None),
+            "pss_bytes": max(pss, default=None),
+            "threads": max((peak.threads for peak in peaks), default=None),
+            "processes": max((peak.processes for peak in peaks), default=None),
+            "watched": {"programs": processes.programs, "by_socket": processes.by_socket}
+            if processes
+            else None,
+        }
+
+    def _client_figures(self) -> ClientFigures:
+        # A round that was over at once took no time, so it has no shares of it.
+        rounds = [one for one in self.rounds if one.client_cpu_percent]
+        if not rounds:
+            return {"cpu_percent": None, "waited_percent": None}
+        return {
+            "cpu_percent": round(median([one.client_cpu_percent for one in rounds]), 1),
+            "waited_percent": round(median([one.client_wait_percent for one in rounds]), 1),
+        }
 
 
 def _spread(values: list[float], digits: int) -> Spread:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from echoserver import Backend, Connection, Listener, Service
 from echoserver.backends.process import ProcessBackend
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 
 
 class Wrong:
@@ -35,6 +35,8 @@ class BrokenThreads(Backend):
 
     socket: ClassVar[type[Wrong]] = Wrong
     fails: ClassVar[set[str]] = set()
+    may_fail: ClassVar[set[str]] = set()
+    """Checks in which the defect shows by chance."""
 
     def serve(self, listener: Listener, service: Service) -> None:
         for connection in listener:
@@ -60,7 +62,7 @@ class _EndsWithTheInput(Wrong):
         for _, events in self._poll.poll(0):
             reset = events & (select.POLLERR | select.POLLHUP)
             if not reset and unread(self._sock) > _A_FEW_WORDS:
-                abort(self._sock)
+                reset_on_close(self._sock)
                 return b""
         return self._sock.recv(size, flags)
 
@@ -153,7 +155,7 @@ class _ClosesHard(Wrong):
     def recv(self, size: int, flags: int = 0) -> bytes:
         data = self._sock.recv(size, flags)
         if not data:
-            abort(self._sock)
+            reset_on_close(self._sock)
         return data
 
 
@@ -224,6 +226,8 @@ class SharedBuffer(BrokenThreads):
         "test_no_cross_talk_among_simultaneous_senders",
         "test_400_connections_at_once",
     }
+    # One connection is asked while another's last read may still lie in the buffer.
+    may_fail: ClassVar[set[str]] = {"test_64_mib_at_a_peer_that_does_not_read"}
 
 
 class _Spins(Wrong):

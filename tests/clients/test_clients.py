@@ -2,7 +2,6 @@
 
 import signal
 import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -255,7 +254,7 @@ def test_a_server_that_ends_at_the_prompt_is_noticed(options: dict[str, Any], ty
 
 def test_a_connection_that_breaks_at_the_prompt_is_noticed() -> None:
     with conversing() as (terminal, server):
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.reset_on_close(server)
         server.close()
         terminal.read_until("The connection was broken: Connection reset by peer.")
         assert terminal.close() == 1

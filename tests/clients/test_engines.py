@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -29,12 +28,6 @@ from tests.support.misbehaving import accepting, ending_with_its_reply
 from tests.support.misbehaving import server as custom_server
 
 ENGINES: dict[str, type[Load]] = {"threads": ThreadLoad, "epoll": EpollLoad}
-
-
-@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
-def engine(request: pytest.FixtureRequest) -> str:
-    """Which load client does it: they must agree."""
-    return str(request.param)
 
 
 def carry_out(engine: str, address: wire.Address, **options: Any) -> LoadResult:
@@ -337,7 +330,7 @@ def test_how_a_server_ends_what_is_answered_is_its_own_affair(engine: str) -> No
         with sock:
             while data := sock.recv(65536):
                 sock.sendall(data)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.reset_on_close(sock)
 
     with accepting(reset_at_the_end) as address:
         result = carry_out(engine, address, connections=3, duration=None, messages=30)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -25,12 +24,6 @@ from tests.support.certificates import SERVERS
 from tests.support.launching import free_port, run
 from tests.support.misbehaving import accepting
 from tests.support.misbehaving import server as misbehaving
-
-
-@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
-def engine(request: pytest.FixtureRequest) -> str:
-    """Which load client does it: they must agree."""
-    return str(request.param)
 
 
 @contextmanager
@@ -110,7 +103,7 @@ def echoing(port: int, until: threading.Event) -> None:
                 socks.append(sock)
                 threading.Thread(target=echo, args=(sock,), daemon=True).start()
     for sock in socks:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.reset_on_close(sock)
         with suppress(OSError):
             sock.shutdown(socket.SHUT_RD)
         sock.close()

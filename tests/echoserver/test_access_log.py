@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from echoserver.monitoring import access_log
 from tests.echoserver.test_cli import sentence
 from tests.support import inspection, pace, wire
 from tests.support.launching import (
@@ -137,6 +140,24 @@ def test_an_access_log_that_nobody_reads(tmp_path: Path) -> None:
     result = run("echoserver", "--port", "0", "--access-log", str(pipe))
     assert result.returncode == 3
     assert f"--access-log: nobody reads the pipe {pipe}" in sentence(result)
+
+
+def test_the_writer_takes_sighup_before_it_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SIGHUP that came in the moment between was lost, and the file not reopened."""
+    monkeypatch.setattr(access_log._Writer, "run", lambda *_, **__: signal.pause())
+    written = access_log.AccessLog(str(tmp_path / "access.log"), None)
+    stub: Any = SimpleNamespace(fd=2)
+    helper = written.start(stub, stub)
+    try:
+        status = Path(f"/proc/{helper.pid}/status").read_text()
+        (caught,) = (line for line in status.splitlines() if line.startswith("SigCgt:"))
+        assert int(caught.split()[1], 16) >> (signal.SIGHUP - 1) & 1
+    finally:
+        helper.stop(0)
+        written.close()
+        written.release()
 
 
 def test_an_access_log_that_cannot_be_opened_anew(tmp_path: Path) -> None:

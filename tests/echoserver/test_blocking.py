@@ -49,7 +49,7 @@ def test_a_thread_that_begins_what_is_being_abandoned_just_leaves() -> None:
         abandoning.start()
         assert closing.wait(10)
         serving = threading.Thread(
-            target=lambda: blocking.BlockedThread(connection, State(1)).run()
+            target=lambda: blocking.BlockingDriver(connection, State(1)).run()
         )
         serving.start()  # pytest fails what a thread raises
         serving.join(10)

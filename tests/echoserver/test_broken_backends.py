@@ -51,7 +51,8 @@ def test_a_defect_fails_exactly_its_checks(broken: type[backends.BrokenThreads])
         result.stdout + result.stderr
     )
     failed = re.findall(r"^(?:FAILED|ERROR) \S*::(\w+)(\[\S+\])", result.stdout, re.MULTILINE)
-    assert {check + handler(check, which) for check, which in failed} == broken.fails
+    found = {check + handler(check, which) for check, which in failed}
+    assert found - broken.may_fail == broken.fails
 
 
 def handler(check: str, parameters: str) -> str:

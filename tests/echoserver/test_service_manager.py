@@ -95,7 +95,7 @@ def test_a_drain_that_begins_between_two_looks_is_told(
     sockets, log = bind(config), Log(config)
     sidecars = Sidecars(config, sockets, log, None)
     sidecars.start(scoreboard, lifecycle)
-    lifecycle.drain()
+    lifecycle.begin_drain()
     scoreboard.drain_everyone()
     lifecycle.dispatch_ready()
     try:

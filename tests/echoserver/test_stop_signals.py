@@ -1,5 +1,6 @@
 """A second signal ends the server at once, whatever its main flow is doing."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import echoserver
+from echoserver.lifecycle.main_wait import Lifecycle
 from tests.support import inspection, wire
 from tests.support.launching import Child, serving
 
@@ -93,6 +95,24 @@ def test_while_a_handler_hangs(backend_name: str, plugin: Path, tmp_path: Path) 
         assert wire.eventually((tmp_path / "receive-reached").exists)
         end_by_signals(server)
     assert not path.exists(), "the file goes with the process that made it"
+
+
+def test_a_signal_during_an_end_by_force_repeats_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its handler interrupts the hooks; the log had the line twice."""
+    lifecycle = Lifecycle(1.0)
+    calls: list[str] = []
+    exits: list[int] = []
+
+    def hook() -> None:
+        calls.append("hook")
+        lifecycle._await_main_flow()  # as the handler does
+
+    monkeypatch.setattr(os, "_exit", exits.append)
+    lifecycle.on_forced_end(hook)
+    lifecycle._second_signal_time = -math.inf
+    lifecycle._await_main_flow()
+    lifecycle.close()
+    assert (calls, len(exits)) == (["hook"], 1)
 
 
 @pytest.mark.ci

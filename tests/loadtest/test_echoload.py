@@ -29,12 +29,6 @@ from tests.support.misbehaving import Answer
 from tests.support.misbehaving import server as misbehaving
 
 
-@pytest.fixture(params=[pytest.param("threads", marks=pytest.mark.ci), "epoll"])
-def engine(request: pytest.FixtureRequest) -> str:
-    """Which load client does it: they must agree."""
-    return str(request.param)
-
-
 @pytest.fixture(params=["threads", pytest.param("epoll", marks=pytest.mark.slow)])
 def usual_engine(request: pytest.FixtureRequest) -> str:
     """One is enough by default where `test_engines` holds both of them to the same."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clients.recording import folded
-from loadtest.report import axes, charts
+from loadtest.report import axes, charts, line_chart
 from loadtest.report.cells import NONE, ranking_cells
 from loadtest.report.marks import Bar, Line, Point
 from loadtest.results.schema import ComparedFigure, Comparison
@@ -285,7 +285,7 @@ def test_labels_of_lines_and_axes_have_room() -> None:
     def words(value: float) -> str:
         return f"{value:g} microseconds"
 
-    drawing = charts.lines(
+    drawing = line_chart.lines(
         many, axes.steps([1, 2], words), axes.linear(5, words), "", "", lambda *_: ""
     )
     ends = [float(y) for y in re.findall(r'class="end" y="([\d.]+)"', drawing)]

@@ -15,7 +15,7 @@ from echoserver.addresses import parse_endpoint
 from echoserver.backends.process import ProcessBackend
 from echoserver.backends.thread import ThreadBackend
 from echoserver.outcome import Outcome
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 from tests.broken.backends import NoHalfClose as _NoHalfClose
 from tests.broken.backends import SpinsOnClosedPeer as _SpinsOnClosedPeer
 
@@ -166,7 +166,7 @@ class ClosesHard(_Own):
                 total += len(data)
                 connection.bytes_in += len(data)
                 self.answer(connection, stream, data)
-        abort(connection.sock)
+        reset_on_close(connection.sock)
 
 
 class EndsAtUrgent(_Own):

@@ -2,11 +2,11 @@
 
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from tests.support import wire
 from tests.support.certificates import SERVERS
 from tests.support.wire import Address
 
@@ -24,8 +24,7 @@ def server(answer: Answer, *, hard: bool = False) -> Iterator[Address]:
             reply = answer(data, number)
             if reply is None:
                 if hard:
-                    no_linger = struct.pack("ii", 1, 0)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
+                    wire.reset_on_close(sock)
                 break
             sock.sendall(reply)
         sock.close()

@@ -190,8 +190,13 @@ def finish(sock: socket.socket) -> bytes:
 
 def reset(sock: socket.socket) -> None:
     """Close with RST instead of FIN."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(sock)
     sock.close()
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have the end of a socket, by a call or with its process, send RST instead of FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def served(address: Address) -> bool:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from echoserver.system.sockets import abort
+from echoserver.system.sockets import reset_on_close
 from loadtest.check.client.circumstances import Circumstances
 from loadtest.check.evidence import count, difference
 from loadtest.check.failure import Failure
@@ -266,7 +266,7 @@ class ClientConnection:
 
 def reset(sock: socket.socket) -> None:
     """Close with RST instead of FIN (socket(7), SO_LINGER)."""
-    abort(sock)
+    reset_on_close(sock)
     sock.close()
 
 

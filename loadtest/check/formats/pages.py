@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import jinja2
-
 from loadtest.check.formats import text
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report
+from loadtest.templates import page_template
 
 _WORDS = {PASSED: "passed", FAILED: "**failed**", SKIPPED: "skipped", ERROR: "**grader failed**"}
 
@@ -44,17 +43,10 @@ def _html(content: str) -> str:
 
 def html(report: Report) -> str:
     """Return a report as one self-contained page."""
-    environment = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-    )
     groups: dict[str, list[object]] = {}
     for result in report.results:
         groups.setdefault(result.check.group, []).append(result)
-    return environment.get_template("grade.html.jinja").render(
+    return page_template(Path(__file__).with_name("grade.html.jinja")).render(
         report=report,
         groups=groups,
         heading=text.heading(report),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.machine.processes import thread_times
 from loadtest.machine.sockets import TCP_TABLES, endpoints
 from loadtest.machine.usage import pss_bytes
 
@@ -107,10 +108,8 @@ def on_cpu_seconds(processes: list[psutil.Process]) -> float:
     total = 0
     for process in processes:
         with suppress(OSError):
-            for task in Path(f"/proc/{process.pid}/task").iterdir():
-                with suppress(OSError, IndexError, ValueError):
-                    ran, waited = (task / "schedstat").read_bytes().split()[:2]
-                    total += int(ran) + int(waited)
+            for time in thread_times(process.pid).values():
+                total += time.ran + time.waited
     return total / 1e9
 
 

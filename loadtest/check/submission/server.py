@@ -16,6 +16,7 @@ from typing import Any, Self
 import psutil
 
 from clients.address import format_address
+from echoserver.terminal import printable
 from loadtest.check.failure import Failure
 from loadtest.check.submission import keeper, observed
 from loadtest.check.submission.keeper import Order
@@ -287,5 +288,5 @@ def listens(port: int) -> bool:
 
 def _printable(line: str) -> str:
     """Return a line of the server's output in a form that can be shown anywhere."""
-    printable = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.expandtabs(4))
-    return printable if len(printable) <= _LONGEST_LINE else printable[:_LONGEST_LINE] + "..."
+    text = printable(line.expandtabs(4))
+    return text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "..."

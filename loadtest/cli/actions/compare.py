@@ -46,7 +46,10 @@ def compare(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Compare servers: a fresh one for every target and round."""
+    """Compare servers: a fresh one for every target and round.
+
+    Two dozen options make this long: they are checked in one place, before anything is started.
+    """
     files = take_output_files(options)
     positive(options["duration"], "-d")
     settings = selection.server_settings(

@@ -101,12 +101,7 @@ def _carry_out(
         "find_max": {
             "target": label,
             "objectives": objectives_text,
-            "rate": search_result.rate,
-            "client_limited": search_result.client_limited,
-            "inconclusive": search_result.inconclusive,
-            "ended_early": search_result.ended_early or None,
-            "retries": sum(len(step.spoiled) for step in search_result.steps),
-            "steps": [asdict(step) for step in search_result.steps],
+            **_as_json(search_result),
             "interrupted": interrupted,
         },
     }
@@ -126,6 +121,17 @@ def _carry_out(
         complain("interrupted: only the steps so far were counted")
         return EXIT_INTERRUPTED
     return EXIT_COULD_NOT_RUN if failure else code
+
+
+def _as_json(found: SearchResult) -> dict[str, object]:
+    return {
+        "rate": found.rate,
+        "client_limited": found.client_limited,
+        "inconclusive": found.inconclusive,
+        "ended_early": found.ended_early or None,
+        "retries": sum(len(step.spoiled) for step in found.steps),
+        "steps": [asdict(step) for step in found.steps],
+    }
 
 
 def _step_line(step: Step) -> str:
