@@ -3,7 +3,7 @@
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from echoserver.addresses import (
     EVERY_ADDRESS,
@@ -20,13 +20,51 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVERY_ADDRESS",
+    "SocketAddress",
     "connect",
     "format_address",
+    "format_socket_address",
     "is_unix",
     "parse_address",
     "peer_address",
+    "resolve_reachable",
     "server_name",
 ]
+
+
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+"""What connect(2) takes for TCP: of IPv6 with flow information, and the number of the scope."""
+
+_PROBE_TIMEOUT = 1.0  # seconds for one of several addresses to accept
+
+
+def resolve_reachable(host: str, port: int) -> SocketAddress:
+    """Return the address of a host on which something accepts connections on `port`.
+
+    A name may have several, such as ``::1`` and ``127.0.0.1`` for ``localhost``, of which a server
+    has one: then each is tried, as clients do. Where none accepts, it is the first.
+
+    Raises:
+        OSError: The host cannot be resolved.
+    """
+    addresses = [
+        (family, address)
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ]
+    if len(addresses) > 1:
+        for family, address in addresses:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.settimeout(_PROBE_TIMEOUT)
+                if probe.connect_ex(address) == 0:
+                    return cast("SocketAddress", address)
+    return cast("SocketAddress", addresses[0][1])
+
+
+def format_socket_address(address: SocketAddress) -> str:
+    """Return ``HOST:PORT``, with the scope of an IPv6 address that has one."""
+    host, port, *more = address
+    scope = f"%{socket.if_indextoname(int(more[1]))}" if more and more[1] else ""
+    return format_address(str(host).partition("%")[0] + scope, int(port))
 
 
 def connect(host: str, port: int, timeout: float | None = None) -> socket.socket:

@@ -1,6 +1,7 @@
 """All checks, and the selection by patterns."""
 
 import fnmatch
+from collections.abc import Iterable, Sequence
 
 from loadtest.check.checks import (  # noqa: F401 - they fill CHECKS
     capacity,
@@ -28,7 +29,29 @@ def choose(only: str | None, skip: str | None) -> list[Check]:
 
 def every() -> list[Check]:
     """Return all checks, in the order in which they run."""
-    return sorted(CHECKS.values(), key=lambda one: (list(GROUPS).index(one.id[0]), one.id))
+    return in_order(CHECKS.values())
+
+
+def in_order(checks: Iterable[Check]) -> list[Check]:
+    """Return checks in the order in which they run."""
+    return sorted(checks, key=lambda one: (list(GROUPS).index(one.id[0]), one.id))
+
+
+def prerequisites(selection: Sequence[Check]) -> list[Check]:
+    """Return the checks besides those of `selection` that must run for their verdicts to stand.
+
+    That is what they need, and L2, which notes the greeting that all later ones expect. So a check
+    has the same verdict whatever else is selected.
+    """
+    needed = {one.id for one in selection}
+    pending = [*selection]
+    while pending:
+        one = pending.pop()
+        ids = (*one.needs, *(() if one.id in {"L1", "L2"} else ("L2",)))
+        for missing in set(ids) - needed:
+            needed.add(missing)
+            pending.append(CHECKS[missing])
+    return [CHECKS[name] for name in needed - {one.id for one in selection}]
 
 
 def _ids_matching(patterns: str, option: str) -> set[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from clients.own_limits import OWN_LIMITS
 from loadtest.check.evidence import Difference
 
 
@@ -31,6 +32,16 @@ def failure_context(circumstances: str) -> Iterator[None]:
 
 class NoEchoServer(Failure):
     """The server does something else altogether, so further checks are pointless."""
+
+
+class OwnLimitReached(Exception):  # noqa: N818 - an outcome of a check, not an error of ours
+    """This machine, and not the server, cannot do more; the message says what is missing."""
+
+
+def raise_own_limit(number: int | None) -> None:
+    """Raise `OwnLimitReached` if an error of socket(2) or connect(2) is about this machine."""
+    if missing := OWN_LIMITS.get(number or 0):
+        raise OwnLimitReached(f"this machine could not connect: {missing}")
 
 
 class NotApplicable(Exception):  # noqa: N818 - an outcome of a check, not an error of ours

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from clients.address import format_address
+from clients.address import format_socket_address
 from echoserver.terminal import has_colours
 from loadtest.check.formats import GRADE_FORMATS, text
 from loadtest.check.leaderboard import figures
@@ -22,6 +22,8 @@ EXIT_FAILED = 1
 EXIT_NOT_GRADED = 2
 
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow", "error": "red"}
+
+_FEW = 32  # connections at a time of the checks that open no crowd
 
 
 class Grading:
@@ -44,12 +46,16 @@ class Grading:
         options: dict[str, Any],
     ) -> None:
         """Run the checks, and write the report."""
-        name = session.submission.name if session.submission else format_address(*session.address)
+        name = (
+            session.submission.name
+            if session.submission
+            else format_socket_address(session.address)
+        )
         name = name.encode(errors="replace").decode()  # the shell may pass bytes that are not text
         results = blank(checks, weights, started_here=session.submission is not None)
         report = Report(name, options["expect"], session.seed, options["repeat"], results)
         self._report = report
-        _allow_descriptors(session.clients)
+        _allow_descriptors(session.clients if any(one.crowd for one in checks) else _FEW)
         if self._terminal_format == "text":
             self._show(f"{text.heading(report)}\n\n")
         self._save(report)
@@ -129,6 +135,6 @@ class Grading:
 def _allow_descriptors(clients: int) -> None:
     """Make room for the clients of the checks."""
     try:
-        allow_descriptors(clients)
+        allow_descriptors(clients, "--clients")
     except LoadError as error:
         raise CannotGrade(str(error)) from None

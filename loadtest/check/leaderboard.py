@@ -24,7 +24,7 @@ def figures(session: Session) -> dict[str, float]:
     server = session.start()
     try:
         workload = Workload(
-            *session.address,
+            *session.address[:2],
             connections=min(_CONNECTIONS, session.concurrency or _CONNECTIONS),
             duration=_SECONDS,
             warmup=0.5,

@@ -33,6 +33,8 @@ class Check:
     """The check starts the server itself."""
     bonus: bool = False
     """Its weight comes on top."""
+    crowd: bool = False
+    """The check opens as many connections as ``--clients`` says."""
 
     @property
     def group(self) -> str:
@@ -59,12 +61,17 @@ def check(
     process: bool = False,
     starts: bool = False,
     bonus: bool = False,
+    crowd: bool = False,
 ) -> Callable[[Callable[[CheckContext], None]], Callable[[CheckContext], None]]:
     """Return a decorator that adds a function to the list of checks; see `Check`."""
 
     def add(run: Callable[[CheckContext], None]) -> Callable[[CheckContext], None]:
         CHECKS[id] = Check(
-            id, title, purpose, wire, passes, hint, weight, run, needs, process, starts, bonus
+            *(id, title, purpose, wire, passes, hint, weight, run, needs),
+            process=process,
+            starts=starts,
+            bonus=bonus,
+            crowd=crowd,
         )
         return run
 

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from loadtest.check.catalogue import in_order, prerequisites
 from loadtest.check.evidence import Evidence
-from loadtest.check.failure import Failure, NoEchoServer, NotApplicable
+from loadtest.check.failure import Failure, NoEchoServer, NotApplicable, OwnLimitReached
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Check, Report, Result
 from loadtest.check.submission.server import CannotGrade, NotStarted, start_failure
 from loadtest.check.trial import CheckContext, Session
@@ -33,37 +35,57 @@ class Runner:
     def run(self) -> None:
         """Run all checks, as often as the report says; the report is complete afterwards."""
         start = time.monotonic()
-        verdicts: dict[str, str] = {}
+        verdicts: dict[str, Result] = {}
         stop_reason = ""
+        reported = {result.check.id: result for result in self.report.results}
+        unreported = prerequisites(self.checks)
         try:
-            for number, one in enumerate(self.checks):
-                result = self.report.results[number]
+            for one in in_order([*self.checks, *unreported]):
+                result = reported.get(one.id) or Result(one, SKIPPED, 0.0)
                 reason = self._reason(one, verdicts, stop_reason)
                 if not reason and time.monotonic() >= self.session.deadline:
                     reason = _OUT_OF_TIME
-                if reason:
+                own_problem = self._own_problem(one, verdicts)
+                if own_problem:
+                    result.status, result.message = ERROR, own_problem
+                elif reason:
                     result.status, result.message = SKIPPED, reason
+                elif one in unreported:
+                    stop_reason = self._run_once(one, result)
+                    if stop_reason:
+                        stop_reason += f": {result.message}"
                 else:
                     stop_reason = self._run_repeatedly(one, result)
-                verdicts[one.id] = result.status
+                verdicts[one.id] = result
                 if result.status == FAILED:
                     self.session.failed_checks.add(one.id)
-                self.report.seconds = time.monotonic() - start
-                self.watcher(self.report, result)
+                if one not in unreported:
+                    self.report.seconds = time.monotonic() - start
+                    self.watcher(self.report, result)
         finally:
             self.session.end()
         self.report.complete = True
 
-    def _reason(self, one: Check, verdicts: dict[str, str], stop_reason: str) -> str:
+    @staticmethod
+    def _own_problem(one: Check, verdicts: dict[str, Result]) -> str:
+        """Return what kept this grader from carrying out what a check needs; empty: nothing."""
+        problems = (verdicts[name] for name in one.needs if verdicts[name].status == ERROR)
+        return next((problem.message for problem in problems), "")
+
+    def _reason(self, one: Check, verdicts: dict[str, Result], stop_reason: str) -> str:
         """Return why a check is skipped; empty: it is not."""
         if one.process and self.session.submission is None:
             return "it needs the server's process: let echoload start it (-- COMMAND)"
         if stop_reason:
             return stop_reason
         for needed_id in one.needs:
-            if verdicts.get(needed_id, PASSED) != PASSED:
-                outcome = "was skipped" if verdicts[needed_id] == SKIPPED else "failed"
-                return f"it needs {needed_id}, which {outcome}"
+            needed = verdicts[needed_id]
+            if needed.status != PASSED:
+                outcome = "was skipped" if needed.status == SKIPPED else "failed"
+                # What is not in the report is told here.
+                is_reported = any(needed is one for one in self.report.results)
+                why = "" if is_reported else f": {needed.message}"
+                return f"it needs {needed_id}, which {outcome}{why}"
         return ""
 
     def _run_repeatedly(self, one: Check, result: Result) -> str:
@@ -118,14 +140,13 @@ class Runner:
             stop_reason = f"{one.id} found that this is not an echo server"
         except Failure as failure:
             self._record_failure(result, trial, failure)
-        except CannotGrade as problem:
-            result.status, result.message = ERROR, f"the grader itself failed: {problem}"
         except Exception as problem:  # noqa: BLE001 - a broken check must not stop the next one
-            result.status = ERROR
-            result.message = f"the grader itself failed: {type(problem).__name__}: {problem}"
+            result.status, result.message = ERROR, _own_message(problem)
         finally:
             trial.close()
-        if result.status == FAILED and time.monotonic() >= session.deadline:
+        # A build that took all the time is what failed.
+        is_built = self.build is None
+        if result.status == FAILED and is_built and time.monotonic() >= session.deadline:
             result.status, result.message, result.evidence = SKIPPED, _OUT_OF_TIME, Evidence()
         return stop_reason or self._check_afterwards(one, result, trial)
 
@@ -159,7 +180,12 @@ class Runner:
         has_server = session.server is not None or session.submission is None
         if result.status == PASSED and asks_clients and has_server:
             context = CheckContext(session, one.id, trial.timeline)
-            if (failure := _failure_of_new_client(context)) is not None:
+            try:
+                failure = _failure_of_new_client(context)
+            except OwnLimitReached as limit:
+                result.status, result.message = ERROR, str(limit)
+                return ""
+            if failure is not None:
                 late_failure = Failure(
                     "what was asked for came, but afterwards a new client was not served: "
                     f"{failure}",
@@ -174,12 +200,21 @@ class Runner:
             self._record_failure(result, trial, Failure(f"the server {session.server.death}"))
         if result.status in {FAILED, ERROR}:
             session.end()  # the next check begins with a new one
-            if (
-                session.submission is None
-                and _failure_of_new_client(CheckContext(session, one.id)) is not None
-            ):
-                return f"after {one.id}, the server did not answer any more"
+            with suppress(OwnLimitReached):
+                if (
+                    session.submission is None
+                    and _failure_of_new_client(CheckContext(session, one.id)) is not None
+                ):
+                    return f"after {one.id}, the server did not answer any more"
         return ""
+
+
+def _own_message(problem: Exception) -> str:
+    """Return what kept the grader from carrying out a check."""
+    if isinstance(problem, OwnLimitReached):
+        return str(problem)
+    kind = "" if isinstance(problem, CannotGrade) else f"{type(problem).__name__}: "
+    return f"the grader itself failed: {kind}{problem}"
 
 
 def _failure_of_new_client(trial: CheckContext) -> Failure | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from clients.address import SocketAddress
 from loadtest.check import expectation
 from loadtest.check.client.connection import ClientConnection
 from loadtest.check.evidence import Timeline
@@ -25,7 +26,7 @@ class Session:
 
     submission: Submission | None
     """How to start the server; None: it runs already, so we do not start or end it."""
-    address: tuple[str, int]
+    address: SocketAddress
     expectation: Expectation
     seed: int
     clients: int
@@ -38,6 +39,8 @@ class Session:
     server: Server | None = None
     greeting: bytes = b""
     """What the server sends to every client that connects, though it should not."""
+    first_reply: bytes = b""
+    """What the very first client got before it left."""
     failed_checks: set[str] = field(default_factory=set)
     """The checks that the server has failed so far."""
 
@@ -95,7 +98,7 @@ class CheckContext:
         return end - time.monotonic()
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> SocketAddress:
         """The address of the server."""
         return self.session.address
 

@@ -45,6 +45,13 @@ class InOrder(click.Command):
             show_default=True,
             help="What is owed: every byte; bytes.upper() of it; or each line once it is complete.",
         ),
+        click.option(
+            "--port",
+            type=WholeNumber(1, 65535),
+            metavar="N",
+            help="The port on which the command listens.  [default: a free one, which {port} and "
+            "the environment's PORT name]",
+        ),
         click.option("--build", metavar="COMMAND", help="Run this first, as make; by sh -c."),
         click.option("--only", metavar="CHECKS", help="Only these, as 'N4,C*'."),
         click.option("--skip", metavar="CHECKS", help="Not these."),

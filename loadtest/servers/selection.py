@@ -53,6 +53,7 @@ class TargetSelection:
         specs: Sequence[str],
         command: Sequence[str],
         *,
+        port: int | None = None,
         peers: bool,
         pythons: Sequence[str],
     ) -> list[Target]:
@@ -62,6 +63,7 @@ class TargetSelection:
             backends: Names, separated by commas; None: the usual ones, unless there are others.
             specs: Further targets, as typed.
             command: The words of a command that starts one more.
+            port: The port on which that command listens; None: a free one, which it is told.
             peers: Add the peers of every backend.
             pythons: Paths of interpreters under which to run every backend, too.
         """
@@ -76,7 +78,7 @@ class TargetSelection:
         try:
             targets += [self._target_of_spec(text) for text in specs]
             if command:
-                targets.append(self._target_of_command(command))
+                targets.append(self._target_of_command(command, port))
         except ValueError as error:
             usage(f"--target: {error}")
         for setting in self._settings:
@@ -94,10 +96,10 @@ class TargetSelection:
         spec = describe_target(text)
         return other_target(spec, self._folder) or self._backend(spec, "--target")
 
-    def _target_of_command(self, command: Sequence[str]) -> Target:
+    def _target_of_command(self, command: Sequence[str], port: int | None) -> Target:
         """Return the target of ``-- [LABEL=]COMMAND...``."""
         words = shlex.join(command)
-        if "{port}" not in words and "PORT" not in words:
+        if port is None and "{port}" not in words and "PORT" not in words:
             # It may read PORT from the environment, which cannot be checked here.
             self._notes.append(
                 "The command has no {port}: it must listen on the environment's PORT."
@@ -106,7 +108,7 @@ class TargetSelection:
         command = [first, *command[1:]]
         if label is None:
             label = Path(first).name
-        return CommandTarget(list(command), label)
+        return CommandTarget(list(command), label, port)
 
     def _backend(self, spec: TargetSpec, source: str) -> BackendTarget:
         own_settings = {name.replace("-", "_"): value for name, value in spec.settings.items()}

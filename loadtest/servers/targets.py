@@ -20,6 +20,7 @@ from echoserver.system.processes import ParentDeathSignal
 from loadtest.errors import LoadError
 from loadtest.machine.pinning import affinity
 from loadtest.machine.ports import free_port
+from loadtest.machine.sockets import accept_queue
 from loadtest.peers import Peer
 from loadtest.servers.commands import HOST, fill_in_address
 from loadtest.servers.interpreters import Interpreter
@@ -186,13 +187,16 @@ class CommandTarget:
     """The words of the command; ``{host}`` and ``{port}`` stand for the address to listen on, and
     PORT is in the environment."""
     name: str
+    port: int | None = None
+    """The port that it listens on whatever it is told; None: it is told a free one."""
     backend: None = None
     interpreter: None = None
 
     @property
     def how_to_check(self) -> str:
         """The command that grades it."""
-        return f"to see why: echoload check -- {shlex.join(self.command)}"
+        port = "" if self.port is None else f"--port {self.port} "
+        return f"to see why: echoload check {port}-- {shlex.join(self.command)}"
 
     @contextmanager
     def run(self) -> Iterator[RunningServer]:
@@ -201,7 +205,7 @@ class CommandTarget:
         Raises:
             LoadError: The server does not accept.
         """
-        with _run_command(self.name, self.command) as server:
+        with _run_command(self.name, self.command, self.port) as server:
             yield server
 
 
@@ -239,16 +243,23 @@ def run_on(target: Target, cpus: frozenset[int]) -> Iterator[RunningServer]:
 
 
 @contextmanager
-def _run_command(name: str, words: Sequence[str]) -> Iterator[RunningServer]:
-    """Run a command that serves, until the end of the block."""
-    port = free_port()
+def _run_command(
+    name: str, words: Sequence[str], port: int | None = None
+) -> Iterator[RunningServer]:
+    """Run a command that serves, on a port or on a free one, until the end of the block."""
+    if port is not None and accept_queue(port) is not None:
+        raise LoadError(
+            f"the server {name} cannot have port {port}: something else listens on it; end that, "
+            "or choose another --port"
+        )
+    port = port or free_port()
     command = fill_in_address(words, port)
     death_signal = ParentDeathSignal()
     with _scratch_file() as output:
         try:
             process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # open and silent: some servers stop at the end of it
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -269,6 +280,8 @@ def _run_command(name: str, words: Sequence[str]) -> Iterator[RunningServer]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(_STOP_TIMEOUT)
+            if process.stdin is not None:
+                process.stdin.close()
 
 
 def _accepts(process: "subprocess.Popen[bytes]", port: int) -> bool:

@@ -283,3 +283,27 @@ def test_declared_concurrency_is_no_failure() -> None:
     assert found["max_score"] == 16 + 5
     found = check(specimen("pool_of_eight"), "--concurrency", "8", "--only", "L1,L2,N4")
     assert failed(found) == {}
+
+
+# -- the selection ---------------------------------------------------------------------------------
+
+QUICK = "L1,L2,S1,S2,S3,S4,C1,C2"
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["greets", "silent", "one_client", "loses_output_at_half_close"])
+def test_what_is_selected_changes_no_verdict(name: str) -> None:
+    """With S1 alone, a server that greets failed it; with all others, it passed."""
+    options = ("--timeout", "1s")
+    together = check(specimen(name), "--only", QUICK, *options)
+    for one in together["checks"]:
+        alone = check(specimen(name), "--only", one["id"], *options)
+        assert status(alone, one["id"]) == one["status"], one["id"]
+
+
+def test_what_a_selected_check_needs_is_told_where_it_failed() -> None:
+    found = check(["false"], "--only", "S1")
+    (one,) = found["checks"]
+    assert one["status"] == "skipped"
+    assert one["message"].startswith("it needs L1, which failed: ")
+    assert "ended with exit code 1" in one["message"]

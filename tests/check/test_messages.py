@@ -27,6 +27,7 @@ CASES = [
     ("backlog_of_five", "N5", "echo"),
     ("buffers_without_bound", "N6", "echo"),
     ("http_server", "L2", "echo"),
+    ("forgets_to_break", "L2", "echo"),
 ]
 # How many, and which of them, is chance.
 CHANCE = {"C6", "C7", "N5", "S5"}

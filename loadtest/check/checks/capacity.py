@@ -53,6 +53,7 @@ _EARLY = 0.05  # seconds by which the kernel may be early
     hint="What is there a limited number of: threads, processes, slots, descriptors?",
     weight=5,
     needs=("L2",),
+    crowd=True,
 )
 def ceiling(trial: CheckContext) -> None:
     """N4."""
@@ -99,6 +100,7 @@ def _all_speak(trial: CheckContext, lines: list[ClientConnection]) -> None:
     hint="listen takes a number: what does it mean? (listen(2), and UNP section 4.5)",
     weight=4,
     needs=("L2",),
+    crowd=True,
 )
 def burst(trial: CheckContext) -> None:
     """N5."""

@@ -1,10 +1,9 @@
 """Connection: clients half-close, vanish, and break off; the server loses nothing by it."""
 
-import socket
-
 from loadtest.check.checks.common import MOMENT, await_end
+from loadtest.check.client.circumstances import new_socket
 from loadtest.check.client.connection import SMALL_BUFFER, reset
-from loadtest.check.failure import failure_context
+from loadtest.check.failure import failure_context, raise_own_limit
 from loadtest.check.model import check
 from loadtest.check.trial import CheckContext
 
@@ -135,10 +134,9 @@ def reset_early(trial: CheckContext) -> None:
     for _ in range(_EARLY // _WAVE):
         wave = []
         for _ in range(_WAVE):
-            sock = socket.socket(trial.family, socket.SOCK_STREAM)
-            trial.open_sockets.append(sock)
+            sock = new_socket(trial)
             sock.setblocking(False)
-            sock.connect_ex(trial.address)
+            raise_own_limit(sock.connect_ex(trial.address))
             wave.append(sock)
         for sock in wave:
             reset(sock)

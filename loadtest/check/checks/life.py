@@ -5,7 +5,7 @@ import signal
 from loadtest.check.evidence import difference
 from loadtest.check.failure import Failure, NoEchoServer
 from loadtest.check.model import check
-from loadtest.check.submission.observed import holdings
+from loadtest.check.submission.observed import busy_share, holdings, unclosed
 from loadtest.check.submission.server import NotStarted, start_failure
 from loadtest.check.trial import CheckContext, name_of
 
@@ -18,6 +18,16 @@ _FIRST = (
     "An echo server sends back what it receives; before it does, nothing else can be checked.",
     "Is exactly what was received sent back: all of it, nothing besides, and at once?",
 )
+
+_BUSY = (
+    "A client that leaves must end the conversation with it, and not the server's work.",
+    (
+        "What does recv return at the end of a stream, and what does your loop do then? It is no "
+        'error, and comes again at once, for ever. (recv(2), "Return value")'
+    ),
+)
+_LOOK = 0.3  # seconds in which a server is watched
+_SPINS = 0.5  # of a CPU
 
 
 @check(
@@ -38,7 +48,8 @@ def starts(trial: CheckContext) -> None:
         trial.session.start()
     line = trial.connect()
     line.send(_HELLO)
-    line.read_within(_GREETING, len(_HELLO))  # whether the answer is right does not matter yet
+    # Whether the answer is right does not matter yet.
+    trial.session.first_reply = line.read_within(_GREETING, len(_HELLO))
     line.close()
     server = trial.session.server
     if server is not None and server.status == 0 and holdings(server.tree()).processes:
@@ -70,6 +81,8 @@ def serves_a_second(trial: CheckContext) -> None:
         try:
             line.expect(owed)
         except Failure as failure:
+            if first and trial.session.first_reply == owed and not failure.received:
+                raise _busy_with_the_first(trial, failure) from None
             if first:
                 raise _no_echo_server(trial, failure, line.read_within(_GREETING)) from None
             raise Failure(
@@ -87,6 +100,25 @@ def _listen_for_a_greeting(trial: CheckContext, greeting: bytes) -> None:
         )
     # A greeting fails S4; everything else can be checked all the same.
     trial.session.greeting = greeting
+
+
+def _busy_with_the_first(trial: CheckContext, failure: Failure) -> Failure:
+    """Return the failure of a server that answered one client, which has left, and no more."""
+    answered = "the first client was answered, and has left; the second was not"
+    server = trial.session.server
+    if server is None:
+        return Failure(f"{answered}: {failure}")
+    is_spinning = busy_share(server.tree(), _LOOK) > _SPINS
+    if not (is_spinning or unclosed(server.port)):
+        return Failure(f"{answered}: {failure}")
+    signs = ["has not closed its connection"] * bool(unclosed(server.port))
+    signs += ["uses a whole CPU"] * is_spinning
+    busy = Failure(
+        f"{answered}, within {trial.patience:.0f} s: the server is still busy with the one that "
+        f"left (it {' and '.join(signs)})"
+    )
+    busy.instead = _BUSY
+    return busy
 
 
 def _no_echo_server(trial: CheckContext, failure: Failure, more: bytes) -> Failure:

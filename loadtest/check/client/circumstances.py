@@ -3,7 +3,9 @@
 import socket
 from typing import Protocol
 
+from clients.address import SocketAddress
 from loadtest.check.evidence import Timeline
+from loadtest.check.failure import raise_own_limit
 
 
 class Circumstances(Protocol):
@@ -14,7 +16,7 @@ class Circumstances(Protocol):
     """The sockets to close at the end of the check."""
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> SocketAddress:
         """The address of the server."""
 
     @property
@@ -42,3 +44,18 @@ class Circumstances(Protocol):
 
     def text(self, size: int) -> bytes:
         """Return something to send; other bytes at each call."""
+
+
+def new_socket(trial: Circumstances) -> socket.socket:
+    """Return a socket for a connection to the server, which the end of the check closes.
+
+    Raises:
+        OwnLimitReached: This machine has no more.
+    """
+    try:
+        sock = socket.socket(trial.family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise_own_limit(error.errno)
+        raise
+    trial.open_sockets.append(sock)
+    return sock

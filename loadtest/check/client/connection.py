@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from echoserver.system.sockets import reset_on_close
-from loadtest.check.client.circumstances import Circumstances
+from loadtest.check.client.circumstances import Circumstances, new_socket
 from loadtest.check.evidence import count, difference
-from loadtest.check.failure import Failure
+from loadtest.check.failure import Failure, raise_own_limit
 
 SMALL_BUFFER = (
     64 << 10
@@ -55,8 +55,7 @@ class ClientConnection:
             greeting: Read the greeting.
             patience: Seconds to wait for the connection; None: the check's.
         """
-        sock = socket.socket(trial.family, socket.SOCK_STREAM)
-        trial.open_sockets.append(sock)
+        sock = new_socket(trial)
         if buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
@@ -66,6 +65,7 @@ class ClientConnection:
         try:
             sock.connect(trial.address)
         except OSError as error:
+            raise_own_limit(error.errno)
             reason = _reason(error)
             trial.timeline.add(name, f"cannot connect: {reason}")
             if isinstance(error, ConnectionRefusedError) and (other := trial.elsewhere):

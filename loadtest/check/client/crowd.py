@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from loadtest.check.client.circumstances import Circumstances
+from loadtest.check.client.circumstances import Circumstances, new_socket
 from loadtest.check.client.connection import reset, retransmissions
 from loadtest.check.evidence import Difference, difference
+from loadtest.check.failure import raise_own_limit
 
 _PIECE = 64 << 10  # bytes
 _MAX_PROBLEMS_SHOWN = 6  # problems that are in the timeline
@@ -107,8 +108,7 @@ class ClientGroup:
             if self._politely and any(one.turn == 0 for one in self._active):
                 return
             visitor = self._waiting.pop()
-            sock = socket.socket(self._trial.family, socket.SOCK_STREAM)
-            self._trial.open_sockets.append(sock)
+            sock = new_socket(self._trial)
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             visitor.sock = sock
@@ -118,6 +118,7 @@ class ClientGroup:
             if error in {0, errno.EINPROGRESS}:
                 self._selector.register(sock, selectors.EVENT_WRITE, visitor)
             else:
+                raise_own_limit(error)
                 self._end(visitor, f"could not connect: {os.strerror(error)}")
 
     def _serve(self, visitor: ScriptedClient, events: int) -> None:

@@ -103,6 +103,9 @@ class Subreaper:
                     resource.setrlimit(resource_, (value, value))
 
         output, writer = os.pipe()
+        # Open and silent: at the end of its input, a server that waits for Enter would stop. The
+        # other end stays open here, for as long as the server lives.
+        standard_input, self._silence = os.pipe()
         identity: dict[str, Any] = {}
         entry = pwd.getpwnam(order.user) if order.user is not None else None
         if entry is not None and entry.pw_uid != os.geteuid():
@@ -112,7 +115,7 @@ class Subreaper:
         try:
             process = subprocess.Popen(
                 order.command,
-                stdin=subprocess.DEVNULL,
+                stdin=standard_input,
                 stdout=writer,
                 stderr=writer,
                 start_new_session=True,
@@ -122,9 +125,11 @@ class Subreaper:
             )
         except (OSError, subprocess.SubprocessError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            self._send_event(failed=f"cannot start {order.command[0]}: {reason}")
+            number = getattr(error, "errno", None)
+            self._send_event(failed=f"cannot start {order.command[0]}: {reason}", errno=number)
             raise SystemExit(1) from None
         os.close(writer)
+        os.close(standard_input)
         self._pid = process.pid
         process.returncode = 0  # `_collect` reaps it, with all the others
         self._send_event(started=self._pid)

@@ -113,6 +113,24 @@ def on_cpu_seconds(processes: list[psutil.Process]) -> float:
     return total / 1e9
 
 
+def reads_standard_input(processes: list[psutil.Process]) -> bool:
+    """Tell whether a thread waits in a system call for its standard input, which is a pipe.
+
+    What the kernel shows of it: the first argument of the call (/proc/PID/syscall, proc(5)), which
+    is descriptor 0, and the function in which it waits (/proc/PID/wchan), ``pipe_read`` or
+    ``anon_pipe_read``. One that polls several descriptors cannot be told.
+    """
+    for process in processes:
+        with suppress(OSError):
+            for task in Path(f"/proc/{process.pid}/task").iterdir():
+                with suppress(OSError):
+                    waits_in_pipe = "pipe_read" in (task / "wchan").read_text()
+                    call = (task / "syscall").read_text().split()
+                    if waits_in_pipe and call[1:2] == ["0x0"]:
+                        return True
+    return False
+
+
 def _socket_states(port: int) -> Iterator[tuple[str, int]]:
     """Yield the name of the state of each socket on a port, and what is queued there."""
     for one in chain.from_iterable(map(endpoints, TCP_TABLES)):
@@ -123,6 +141,11 @@ def _socket_states(port: int) -> Iterator[tuple[str, int]]:
 def open_connections(port: int) -> int:
     """Return how many connections the server on a port has not closed yet."""
     return sum(name in {"ESTABLISHED", "CLOSE_WAIT"} for name, _ in _socket_states(port))
+
+
+def unclosed(port: int) -> int:
+    """Return how many clients have ended their connection, and the server has not (CLOSE_WAIT)."""
+    return sum(name == "CLOSE_WAIT" for name, _ in _socket_states(port))
 
 
 def describe(processes: list[psutil.Process]) -> list[str]:

@@ -19,6 +19,7 @@ from clients.address import format_address
 from echoserver.terminal import printable
 from loadtest.check.failure import Failure
 from loadtest.check.submission import keeper, observed
+from loadtest.check.submission.commands import explain_start
 from loadtest.check.submission.keeper import Order
 from loadtest.machine.processes import signal_name
 from loadtest.machine.sockets import accept_queue
@@ -41,15 +42,22 @@ class CannotGrade(Exception):  # noqa: N818 - an outcome of a check, not an erro
 class NotStarted(Exception):  # noqa: N818 - an outcome of a check, not an error of ours
     """The server does not come up; the message is a sentence."""
 
-    def __init__(self, message: str, output: list[str]) -> None:
+    def __init__(self, message: str, output: list[str], hint: str = "") -> None:
         super().__init__(message)
         self.output = output
+        self.hint = hint
+        """Where to look, where that is known better than the check knows it."""
+
+
+_PURPOSE = "Nothing else can be checked on a server that does not start."
 
 
 def start_failure(problem: NotStarted, before: str = "") -> Failure:
     """Return the failure for a server that does not come up."""
     failure = Failure(f"{before}{problem}")
     failure.output = problem.output
+    if problem.hint:
+        failure.instead = _PURPOSE, problem.hint
     return failure
 
 
@@ -114,7 +122,8 @@ class Server:
             self.end()
             if first is None:
                 raise CannotGrade("the process that was to keep the server did not start")
-            raise NotStarted(first["failed"], [])
+            reason, hint = explain_start(words[0], first.get("errno"))
+            raise NotStarted(f"{first['failed']}{reason}", [], hint)
         self.pid = int(first["started"])
 
     def __enter__(self) -> Self:
@@ -170,13 +179,22 @@ class Server:
             if self.status is not None and not listens(self.port):
                 raise NotStarted(f"it {self.death} before it accepted a client", self.output())
             if time.monotonic() > deadline:
-                elsewhere = self.elsewhere()
-                but = f"; it listens on {elsewhere} instead" if elsewhere else ""
                 raise NotStarted(
-                    f"within {patience:.0f} s nothing listened on {HOST}:{self.port}{but}",
+                    f"within {patience:.0f} s nothing listened on {HOST}:{self.port}{self._but()}",
                     self.output(),
                 )
             time.sleep(_POLL_INTERVAL)
+
+    def _but(self) -> str:
+        """Return what the server does instead of listening on its port, as far as that is seen."""
+        if elsewhere := self.elsewhere():
+            return f"; it listens on {elsewhere} instead (for a fixed port, give --port)"
+        if observed.reads_standard_input(self.tree()):
+            return (
+                "; it waits for something on its standard input, where nothing comes: a server "
+                "that is graded must start by itself"
+            )
+        return ""
 
     def elsewhere(self) -> str:
         """Return the addresses that the server's processes listen on."""

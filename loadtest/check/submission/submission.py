@@ -4,7 +4,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from loadtest.check.submission.server import Limits, NotStarted, Server, describe_exit
+from loadtest.check.submission.server import (
+    CannotGrade,
+    Limits,
+    NotStarted,
+    Server,
+    describe_exit,
+    listens,
+)
 from loadtest.machine.ports import free_port
 from loadtest.servers.commands import fill_in_address
 
@@ -17,6 +24,8 @@ class Submission:
     """The words of the command; ``{host}`` and ``{port}`` stand for the address to listen on, and
     HOST and PORT are in the environment."""
     limits: Limits = field(default_factory=Limits)
+    port: int | None = None
+    """The port that the server listens on by itself; None: it is told a free one."""
 
     @property
     def name(self) -> str:
@@ -35,10 +44,13 @@ class Submission:
                 raise NotStarted(
                     f"the build, {command!r}, was not done within {seconds:.0f} s",
                     builder.output(),
+                    "Run it by hand, in the same folder: what does it wait for?",
                 )
             if status != 0:
                 raise NotStarted(
-                    f"the build, {command!r}, failed: it {describe_exit(status)}", builder.output()
+                    f"the build, {command!r}, failed: it {describe_exit(status)}",
+                    builder.output(),
+                    "Run it by hand, in the same folder; what it printed is below.",
                 )
 
     def start(
@@ -48,13 +60,19 @@ class Submission:
 
         Args:
             patience: Seconds within which it must listen.
-            port: The port to listen on; None: a free one.
+            port: The port to listen on; None: that of the submission, or a free one.
             nofile: The limit of its descriptors; None: the limit of the submission.
 
         Raises:
+            CannotGrade: Another program listens on the port of the submission.
             NotStarted: The server ended before, or does not listen on the port.
         """
-        port = port or free_port()
+        if port is None and self.port is not None and listens(self.port):
+            raise CannotGrade(
+                f"something else listens on port {self.port} already; end it, or choose another "
+                "--port"
+            )
+        port = port or self.port or free_port()
         limits = self.limits
         if nofile is not None:
             least = min(nofile, limits.nofile or nofile)

@@ -1,6 +1,5 @@
 """What `echoload check` does: grade a server, or show the checks."""
 
-import socket
 import textwrap
 import time
 from collections import Counter
@@ -8,7 +7,7 @@ from typing import Any
 
 import click
 
-from clients.address import is_unix, parse_address
+from clients.address import SocketAddress, is_unix, parse_address, resolve_reachable
 from loadtest.check.catalogue import choose, every
 from loadtest.check.expectation import EXPECTATIONS
 from loadtest.check.grading import EXIT_NOT_GRADED, Grading
@@ -58,24 +57,33 @@ def _session(words: tuple[str, ...], options: dict[str, Any]) -> Session:
     if not words:
         usage("what is to be graded? HOST:PORT, or -- and the command that starts a server")
     limits = Limits(options["memory"], options["nofile"], options["nproc"], options["user"])
-    submission, address = None, (HOST, 0)
+    submission = None
+    address: SocketAddress = HOST, 0
     if not words[0]:
         usage("the command to start is empty")
-    if len(words) == 1 and describe_target(words[0]).is_address:
+    is_address = describe_target(words[0]).is_address
+    if is_address and len(words) > 1:
+        usage(
+            f"{words[0]} is an address, and {words[1]!r} follows it; give an address, or a "
+            "command, with --port N where it listens on a port of its own"
+        )
+    if is_address:
         try:
             host, port = parse_address(words[0])
             if is_unix(host):
                 usage(f"{host} is a UNIX socket; what check looks at is TCP: give HOST:PORT")
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            address = resolve_reachable(host, port)
         except ValueError as error:
             usage(str(error))
         except OSError as error:
             usage(f"cannot resolve the host {host!r}: {error.strerror}")
-        address = str(found[0][4][0]), port
-        if limits != Limits() or options["build"] is not None:
-            usage("--build, --memory, --nofile, --nproc and --user are for a server started here")
+        if limits != Limits() or options["build"] is not None or options["port"] is not None:
+            usage(
+                "--port, --build, --memory, --nofile, --nproc and --user are for a server started "
+                "here"
+            )
     else:
-        submission = Submission(words, limits)
+        submission = Submission(words, limits, options["port"])
         try:
             limits.check()
         except ValueError as error:

@@ -15,6 +15,7 @@ from loadtest.cli.actions.arguments import (
 from loadtest.cli.actions.measurement import Measurement, take_output_files
 from loadtest.cli.actions.progress import RoundProgress
 from loadtest.cli.types import positive
+from loadtest.errors import usage
 from loadtest.experiments.compare import Plan, try_each
 from loadtest.experiments.compare import compare as run_rounds
 from loadtest.machine.descriptors import allow_descriptors
@@ -31,6 +32,7 @@ def compare(
     targets: tuple[str, ...],
     peers: bool,
     pythons: tuple[str, ...],
+    port: int | None,
     workers: str | None,
     server_options: tuple[str, ...],
     handler_options: tuple[str, ...],
@@ -51,6 +53,8 @@ def compare(
     Two dozen options make this long: they are checked in one place, before anything is started.
     """
     files = take_output_files(options)
+    if port is not None and not words:
+        usage("--port is for the command after --; a server that runs is HOST:PORT")
     positive(options["duration"], "-d")
     settings = selection.server_settings(
         (*server_options, *([f"workers={workers}"] if workers else []))
@@ -62,7 +66,7 @@ def compare(
         own_options = frozenset({"workers"} if workers else ())
         target_selection = selection.TargetSelection(settings, folder, notes, own_options)
         all_targets = target_selection.targets(
-            backends, targets, words, peers=peers, pythons=pythons
+            backends, targets, words, port=port, peers=peers, pythons=pythons
         )
         reference_name = choose_reference(reference, all_targets)
         cells = make_cells(all_targets, options, sweep)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clients.content import WRONG
+from clients.own_limits import own_limit
 from echoserver.errors import EchoServerError
 from loadtest.cli.actions.progress import RoundProgress
 from loadtest.errors import LoadError
@@ -112,6 +113,12 @@ class Measurement:
 
     def _exit_code(self, results: list[Result], verdict: Verdict) -> int:
         """Print what did not hold, and return the exit code."""
+        for result in results:
+            for kind, count in result.errors.items():
+                if missing := own_limit(kind):
+                    where = label(result.as_json())
+                    complain(f"echoload: {where}: {count} connections were not made: {missing}")
+                    self.failures.append(missing)
         if self.failures:
             return EXIT_COULD_NOT_RUN
         bad_results = [result for result in results if result.wrong or result.failure]
