@@ -9,8 +9,8 @@ from clients.address import format_socket_address
 from echoserver.terminal import has_colours
 from loadtest.check.formats import GRADE_FORMATS, text
 from loadtest.check.leaderboard import figures
-from loadtest.check.model import Check, Report, Result
-from loadtest.check.runner import Runner, blank
+from loadtest.check.model import SKIPPED, Check, Report, Result
+from loadtest.check.runner import NOT_REACHED, Runner, blank
 from loadtest.check.submission.server import CannotGrade, NotStarted
 from loadtest.check.trial import Session
 from loadtest.errors import LoadError
@@ -70,7 +70,12 @@ class Grading:
             return
         self._save(self._report, last=True)
         if self._terminal_format == "text":
-            self._show(f"\n{text.summary(self._report)}\n")
+            reached = (one for one in self._report.results if one.message != NOT_REACHED)
+            lines = [
+                _coloured(line, SKIPPED) if line.startswith(":") else line
+                for line in text.skipped(reached)
+            ]
+            self._show("\n".join([*lines, "", text.summary(self._report), ""]))
         else:
             self._show(GRADE_FORMATS[self._terminal_format].render(self._report))
 
@@ -102,12 +107,9 @@ class Grading:
         return EXIT_CLOSED_OUTPUT if closed else 0
 
     def _on_result(self, report: Report, result: Result) -> None:
-        if self._terminal_format == "text":
+        if self._terminal_format == "text" and result.status != SKIPPED:
             first, *rest = text.block(result)
-            mark, _, title = first.partition(" ")
-            colours = has_colours(sys.stdout)
-            coloured_mark = click.style(mark, fg=_COLOURS[result.status]) if colours else mark
-            self._show("\n".join([f"{coloured_mark} {title}", *rest, ""]))
+            self._show("\n".join([_coloured(first, result.status), *rest, ""]))
         self._save(report)
 
     def _save(self, report: Report, *, last: bool = False) -> None:
@@ -130,6 +132,13 @@ class Grading:
                 report.leaderboard = figures(session)
             except (NotStarted, CannotGrade, LoadError, OSError) as problem:
                 complain(f"echoload: no leaderboard: {problem}")
+
+
+def _coloured(line: str, status: str) -> str:
+    """Return a line whose mark has the colour of a status, where colours are wanted."""
+    mark, _, title = line.partition(" ")
+    colours = has_colours(sys.stdout)
+    return f"{click.style(mark, fg=_COLOURS[status]) if colours else mark} {title}"
 
 
 def _allow_descriptors(clients: int) -> None:

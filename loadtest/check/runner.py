@@ -15,7 +15,7 @@ from loadtest.check.trial import CheckContext, Session
 _EXIT_GRACE = 0.1  # seconds that a process may take to end after it has closed its sockets
 _PROBE = b"alive?\n"
 _OUT_OF_TIME = "the time for everything (--total-timeout) was over"
-_NOT_YET = "not reached"
+NOT_REACHED = "not reached"
 
 Watcher = Callable[[Report, Result], None]
 
@@ -243,7 +243,7 @@ def blank(
             one,
             SKIPPED,
             weights.get(one.id, one.weight),
-            message=_NOT_YET,
+            message=NOT_REACHED,
             applicable=started_here or not one.process,
         )
         for one in checks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wire
+from tests.support import pace, wire
 from tests.support.launching import await_listening, free_port, run, shell, terminate
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_an_installed_plugin_is_a_backend_like_any_other(environment: Path) -> N
     compared = in_environment(
         environment,
         *("-P", "-c", script, "compare", "--backends", "trio,thread", "--rounds", "1"),
-        *("-c", "20", "-d", "0.3s", "--pin", "off"),
+        *("-c", "20", "-d", f"{0.3 * pace.slowness():.1f}s", "--pin", "off"),
     )
     assert compared.returncode == 0, compared.stderr
     assert re.search(r"trio.* 20 of 20 ", compared.stdout)

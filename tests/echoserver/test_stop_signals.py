@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import echoserver
 from echoserver.lifecycle.main_wait import Lifecycle
-from tests.support import inspection, wire
+from tests.support import inspection, pace, wire
 from tests.support.launching import Child, serving
 
 # Hangs when a file is there: while it is imported, or while it answers.
@@ -44,10 +45,11 @@ def plugin(tmp_path: Path) -> Path:
 
 def end_by_signals(server: echoserver.SpawnedServer) -> dict[str, Any]:
     """Send SIGTERMs until it ends; return what is logged of an end by force."""
-    deadline = time.monotonic() + wire.patience
-    while server.process.poll() is None and time.monotonic() < deadline:
+    begun = time.monotonic()
+    while server.process.poll() is None and pace.within(time.monotonic() - begun, wire.patience):
         server.process.send_signal(signal.SIGTERM)
-        wire.eventually(lambda: server.process.poll() is not None, 0.5)
+        with suppress(subprocess.TimeoutExpired):
+            server.process.wait(0.5)
     assert server.wait() == 128 + signal.SIGTERM
     assert wire.eventually(lambda: not inspection.session(server.pid)), "nobody is left"
     (event,) = inspection.events(server, "ended_by_force")

@@ -1,12 +1,14 @@
 """Reports for the terminal: a line for each check, with details of those that failed."""
 
 import textwrap
+from collections.abc import Iterable
 
 from loadtest.check.model import ERROR, FAILED, PASSED, SKIPPED, Report, Result
 
 _MARKS = {PASSED: ":)", FAILED: ":(", SKIPPED: ":|", ERROR: ":/"}
 _WIDTH = 100
 _INDENT = "     "
+_GROUPED = 3  # checks that were skipped for the same reason are one line
 
 
 def line(result: Result) -> str:
@@ -43,6 +45,23 @@ def block(result: Result) -> list[str]:
     return [line(result), *(_INDENT + one for one in details(result))]
 
 
+def skipped(results: Iterable[Result]) -> list[str]:
+    """Return the lines for checks that were skipped: one for each reason that several share."""
+    by_reason: dict[str, list[Result]] = {}
+    for result in results:
+        if result.status == SKIPPED:
+            by_reason.setdefault(result.message, []).append(result)
+    lines: list[str] = []
+    for reason, group in by_reason.items():
+        if len(group) < _GROUPED:
+            lines += map(line, group)
+            continue
+        ids = ", ".join(result.check.id for result in group)
+        text = f"{_MARKS[SKIPPED]} {len(group)} checks ({reason}): {ids}"
+        lines += textwrap.wrap(text, _WIDTH, subsequent_indent=_INDENT)
+    return lines
+
+
 def summary(report: Report) -> str:
     """Return the closing line."""
     counts = [
@@ -65,7 +84,9 @@ def as_text(report: Report) -> str:
     """Return the whole report as text."""
     lines = [heading(report), ""]
     for result in report.results:
-        lines += block(result)
+        if result.status != SKIPPED:
+            lines += block(result)
+    lines += skipped(report.results)
     return "\n".join([*lines, "", summary(report)]) + "\n"
 
 
