@@ -62,6 +62,20 @@ def _listeners(port: int) -> Iterator[Endpoint]:
                 yield one
 
 
+def kernel_room() -> int:
+    """Return how many bytes the kernel may hold between a client that only sends, and an echo.
+
+    That is on the way to the server, in the client's send buffer and the server's receive buffer,
+    and on the way back, in the server's send buffer (tcp(7)); the client's receive buffer is taken
+    to be small.
+    """
+    largest = {
+        name: int(Path(f"/proc/sys/net/ipv4/{name}").read_text(encoding="ascii").split()[2])
+        for name in ("tcp_rmem", "tcp_wmem")
+    }
+    return largest["tcp_rmem"] + 2 * largest["tcp_wmem"]
+
+
 def accept_queue(port: int) -> int | None:
     """Return how many connections wait to be accepted on a TCP port of this machine.
 

@@ -308,3 +308,43 @@ def test_what_a_selected_check_needs_is_told_where_it_failed() -> None:
     assert one["status"] == "skipped"
     assert one["message"].startswith("it needs L1, which failed: ")
     assert "ended with exit code 1" in one["message"]
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+GROWS = """
+import socket, sys, threading
+
+kept = []
+
+def answer(client):
+    with client:
+        try:
+            while data := client.recv(65536):
+                if len(data) > 4096 and len(kept) < 40:
+                    kept.append(b"x" * (1 << 20))
+                client.sendall(data)
+        except OSError:
+            pass
+
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=128)
+while True:
+    client, _ = listener.accept()
+    threading.Thread(target=answer, args=(client,), daemon=True).start()
+"""
+
+
+@pytest.mark.ci
+def test_a_heap_that_grows_is_not_taken_for_a_buffer(tmp_path: Path) -> None:
+    """As that of a runtime with a collector does, while the server stops reading as it ought to."""
+    file = tmp_path / "server.py"
+    file.write_text(GROWS)
+    found = check([sys.executable, str(file), "{port}"], "--only", "N6")
+    assert status(found, "N6") == "passed"
+
+
+@pytest.mark.ci
+def test_a_server_that_takes_all_is_told_how_much() -> None:
+    message = failed(check(specimen("buffers_without_bound"), "--only", "N6"))["N6"]
+    assert re.search(r"sent \d+ MiB and read nothing, and the server took it all", message)
+    assert "its memory grew by" in message

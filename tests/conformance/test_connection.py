@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from echoserver import SpawnedServer
+from loadtest.machine.sockets import kernel_room
 from tests.conftest import StartServer
 from tests.support import inspection, wire
 
@@ -72,7 +73,7 @@ def test_peer_vanishes_mid_write(server: SpawnedServer) -> None:
 def test_64_mib_at_a_peer_that_does_not_read(
     server: SpawnedServer, room: Callable[[int], int]
 ) -> None:
-    data = wire.capitals(max(64 * MIB, wire.kernel_room() + 8 * MIB))
+    data = wire.capitals(max(64 * MIB, kernel_room() + 8 * MIB))
     with (
         wire.connect(server.address, receive_buffer=65536) as greedy,
         wire.connect(server.address) as other,
@@ -82,7 +83,7 @@ def test_64_mib_at_a_peer_that_does_not_read(
         assert alone or wire.ask(other, b"2") == b"2"
         before = inspection.rss_bytes(server.pid)
         sent = wire.push_until_blocked(greedy, data)
-        assert sent < wire.kernel_room() + MIB, "it reads on, although nobody takes what it owes"
+        assert sent < kernel_room() + MIB, "it reads on, although nobody takes what it owes"
         for turn in range(20):
             assert alone or wire.ask(other, b"TURN %d" % turn) == b"TURN %d" % turn
         assert inspection.rss_bytes(server.pid) - before < 8 * MIB

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Self, TypeVar, cast
 
 from clients.tls import TlsSocket, Trust
@@ -269,19 +268,6 @@ def sending(sock: socket.socket, data: bytes) -> Iterator[None]:
     assert not thread.is_alive(), "the server stopped reading"
     if failed:
         raise failed[0]
-
-
-def kernel_room() -> int:
-    """Return how many bytes the kernel may hold between a client that only sends, and an echo.
-
-    That is on the way to the server, in the client's send buffer and the server's receive buffer,
-    and on the way back, in the server's send buffer; the client's receive buffer is small.
-    """
-    largest = {
-        name: int(Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[2])
-        for name in ("tcp_rmem", "tcp_wmem")
-    }
-    return largest["tcp_rmem"] + 2 * largest["tcp_wmem"]
 
 
 def push_until_blocked(sock: socket.socket, data: bytes) -> int:
