@@ -62,6 +62,12 @@ def _listeners(port: int) -> Iterator[Endpoint]:
                 yield one
 
 
+def largest_buffer(name: str) -> int:
+    """Return the most bytes that the kernel gives a TCP buffer: ``tcp_rmem`` or ``tcp_wmem``."""
+    words = Path(f"/proc/sys/net/ipv4/{name}").read_text(encoding="ascii").split()
+    return int(words[2])
+
+
 def kernel_room() -> int:
     """Return how many bytes the kernel may hold between a client that only sends, and an echo.
 
@@ -69,11 +75,7 @@ def kernel_room() -> int:
     and on the way back, in the server's send buffer (tcp(7)); the client's receive buffer is taken
     to be small.
     """
-    largest = {
-        name: int(Path(f"/proc/sys/net/ipv4/{name}").read_text(encoding="ascii").split()[2])
-        for name in ("tcp_rmem", "tcp_wmem")
-    }
-    return largest["tcp_rmem"] + 2 * largest["tcp_wmem"]
+    return largest_buffer("tcp_rmem") + 2 * largest_buffer("tcp_wmem")
 
 
 def accept_queue(port: int) -> int | None:

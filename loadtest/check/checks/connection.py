@@ -1,11 +1,14 @@
 """Connection: clients half-close, vanish, and break off; the server loses nothing by it."""
 
+import time
+
 from loadtest.check.checks.common import MOMENT, await_end
 from loadtest.check.client.circumstances import new_socket
 from loadtest.check.client.connection import SMALL_BUFFER, reset
 from loadtest.check.failure import failure_context, raise_own_limit
 from loadtest.check.model import check
 from loadtest.check.trial import CheckContext
+from loadtest.machine.sockets import largest_buffer
 
 _HALF_CLOSED = 60_000  # bytes: they fit into the kernel's buffers, so no reader is needed meanwhile
 
@@ -23,6 +26,16 @@ _FLOOD = 16 << 20  # bytes
 
 _BLOCKED = 0.2  # seconds
 
+_STEP = 96 << 10  # bytes that each client sends more than the one before
+
+_KEPT = 256 << 10  # bytes that a server may keep, besides those that its socket takes
+
+_TOGETHER = 8  # clients
+
+_FULL = 0.05  # seconds
+
+_PAUSE = 0.3  # seconds
+
 
 @check(
     "C1",
@@ -31,7 +44,8 @@ _BLOCKED = 0.2  # seconds
     "until the end. It must get all it is owed, and must not wait for ever.",
     wire="A client sends 60,000 bytes, half-closes (SHUT_WR), and only then reads. No other "
     "client connects meanwhile. Another one sends until the server takes no more, half-closes, "
-    "and reads.",
+    "and reads. Then several send about as much as a socket takes, half-close, and read a moment "
+    "later.",
     passes="All bytes come back, then the end of the stream (FIN), not a reset.",
     hint="When recv returns nothing, is all that is owed sent, and then the socket closed? By "
     "every process that has a copy of it? After a reset: was something left unread, or SO_LINGER "
@@ -51,6 +65,7 @@ def half_close(trial: CheckContext) -> None:
         line.close()
         if not (trial.by_line or trial.known_to_break("S3") or trial.known_to_break("S6")):
             _half_close_when_full(trial)
+            _half_close_when_kept(trial)
         return
     other = trial.connect("B")
     ends_late = line.ends(MOMENT)
@@ -73,6 +88,35 @@ def _half_close_when_full(trial: CheckContext) -> None:
     line.expect(trial.answer(flood[:sent]), "reply after a half-close with all buffers full")
     if not line.ends(trial.patience):
         trial.fail(f"client B got everything back, but no end, in {trial.patience:.0f} s")
+
+
+def _half_close_when_kept(trial: CheckContext) -> None:
+    """Half-close when the server has read all, and keeps what its socket does not take.
+
+    How much a socket takes is the kernel's to say (tcp_wmem, tcp(7)), and how much a server keeps
+    is its own: so there are many sizes, and a few of them are right.
+    """
+    most = largest_buffer("tcp_wmem")
+    sizes = list(range(most // 2, most + 2 * SMALL_BUFFER + _KEPT, _STEP))
+    together = trial.at_once(_TOGETHER)
+    trial.timeline.add(
+        f"{len(sizes)} clients", f"send {sizes[0]:,} to {sizes[-1]:,} bytes, and half-close"
+    )
+    for first in range(0, len(sizes), together):
+        lines = []
+        for size in sizes[first : first + together]:
+            line = trial.connect("C", buffer=SMALL_BUFFER)
+            question = trial.text(size)
+            sent = line.send_until_blocked(question, _FULL)
+            line.half_close()
+            lines.append((line, question[:sent]))
+        time.sleep(_PAUSE)  # the server reads on, and nobody reads what it sends
+        for line, question in lines:
+            with failure_context(f"of {len(question):,} bytes before a half-close, "):
+                line.expect(trial.answer(question), "reply that the socket had no room for")
+            if not line.ends(trial.patience):
+                trial.fail(f"client C got everything back, but no end, in {trial.patience:.0f} s")
+            line.close()
 
 
 @check(
