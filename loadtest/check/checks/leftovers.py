@@ -1,8 +1,11 @@
 """Connection, afterwards: what the server keeps of clients that have left."""
 
 import time
+from contextlib import suppress
 from dataclasses import astuple
 from itertools import pairwise
+
+import psutil
 
 from loadtest.check.checks.common import await_end
 from loadtest.check.client.connection import ClientConnection
@@ -27,6 +30,12 @@ _GROWTH = 10  # in each half of the cycles
 _SETTLE = 1.0  # seconds of quiet
 
 _GRACE = 3.0
+
+_TOGETHER = 20  # clients that leave in the same instant
+
+_END = 0.5  # seconds in which their processes end
+
+_POLL_INTERVAL = 0.02  # seconds
 
 
 @check(
@@ -77,8 +86,9 @@ def _least_busy(trial: CheckContext) -> float:
     "leaves nothing behind: descriptors, threads, processes, zombies, memory",
     purpose="What is left of each connection adds up until there is no more to be had, in days.",
     wire="After 20 clients to warm up, 200 come and go, one after the other, in two halves: "
-    "answered and closed by FIN, half-close or reset, or without a word. A second's quiet after "
-    "each half. (80, where C6 failed.)",
+    "answered and closed by FIN, half-close or reset, or without a word. (80, where C6 failed.) At "
+    "the end of each half, 20 leave in the same instant: processes with children are stopped "
+    "meanwhile (SIGSTOP), so that several children end at once. Then a second's quiet.",
     passes="No count grows by ten or more in both halves, nor the memory by 10 MiB (what is made "
     "once and kept, as the threads of a pool, grows in the first half only).",
     hint="Who closes the socket on every way out of the conversation? Who waits for a child that "
@@ -101,6 +111,7 @@ def leaves_nothing(trial: CheckContext) -> None:
         with trial.timeline.summarize(f"{cycles // 2} clients", "come and leave"):
             for number in range(cycles // 2):
                 _visit(trial, number)
+        _leave_together(trial)
         counts.append(_stable_holdings(trial, counts[-1]))
         trial.timeline.add("server", f"holds {counts[-1]}")
     growing_names = [_growing_counts(before, after) for before, after in pairwise(counts)]
@@ -116,6 +127,45 @@ def leaves_nothing(trial: CheckContext) -> None:
         )
     if server.status is not None:
         trial.fail(f"while clients came and went, the process {server.death}")
+
+
+def _leave_together(trial: CheckContext) -> None:
+    """Have clients leave in one instant, in which the parents of processes cannot react.
+
+    Signals of one kind do not queue (signal(7)): a parent that waits for one child for each SIGCHLD
+    leaves the others behind.
+    """
+    clients = trial.at_once(_TOGETHER)
+    with trial.timeline.summarize(f"{clients} clients", "come, and leave in the same instant"):
+        lines = [trial.connect(f"B{number + 1}") for number in range(clients)]
+        for line in lines:
+            line.ask(b"together\n")
+        parents = [one for one in trial.server.tree() if _has_children(one)]
+        for parent in parents:
+            with suppress(psutil.Error):
+                parent.suspend()
+        try:
+            for line in lines:
+                line.close()
+            if parents:
+                _await_zombies(trial, clients)
+        finally:
+            for parent in parents:
+                with suppress(psutil.Error):
+                    parent.resume()
+
+
+def _has_children(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return bool(process.children())
+    return False
+
+
+def _await_zombies(trial: CheckContext, most: int) -> None:
+    """Wait until as many children have ended as there were clients, or for a moment."""
+    deadline = time.monotonic() + _END
+    while holdings(trial.server.tree()).zombies < most and time.monotonic() < deadline:
+        time.sleep(_POLL_INTERVAL)
 
 
 def _stable_holdings(trial: CheckContext, before: Holdings | None = None) -> Holdings:
