@@ -40,14 +40,14 @@ def in_order(checks: Iterable[Check]) -> list[Check]:
 def prerequisites(selection: Sequence[Check]) -> list[Check]:
     """Return the checks besides those of `selection` that must run for their verdicts to stand.
 
-    That is what they need, and L2, which notes the greeting that all later ones expect. So a check
-    has the same verdict whatever else is selected.
+    That is what they need, those whose failures they take into account, and L2, which notes the
+    greeting that all later ones expect. So a check has the same verdict whatever else is selected.
     """
     needed = {one.id for one in selection}
     pending = [*selection]
     while pending:
         one = pending.pop()
-        ids = (*one.needs, *(() if one.id in {"L1", "L2"} else ("L2",)))
+        ids = (*one.needs, *one.consults, *(() if one.id in {"L1", "L2"} else ("L2",)))
         for missing in set(ids) - needed:
             needed.add(missing)
             pending.append(CHECKS[missing])

@@ -35,6 +35,8 @@ class Check:
     """Its weight comes on top."""
     crowd: bool = False
     """The check opens as many connections as ``--clients`` says."""
+    consults: tuple[str, ...] = ()
+    """Checks that it spares the server if it has failed them (`CheckContext.known_to_break`)."""
 
     @property
     def group(self) -> str:
@@ -62,6 +64,7 @@ def check(
     starts: bool = False,
     bonus: bool = False,
     crowd: bool = False,
+    consults: tuple[str, ...] = (),
 ) -> Callable[[Callable[[CheckContext], None]], Callable[[CheckContext], None]]:
     """Return a decorator that adds a function to the list of checks; see `Check`."""
 
@@ -72,6 +75,7 @@ def check(
             starts=starts,
             bonus=bonus,
             crowd=crowd,
+            consults=consults,
         )
         return run
 

@@ -154,6 +154,7 @@ def _tell_steps(trial: CheckContext, visitors: list[ScriptedClient]) -> None:
     hint="What does one client's failure do to the others?",
     weight=2,
     needs=("L2", "C3", "C4", "C5"),
+    consults=("C6",),
 )
 def churn(trial: CheckContext) -> None:
     """N8."""

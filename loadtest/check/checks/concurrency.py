@@ -110,6 +110,7 @@ def half_a_line(trial: CheckContext) -> None:
     "who waits?), or is it kept (and how much of it?)",
     weight=4,
     needs=("L2",),
+    consults=("S3",),
 )
 def slow_reader(trial: CheckContext) -> None:
     """N6."""

@@ -33,6 +33,10 @@ _GRACE = 3.0
 
 _TOGETHER = 20  # clients that leave in the same instant
 
+_TOGETHER_LINE = b"together\n"
+
+_ANSWERED = 0.5  # seconds in which a client that is served has its answer
+
 _END = 0.5  # seconds in which their processes end
 
 _POLL_INTERVAL = 0.02  # seconds
@@ -54,6 +58,7 @@ _POLL_INTERVAL = 0.02  # seconds
     needs=("L2",),
     process=True,
     starts=True,
+    consults=("C2", "C3"),
 )
 def idle_after(trial: CheckContext) -> None:
     """C6."""
@@ -96,6 +101,7 @@ def _least_busy(trial: CheckContext) -> float:
     weight=5,
     needs=("L2",),
     process=True,
+    consults=("C2", "C3", "C6"),
 )
 def leaves_nothing(trial: CheckContext) -> None:
     """C7."""
@@ -135,11 +141,8 @@ def _leave_together(trial: CheckContext) -> None:
     Signals of one kind do not queue (signal(7)): a parent that waits for one child for each SIGCHLD
     leaves the others behind.
     """
-    clients = trial.at_once(_TOGETHER)
-    with trial.timeline.summarize(f"{clients} clients", "come, and leave in the same instant"):
-        lines = [trial.connect(f"B{number + 1}") for number in range(clients)]
-        for line in lines:
-            line.ask(b"together\n")
+    with trial.timeline.summarize(f"{_TOGETHER} clients", "come, and leave in the same instant"):
+        lines = _served_at_once(trial)
         parents = [one for one in trial.server.tree() if _has_children(one)]
         for parent in parents:
             with suppress(psutil.Error):
@@ -148,11 +151,25 @@ def _leave_together(trial: CheckContext) -> None:
             for line in lines:
                 line.close()
             if parents:
-                _await_zombies(trial, clients)
+                _await_zombies(trial, len(lines))
         finally:
             for parent in parents:
                 with suppress(psutil.Error):
                     parent.resume()
+
+
+def _served_at_once(trial: CheckContext) -> list[ClientConnection]:
+    """Return clients that are served at the same time: as many as the server serves, up to 20."""
+    lines: list[ClientConnection] = []
+    for number in range(_TOGETHER):
+        line = trial.connect(f"B{number + 1}")
+        line.send(_TOGETHER_LINE)
+        owed = trial.answer(_TOGETHER_LINE)
+        if line.read_within(_ANSWERED, len(owed)) != owed:  # it waits for its turn: not here
+            line.close()
+            break
+        lines.append(line)
+    return lines
 
 
 def _has_children(process: psutil.Process) -> bool:
