@@ -38,10 +38,10 @@ class Runner:
         verdicts: dict[str, Result] = {}
         stop_reason = ""
         reported = {result.check.id: result for result in self.report.results}
-        unreported = prerequisites(self.checks)
         try:
-            for one in in_order([*self.checks, *unreported]):
-                result = reported.get(one.id) or Result(one, SKIPPED, 0.0)
+            for one in in_order([*self.checks, *prerequisites(self.checks)]):
+                is_reported = one.id in reported
+                result = reported[one.id] if is_reported else Result(one, SKIPPED, 0.0)
                 reason = self._reason(one, verdicts, stop_reason)
                 if not reason and time.monotonic() >= self.session.deadline:
                     reason = _OUT_OF_TIME
@@ -50,7 +50,7 @@ class Runner:
                     result.status, result.message = ERROR, own_problem
                 elif reason:
                     result.status, result.message = SKIPPED, reason
-                elif one in unreported:
+                elif not is_reported:
                     stop_reason = self._run_once(one, result)
                     if stop_reason:
                         stop_reason += f": {result.message}"
@@ -59,7 +59,7 @@ class Runner:
                 verdicts[one.id] = result
                 if result.status == FAILED:
                     self.session.failed_checks.add(one.id)
-                if one not in unreported:
+                if is_reported:
                     self.report.seconds = time.monotonic() - start
                     self.watcher(self.report, result)
         finally:
@@ -83,7 +83,7 @@ class Runner:
             if needed.status != PASSED:
                 outcome = "was skipped" if needed.status == SKIPPED else "failed"
                 # What is not in the report is told here.
-                is_reported = any(needed is one for one in self.report.results)
+                is_reported = any(one.id == needed_id for one in self.checks)
                 why = "" if is_reported else f": {needed.message}"
                 return f"it needs {needed_id}, which {outcome}{why}"
         return ""

@@ -6,7 +6,7 @@ import click
 
 from echoserver.command import Duration
 from loadtest.cli.actions import act
-from loadtest.cli.options import options_of
+from loadtest.cli.options import PORT, options_of
 from loadtest.cli.types import WholeNumber
 
 _NAMES = (
@@ -45,13 +45,7 @@ class InOrder(click.Command):
             show_default=True,
             help="What is owed: every byte; bytes.upper() of it; or each line once it is complete.",
         ),
-        click.option(
-            "--port",
-            type=WholeNumber(1, 65535),
-            metavar="N",
-            help="The port on which the command listens.  [default: a free one, which {port} and "
-            "the environment's PORT name]",
-        ),
+        *PORT,
         click.option("--build", metavar="COMMAND", help="Run this first, as make; by sh -c."),
         click.option("--only", metavar="CHECKS", help="Only these, as 'N4,C*'."),
         click.option("--skip", metavar="CHECKS", help="Not these."),

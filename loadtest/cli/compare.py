@@ -12,13 +12,14 @@ from loadtest.cli.options import (
     OBJECTIVES,
     OUTPUT,
     PIN,
+    PORT,
     RATE,
     SERVER,
     WORKLOAD,
     options_of,
     timing,
 )
-from loadtest.cli.types import ParsedText, ValidatedText, WholeNumber, read_share, read_sweep
+from loadtest.cli.types import ParsedText, ValidatedText, read_share, read_sweep
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -51,13 +52,7 @@ from loadtest.cli.types import ParsedText, ValidatedText, WholeNumber, read_shar
             metavar="PATH",
             help="Run every backend under this Python as well; may be repeated.",
         ),
-        click.option(
-            "--port",
-            type=WholeNumber(1, 65535),
-            metavar="N",
-            help="The port on which the command after -- listens.  [default: a free one, which "
-            "{port} and the environment's PORT name]",
-        ),
+        *PORT,
         click.option("--workers", metavar="N", help="Processes of every backend's server."),
     ],
     SERVER,

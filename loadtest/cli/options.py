@@ -181,6 +181,16 @@ FORMAT_OPTIONS = [
     click.option("--hgrm", "hgrm_file", metavar="FILE", help="Save latencies for HdrHistogram."),
 ]
 
+PORT = [
+    click.option(
+        "--port",
+        type=WholeNumber(1, 65535),
+        metavar="N",
+        help="The port on which the command after -- listens.  [default: a free one, which {port} "
+        "and the environment's PORT name]",
+    ),
+]
+
 QUIET = [click.option("-q", "--quiet", is_flag=True, help="No progress.")]
 
 OUTPUT = [

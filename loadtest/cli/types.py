@@ -34,23 +34,6 @@ class WholeNumber(click.ParamType):  # type: ignore[type-arg] # generic since cl
         return number
 
 
-class ValidatedText(click.ParamType):  # type: ignore[type-arg] # likewise
-    """A text that a function can parse, kept as it was typed."""
-
-    name = "text"
-
-    def __init__(self, function: Callable[[str], Any]) -> None:
-        self._function = function
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text."""
-        try:
-            self._function(str(value))
-        except ValueError as error:
-            self.fail(f"{value!r} is not {error}", param, ctx)
-        return str(value)
-
-
 class ParsedText(click.ParamType):  # type: ignore[type-arg] # likewise
     """A text that a function can parse, as the value that the function returns."""
 
@@ -67,6 +50,15 @@ class ParsedText(click.ParamType):  # type: ignore[type-arg] # likewise
             return self._function(value)
         except ValueError as error:
             self.fail(f"{value!r} is not {error}", param, ctx)
+
+
+class ValidatedText(ParsedText):
+    """A text that a function understands, kept as it was typed."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        super().convert(value, param, ctx)
+        return str(value)
 
 
 class Rate(click.ParamType):  # type: ignore[type-arg] # likewise

@@ -87,6 +87,11 @@ def accept_queue(port: int) -> int | None:
     return sum(waiting) if waiting else None
 
 
+def listens(port: int) -> bool:
+    """Tell whether something on this machine listens on a TCP port."""
+    return accept_queue(port) is not None
+
+
 def queue_length(host: str, port: int) -> int | None:
     """Return how many connections wait to be accepted by a server of this machine.
 

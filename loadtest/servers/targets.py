@@ -20,7 +20,7 @@ from echoserver.system.processes import ParentDeathSignal
 from loadtest.errors import LoadError
 from loadtest.machine.pinning import affinity
 from loadtest.machine.ports import free_port
-from loadtest.machine.sockets import accept_queue
+from loadtest.machine.sockets import listens
 from loadtest.peers import Peer
 from loadtest.servers.commands import HOST, fill_in_address
 from loadtest.servers.interpreters import Interpreter
@@ -247,7 +247,7 @@ def _run_command(
     name: str, words: Sequence[str], port: int | None = None
 ) -> Iterator[RunningServer]:
     """Run a command that serves, on a port or on a free one, until the end of the block."""
-    if port is not None and accept_queue(port) is not None:
+    if port is not None and listens(port):
         raise LoadError(
             f"the server {name} cannot have port {port}: something else listens on it; end that, "
             "or choose another --port"

@@ -1,18 +1,15 @@
 """The addresses that `echoload check` takes: as every other command does."""
 
-import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import echoserver
 from clients.address import format_socket_address, resolve_reachable
-from tests.support.launching import command, free_port
+from tests.support.launching import free_port
+from tests.support.namespaces import needs, run_in_namespace
 
 Infos = list[tuple[Any, ...]]
 
@@ -56,22 +53,9 @@ exit $code
 """
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "ip"))),
-    reason="making a network namespace needs root, unshare and ip",
-)
+@needs("ip")
 def test_a_link_local_address_keeps_its_scope() -> None:
-    scripts = Path(command("echoload")).parent
-    done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", IN_A_NAMESPACE],
-        env={**os.environ, "PATH": f"{scripts}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-    )
-    if done.returncode == 77:
-        pytest.skip("no IPv6 in a network namespace of this machine")
+    done = run_in_namespace(IN_A_NAMESPACE)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[fe80::1%lo]:7865" in done.stdout
 

@@ -1,13 +1,8 @@
 """What this machine runs out of is no fault of the server's, and is said to be this machine's."""
 
-import os
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from tests.support.launching import command
+from tests.support.namespaces import needs, run_in_namespace
 
 IN_A_NAMESPACE = """
 ip link set lo up
@@ -20,22 +15,10 @@ kill $server; wait $server
 """
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "ip", "sysctl"))),
-    reason="making a network namespace needs root, unshare, ip and sysctl",
-)
+@needs("ip", "sysctl")
 @pytest.mark.parametrize("engine", ["threads", "epoll"])
 def test_no_local_port_is_left(engine: str) -> None:
-    done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", IN_A_NAMESPACE.replace("ENGINE", engine)],
-        env={**os.environ, "PATH": f"{Path(command('echoload')).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-    )
-    if done.returncode == 77:
-        pytest.skip("a namespace of this machine has no port range of its own")
+    done = run_in_namespace(IN_A_NAMESPACE.replace("ENGINE", engine))
     assert "run: 1" in done.stdout, done.stdout + done.stderr
     assert "connections were not made: no local port is free" in done.stderr
     assert "check: 2" in done.stdout

@@ -12,9 +12,8 @@ from loadtest.check.client.circumstances import Circumstances, new_socket
 from loadtest.check.evidence import count, difference
 from loadtest.check.failure import Failure, raise_own_limit
 
-SMALL_BUFFER = (
-    64 << 10
-)  # bytes of a client's buffers in the kernel, so few that not everything fits in
+# Bytes of a client's buffers in the kernel, so few that not everything fits in.
+SMALL_BUFFER = 64 << 10
 
 _PIECE = 256 << 10  # bytes
 _MOST = 1 << 20  # bytes that are read before sending is tried again

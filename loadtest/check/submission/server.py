@@ -22,7 +22,7 @@ from loadtest.check.submission import keeper, observed
 from loadtest.check.submission.commands import explain_start
 from loadtest.check.submission.keeper import Order
 from loadtest.machine.processes import signal_name
-from loadtest.machine.sockets import accept_queue
+from loadtest.machine.sockets import listens
 from loadtest.servers.commands import HOST
 
 _POLL_INTERVAL = 0.01  # seconds
@@ -297,11 +297,6 @@ def describe_exit(status: int) -> str:
     if status >= 0:
         return f"ended with exit code {status}"
     return f"was killed by {signal_name(-status)}"
-
-
-def listens(port: int) -> bool:
-    """Tell whether something on this machine listens on a TCP port."""
-    return accept_queue(port) is not None
 
 
 def _printable(line: str) -> str:

@@ -10,9 +10,9 @@ from loadtest.check.submission.server import (
     NotStarted,
     Server,
     describe_exit,
-    listens,
 )
 from loadtest.machine.ports import free_port
+from loadtest.machine.sockets import listens
 from loadtest.servers.commands import fill_in_address
 
 

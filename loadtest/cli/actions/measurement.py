@@ -113,13 +113,15 @@ class Measurement:
 
     def _exit_code(self, results: list[Result], verdict: Verdict) -> int:
         """Print what did not hold, and return the exit code."""
-        for result in results:
-            for kind, count in result.errors.items():
-                if missing := own_limit(kind):
-                    where = label(result.as_json())
-                    complain(f"echoload: {where}: {count} connections were not made: {missing}")
-                    self.failures.append(missing)
-        if self.failures:
+        own_limits = [
+            f"{label(result.as_json())}: {count} connections were not made: {missing}"
+            for result in results
+            for kind, count in result.errors.items()
+            if (missing := own_limit(kind))
+        ]
+        for sentence in own_limits:
+            complain(f"echoload: {sentence}")
+        if self.failures or own_limits:
             return EXIT_COULD_NOT_RUN
         bad_results = [result for result in results if result.wrong or result.failure]
         for result in bad_results:
